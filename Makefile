@@ -1,0 +1,31 @@
+# make demo    train, sample and score twice on the embedded digits (no download, two processes)
+# make test    the test suite
+# make lock    compile requirements.lock from pyproject.toml, the one place that declares dependencies
+PYTHON ?= python3
+BIN := .venv/bin
+EXTRAS := --extra experiments --extra dev
+
+.PHONY: demo test lock clean
+
+demo: .venv/ready
+	$(BIN)/python scripts/demo.py
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+# Everything comes hash-checked from the lock file: first uv alone, which then installs the rest.
+.venv/ready: requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and \
+	"Python 3.11 or newer is needed, $(PYTHON) is %d.%d: make PYTHON=/path/to/python3.11" % v)'
+	$(PYTHON) -m venv .venv
+	@awk '/^[^ ]/ {wanted = /^uv==/} wanted' requirements.lock > .venv/uv.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
+	$(BIN)/uv pip sync --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock
+	@touch $@
+
+lock:
+	$(BIN)/uv pip compile pyproject.toml $(EXTRAS) --universal --python-version 3.11 \
+		--generate-hashes --no-header --quiet --output-file requirements.lock
+
+clean:
+	rm -rf .venv

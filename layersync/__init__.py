@@ -1,0 +1,18 @@
+"""LayerSync: align a shallow block's tokens with a deeper block's, at no extra parameters.
+
+    L = L_velocity + lambda * L_sync,    L_sync = - mean cos(z_k, stopgrad(z_k')),    k < k'
+
+(arXiv 2510.12581, Sec. 3). z_k is the *output* of block k, counted from 1. Usage:
+
+    sync = LayerSync(model.blocks, pairs=[(8, 16)])
+    with sync.capture():
+        prediction = model(x, t, y)
+    loss = task_loss(prediction, target) + 0.2 * sync.loss()
+
+The package needs torch and nothing else.
+"""
+
+from layersync.pairs import check_pairs, parse_pairs, suggest_pair
+from layersync.regularizer import LayerSync
+
+__all__ = ["LayerSync", "check_pairs", "parse_pairs", "suggest_pair"]

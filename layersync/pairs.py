@@ -1,0 +1,65 @@
+"""Pairs (student, teacher) of block numbers: 1-based, student < teacher <= depth."""
+
+import ast
+from collections.abc import Iterable
+
+Pair = tuple[int, int]
+
+
+def check_pairs(pairs: Iterable[Pair], depth: int) -> tuple[Pair, ...]:
+    """Return `pairs` as a tuple, after checking them against a model of `depth` blocks.
+
+    Raises `ValueError` for an empty list, a student that is not shallower than its teacher, a
+    number outside 1..depth, or a pair given twice.
+    """
+    pairs = tuple((student, teacher) for student, teacher in pairs)
+    if not pairs:
+        raise ValueError("LayerSync needs at least one (student, teacher) pair, got none")
+    for pair in pairs:
+        student, teacher = pair
+        if not all(type(number) is int for number in pair):
+            raise ValueError(f"pair {pair}: block numbers are integers, counted from 1")
+        if student == teacher:
+            raise ValueError(
+                f"pair {pair}: student and teacher are the same block, so the loss is the constant "
+                f"-1 without a gradient; choose a deeper teacher"
+            )
+        if student > teacher:
+            raise ValueError(
+                f"pair {pair}: the student must be shallower than its teacher; "
+                f"did you mean {(teacher, student)}?"
+            )
+        if student < 1 or teacher > depth:
+            raise ValueError(
+                f"pair {pair}: the model has {depth} blocks, numbered 1 to {depth}; "
+                f"1 <= student < teacher <= {depth} is needed"
+            )
+    if len(set(pairs)) < len(pairs):
+        raise ValueError(f"pairs {list(pairs)}: a pair is given twice")
+    return pairs
+
+
+def parse_pairs(text: str) -> tuple[Pair, ...]:
+    """Read a list of pairs written as Python writes it: "[(4, 7), (3, 8)]".
+
+    Raises `ValueError` when `text` is anything else.
+    """
+    try:
+        pairs = ast.literal_eval(text.strip())
+        return tuple((student, teacher) for student, teacher in pairs)
+    except (ValueError, SyntaxError, TypeError):
+        raise ValueError(f'not a list of block pairs: {text!r}; write "[(4, 7), (3, 8)]"') from None
+
+
+def suggest_pair(depth: int) -> Pair:
+    """A first choice for a model of `depth` >= 5 blocks, where the paper publishes none.
+
+    The student stands at a third of the depth, the teacher at six tenths: that keeps clear of the
+    first blocks and of the last 20 %, as Sec. 3.4 of the paper asks, and gives its published pair
+    (4, 7) for the 12 blocks of SiT-B/2.
+    """
+    if depth < 5:
+        raise ValueError(
+            f"a model of {depth} blocks has no room for a rule; name the pair yourself"
+        )
+    return depth // 3, depth * 3 // 5

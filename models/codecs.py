@@ -1,0 +1,99 @@
+"""Codecs between images and what the network sees: SD's autoencoder, or the pixels themselves.
+
+A codec has `name`, `factor` (image side over latent side), `channels`, and
+
+    encode(images uint8 (N, C, H, W), noise) -> float32 (N, channels, H / factor, W / factor)
+    decode(latents) -> images uint8 (N, H, W, C)
+
+Images become [-1, 1] by x / 127.5 - 1, and bytes by truncating 127.5 x + 128, as in SiT. That is
+an exact round trip for the bytes; it is not `round(127.5 (x + 1))`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+PIXELS = "none"
+STABILITY_VAES = {"ema": "stabilityai/sd-vae-ft-ema", "mse": "stabilityai/sd-vae-ft-mse"}
+
+
+class PixelCodec:
+    """No codec: the network sees the pixels in [-1, 1]."""
+
+    factor = 1
+    name = PIXELS
+
+    def __init__(self, channels: int = 3):
+        self.channels = channels
+
+    def encode(self, images: Tensor, noise: Callable | None = None) -> Tensor:
+        return to_unit_range(images)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return to_bytes(latents)
+
+
+class VAECodec:
+    """A `diffusers.AutoencoderKL`: latents are posterior samples times its scaling factor.
+
+    Args:
+        name: "ema" or "mse" (Stability's fine-tuned SD autoencoders), a hub id or a folder.
+        device: where to run it, in float32.
+
+    Raises `ValueError` when nothing can be loaded from `name`.
+    """
+
+    def __init__(self, name: str, device: torch.device | str = "cpu"):
+        from diffusers import AutoencoderKL  # heavy, and pixel-space users do without
+
+        source = STABILITY_VAES.get(name, name)
+        try:
+            vae = AutoencoderKL.from_pretrained(source)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"--vae {name}: cannot load an autoencoder from {source} "
+                f"({str(error).splitlines()[0]}); give ema, mse, none, a hub id, "
+                f"or a folder with config.json and weights"
+            ) from error
+        self.name = str(Path(name).resolve()) if Path(name).is_dir() else name
+        self.vae = vae.to(device).eval().requires_grad_(False)
+        self.scale = vae.config.scaling_factor
+        self.channels = vae.config.latent_channels
+        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, noise: Callable) -> Tensor:
+        """Sample the posterior; `noise(shape)` gives the standard-normal draws."""
+        posterior = self.vae.encode(to_unit_range(images)).latent_dist
+        draws = noise(posterior.mean.shape[1:])
+        return (posterior.mean + posterior.std * draws) * self.scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        return to_bytes(self.vae.decode(latents / self.scale).sample)
+
+
+def load_codec(name: str, device: torch.device | str = "cpu", channels: int = 3):
+    """The codec called `name`: "none" for pixels with that many channels, else an autoencoder."""
+    return PixelCodec(channels) if name == PIXELS else VAECodec(name, device)
+
+
+def latent_size(image_size: int, codec) -> int:
+    """Side of the latents of a square image; `ValueError` when the codec's factor does not fit."""
+    if image_size < 1 or image_size % codec.factor:
+        raise ValueError(
+            f"--image-size {image_size} is not divisible by {codec.factor}, the factor by which "
+            f"--vae {codec.name} shrinks an image; choose a multiple of {codec.factor}"
+        )
+    return image_size // codec.factor
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    return images.float() / 127.5 - 1
+
+
+def to_bytes(x: Tensor) -> Tensor:
+    """(N, C, H, W) in [-1, 1] to uint8 (N, H, W, C)."""
+    return (127.5 * x.float() + 128).clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8)

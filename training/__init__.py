@@ -1,0 +1,1 @@
+"""What train.py wires: configuration, data, randomness, checkpoints, logging."""

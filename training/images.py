@@ -1,0 +1,23 @@
+"""Grids of images, for people to look at."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SMALLEST_SIDE = 64  # smaller images are enlarged by whole pixels, so that one can see them
+
+
+def save_grid(images: np.ndarray, path: Path, columns: int = 8) -> None:
+    """Write uint8 images (N, H, W, C), C = 1 or 3, as a PNG grid, row by row."""
+    scale = max(1, -(-SMALLEST_SIDE // images.shape[1]))
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    _, height, width, channels = images.shape
+    rows, gap = -(-len(images) // columns), 2
+    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255)
+    canvas = canvas.astype(np.uint8)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        canvas[top : top + height, left : left + width] = image
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas).save(path)

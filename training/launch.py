@@ -1,0 +1,47 @@
+"""Starting up: command lines, and errors said once by whichever process is the first.
+
+Under torchrun every process meets the same bad flag. The first one says so; the others keep quiet
+and hold back for a moment, because the launcher stops the first when another one exits before it.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+EXIT_USAGE = 2
+HOLD_BACK_SECONDS = 20
+
+
+def is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def parse_command(config: Callable, args: list[str] | None = None):
+    """Build `config` from the command line; a bad flag ends the program with exit code 2."""
+    import tyro
+
+    try:
+        return tyro.cli(config, args=args, console_outputs=is_first_process())
+    except SystemExit as exit:
+        if exit.code not in (None, 0):
+            hold_back()
+        raise
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn a `ValueError` or a missing file while setting up into one line and exit code 2."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        if is_first_process():
+            print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr, flush=True)
+        hold_back()
+        raise SystemExit(EXIT_USAGE) from None
+
+
+def hold_back() -> None:
+    if not is_first_process():
+        time.sleep(HOLD_BACK_SECONDS)

@@ -1,0 +1,113 @@
+"""What a run logs: averages over windows of steps, to metrics.jsonl and the trackers.
+
+Averages are over all processes and over the steps since the last line. Resuming cuts the file back
+to the checkpoint's step and takes the window in progress from the checkpoint, so that the file of
+an interrupted run is that of an uninterrupted one (save for `images_per_second`).
+"""
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+class Meter:
+    """Sums of named scalars over the steps of a window, float64.
+
+    Steps add to a sum of their own process without waiting for the device. `fold` joins the
+    processes' sums; a checkpoint folds too, so that resuming adds in the same order.
+    """
+
+    def __init__(self, accelerator, names: list[str], state: dict | None = None):
+        self.accelerator, self.names = accelerator, names
+        self.local = torch.zeros(len(names), dtype=torch.float64, device=accelerator.device)
+        self.folded = torch.tensor(state["sums"], dtype=torch.float64) if state else self.zeros()
+        self.count = state["count"] if state else 0
+
+    def zeros(self) -> Tensor:
+        return torch.zeros(len(self.names), dtype=torch.float64)
+
+    def add(self, values: list[Tensor]) -> None:
+        self.local += torch.stack([value.detach().double() for value in values])
+        self.count += 1
+
+    def fold(self) -> dict:
+        """Join the processes' sums (a collective); returns what a checkpoint keeps."""
+        self.folded += self.accelerator.reduce(self.local, "mean").cpu()
+        self.local = torch.zeros_like(self.local)
+        return {"sums": self.folded.tolist(), "count": self.count}
+
+    def averages(self) -> dict[str, float]:
+        """Means since the last call (a collective), and start a new window."""
+        self.fold()
+        means = dict(zip(self.names, (self.folded / self.count).tolist(), strict=True))
+        self.folded, self.count = self.zeros(), 0
+        return means
+
+
+class RunLog:
+    """metrics.jsonl, TensorBoard and, when asked, W&B; the first process writes."""
+
+    def __init__(self, accelerator, folder: Path, config, first_step: int):
+        self.accelerator, self.path = accelerator, folder / "metrics.jsonl"
+        self.batch, self.clock, self.clock_step = config.global_batch_size, time.time(), first_step
+        if accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.json").write_text(
+                json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+            )
+            cut_back(self.path, first_step)
+        name = config.wandb_run_name or folder.name
+        accelerator.init_trackers(
+            "layersync",
+            config=flat(dataclasses.asdict(config)),
+            init_kwargs={
+                "tensorboard": {"purge_step": first_step + 1},
+                "wandb": {"name": name, "id": folder.name, "resume": "allow"},
+            },
+        )
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        now = time.time()
+        speed = (step - self.clock_step) * self.batch / (now - self.clock)
+        self.clock, self.clock_step = now, step
+        values = {**values, "images_per_second": round(speed, 1)}
+        if self.accelerator.is_main_process:
+            with open(self.path, "a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        self.accelerator.log(values, step=step)
+
+    def close(self) -> None:
+        self.accelerator.end_training()
+
+
+def read_log(path: Path) -> list[dict]:
+    """The lines of a metrics.jsonl; a last line that a killed process left half is dropped."""
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Keep the lines up to `step`, atomically."""
+    if path.exists():
+        kept = [json.dumps(row) + "\n" for row in read_log(path) if row["step"] <= step]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        os.replace(temporary, path)
+
+
+def flat(config: dict) -> dict[str, str]:
+    """Trackers take one level of plain values."""
+    rows = {}
+    for key, value in config.items():
+        rows |= flat(value) if isinstance(value, dict) else {key: str(value)}
+    return rows

@@ -1,0 +1,170 @@
+"""`Sampler`: from noise to data by the probability-flow ODE or a reverse SDE, and back.
+
+Each `sample_*` method takes the settings and returns a function of (z, model, **model_kwargs), as
+in SiT. Settings are checked at once, before any network is evaluated.
+
+The grid of `num_steps = N` is SiT's: N points, so N - 1 steps of a fixed-step ODE solver; N - 2
+steps and the last step of an SDE solver (N - 1 without a last step).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from transport.diffusion import DIFFUSION_FORMS
+from transport.likelihood import log_likelihood
+from transport.sde import LAST_STEPS, SDE_STEPS, ReverseSDE
+from transport.transport import Transport, check_choice
+
+FIXED_ODE_METHODS = ("euler", "midpoint", "heun2", "heun3", "rk4")
+ADAPTIVE_ODE_METHODS = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
+ODE_METHODS = FIXED_ODE_METHODS + ADAPTIVE_ODE_METHODS
+
+
+class Sampler:
+    """Samplers of the flow that `transport` and a network define."""
+
+    def __init__(self, transport: Transport):
+        self.transport = transport
+
+    def sample_ode(
+        self,
+        *,
+        sampling_method: str = "dopri5",
+        num_steps: int = 50,
+        atol: float = 1e-6,
+        rtol: float = 1e-3,
+        reverse: bool = False,
+        trajectory: bool = True,
+    ) -> Callable[..., list[Tensor]]:
+        """Solve dx/dt = velocity(x, t).
+
+        Args:
+            sampling_method: one of `ODE_METHODS`, solved by torchdiffeq.
+            num_steps: grid points of a fixed-step method. An adaptive method (dopri5, ...)
+                chooses its own steps; the grid then only says where to report.
+            atol, rtol: tolerances of an adaptive method. Its error norm runs over the whole
+                batch, so samples of one batch influence each other's steps.
+            reverse: from data at t_1 to noise at t_0.
+            trajectory: return the state at each grid point; otherwise first and last only, which
+                saves memory and changes no value.
+
+        Returns sample(z, model, **model_kwargs) -> list of tensors like z; [-1] is the result.
+        """
+        check_choice("sampling_method", sampling_method, ODE_METHODS)
+        check_steps(num_steps, 2)
+        t_0, t_1 = self.transport.ode_interval()
+        solve = ode_solver(sampling_method, num_steps, atol, rtol)
+        ends = (t_1, t_0) if reverse else (t_0, t_1)
+
+        @torch.no_grad()
+        def sample(z: Tensor, model, **model_kwargs) -> list[Tensor]:
+            def velocity(t: Tensor, x: Tensor) -> Tensor:
+                return self.transport.velocity(model, x, t.expand(len(x)), **model_kwargs)
+
+            return list(solve(velocity, z, *ends, trajectory=trajectory))
+
+        return sample
+
+    def sample_ode_likelihood(
+        self,
+        *,
+        sampling_method: str = "dopri5",
+        num_steps: int = 50,
+        atol: float = 1e-6,
+        rtol: float = 1e-3,
+    ) -> Callable[..., tuple[Tensor, Tensor]]:
+        """Log-likelihood of data under the flow, by the instantaneous change of variables.
+
+        Arguments as for `sample_ode`. Returns evaluate(x, model, probe=None, **model_kwargs) ->
+        (log p(x) in nats (N,), the noise that x flows to). `probe`: +-1 entries like x for
+        Hutchinson's trace estimator, drawn when left out; one probe serves the whole solve, so
+        that an adaptive solver sees a smooth function (FFJORD, arXiv 1810.01367).
+        """
+        check_choice("sampling_method", sampling_method, ODE_METHODS)
+        check_steps(num_steps, 2)
+        t_0, t_1 = self.transport.ode_interval()
+        solve = ode_solver(sampling_method, num_steps, atol, rtol)
+
+        def evaluate(x: Tensor, model, probe: Tensor | None = None, **model_kwargs):
+            def velocity(x: Tensor, t: Tensor) -> Tensor:
+                return self.transport.velocity(model, x, t.expand(len(x)), **model_kwargs)
+
+            return log_likelihood(velocity, x, t_0, t_1, solve, probe)
+
+        return evaluate
+
+    def sample_sde(
+        self,
+        *,
+        sampling_method: str = "Euler",
+        diffusion_form: str = "SBDM",
+        diffusion_norm: float = 1.0,
+        last_step: str | None = "Mean",
+        last_step_size: float = 0.04,
+        num_steps: int = 250,
+        trajectory: bool = True,
+    ) -> Callable[..., list[Tensor]]:
+        """Solve the reverse SDE on a uniform grid (SiT, Sec. 2.4).
+
+        Args:
+            sampling_method: "Euler" (Euler-Maruyama) or "Heun".
+            diffusion_form: one of `DIFFUSION_FORMS`; SiT's table uses "sigma".
+            diffusion_norm: scale of the diffusion coefficient.
+            last_step: "Mean", "Tweedie", "Euler" (of the ODE) or None.
+            last_step_size: the distance in t that the last step covers.
+            num_steps: states after z: grid steps plus the last step.
+            trajectory: return every state; otherwise the last only.
+
+        Returns sample(z, model, noise=None, **model_kwargs) -> list of tensors like z; [-1] is
+        the sample. `noise(step)` gives the standard-normal draws of grid step 0, 1, ...
+        """
+        check_choice("sampling_method", sampling_method, SDE_STEPS)
+        check_choice("diffusion_form", diffusion_form, DIFFUSION_FORMS)
+        check_choice("last_step", last_step, LAST_STEPS)
+        check_steps(num_steps, 3)
+        if last_step is not None and not 0 < last_step_size < 1:
+            raise ValueError(f"last_step_size must lie in (0, 1), got {last_step_size}")
+        if diffusion_norm < 0:
+            raise ValueError(f"diffusion_norm must not be negative, got {diffusion_norm}")
+        last_size = last_step_size if last_step is not None else 0.0
+        t_0, t_1 = self.transport.sde_interval(diffusion_form, last_size, sampling_method == "Heun")
+        step, finish = SDE_STEPS[sampling_method], LAST_STEPS[last_step]
+
+        @torch.no_grad()
+        def sample(z: Tensor, model, noise=None, **model_kwargs) -> list[Tensor]:
+            def bound(x: Tensor, t: Tensor) -> Tensor:
+                return model(x, t, **model_kwargs)
+
+            sde = ReverseSDE(self.transport, diffusion_form, diffusion_norm, bound)
+            grid = torch.linspace(t_0, t_1, num_steps, device=z.device)
+            dt, x, states = grid[1] - grid[0], z, []
+            for i, t in enumerate(grid[:-1]):
+                x = step(sde, x, t, dt, torch.randn_like(z) if noise is None else noise(i))
+                states.append(x)
+            x = finish(sde, x, t_1, last_size) if finish else x
+            return [*states, x] if trajectory else [x]
+
+        return sample
+
+
+def ode_solver(method: str, num_steps: int, atol: float, rtol: float) -> Callable:
+    """solve(f, state, start, stop, trajectory) -> states; `state` may be a tuple of tensors."""
+    from torchdiffeq import odeint  # only samplers need it
+
+    def solve(f, state, start: float, stop: float, trajectory: bool = False):
+        first = state[0] if isinstance(state, tuple) else state
+        grid = torch.linspace(start, stop, num_steps, device=first.device)
+        report = grid if trajectory else grid[[0, -1]]
+        if method in FIXED_ODE_METHODS:
+            options = {"grid_constructor": lambda f, y, t: grid}
+            return odeint(f, state, report, method=method, options=options)
+        return odeint(f, state, report, method=method, atol=atol, rtol=rtol)
+
+    return solve
+
+
+def check_steps(num_steps: int, least: int) -> None:
+    if num_steps < least:
+        raise ValueError(f"num_steps counts grid points: at least {least}, got {num_steps}")
