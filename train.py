@@ -143,8 +143,10 @@ class Training:
             velocity_losses = self.transport.training_losses(
                 self.model, x_1, conditions, t=t, x0=x_0
             )["loss"]  # (N,)
-        sync_losses = self.sync.loss(reduction="none") if self.sync else None  # (N,)
-        losses = velocity_losses + self.weight * sync_losses if self.sync else velocity_losses
+        losses = velocity_losses
+        if self.sync:
+            sync_losses = self.sync.loss(reduction="none")  # (N,)
+            losses = velocity_losses + self.weight * sync_losses if self.weight else losses
         loss = losses.mean()
 
         self.accelerator.backward(loss)
@@ -217,7 +219,8 @@ def announce(training: Training) -> None:
     print(f"{training.config.model}: {count / 1e6:.1f}M parameters, {len(training.source)} images")
     if training.sync:
         pairs = ", ".join(f"blocks[{s - 1}] -> blocks[{t - 1}]" for s, t in training.sync.pairs)
-        print(f"LayerSync: {pairs} (outputs of blocks), lambda {training.weight}")
+        effect = f"lambda {training.weight}" if training.weight else "logged only"
+        print(f"LayerSync: {pairs} (outputs of blocks), {effect}")
     print(
         f"steps {training.step} to {training.last_step}, results in {training.folder}", flush=True
     )

@@ -16,3 +16,4 @@ from layersync.pairs import check_pairs, parse_pairs, suggest_pair
 from layersync.regularizer import LayerSync
 
 __all__ = ["LayerSync", "check_pairs", "parse_pairs", "suggest_pair"]
+__version__ = "0.1.0"

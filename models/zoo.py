@@ -6,6 +6,7 @@ SiT-Ti is not from any paper: it is small enough to be trained on a CPU in minut
 for tests and for trying a set-up out before renting a cluster.
 """
 
+import math
 from functools import partial
 
 from models.sit import SiT
@@ -30,3 +31,27 @@ def find_model(name: str) -> partial:
     if name not in SiT_models:
         raise ValueError(f"--model {name}: no such model; choose from {', '.join(SiT_models)}")
     return SiT_models[name]
+
+
+def describe_weights(weights: dict) -> dict:
+    """The network that a state dict belongs to: name, input_size, in_channels, num_classes.
+
+    `ValueError` when it is not a SiT of the zoo with a null label.
+    """
+    try:
+        patches = weights["x_embedder.proj.weight"].shape  # (D, C, p, p)
+        tokens = weights["pos_embed"].shape[1]
+        classes = weights["y_embedder.embedding_table.weight"].shape[0] - 1
+    except KeyError as error:
+        raise ValueError(f"these are not the weights of a SiT: {error} is missing") from None
+    depth = 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("blocks."))
+    found = dict(depth=depth, hidden_size=patches[0], patch_size=patches[2])
+    for name, model in SiT_models.items():
+        if all(model.keywords[key] == value for key, value in found.items()):
+            return dict(
+                name=name,
+                input_size=math.isqrt(tokens) * patches[2],
+                in_channels=patches[1],
+                num_classes=classes,
+            )
+    raise ValueError(f"no model of the zoo has {found}")

@@ -72,7 +72,8 @@ class TrainConfig:
     loss_type: Literal["vanilla", "layer_sync", "multiple_sync"] = "layer_sync"
     """vanilla: velocity matching alone; layer_sync: one pair; multiple_sync: the mean over pairs"""
     encoder_depth: int | None = None
-    """student block, counted from 1; the paper's for the model unless given"""
+    """student block, counted from 1; the paper's for the model unless given. With vanilla: log the
+    similarity of the two blocks, without acting on it"""
     gt_encoder_depth: int | None = None
     """teacher block, counted from 1; the paper's for the model unless given"""
     multi_blocks_match: str | None = None
@@ -150,7 +151,7 @@ def check_loss_flags(c: TrainConfig) -> None:
     """Refuse flags that the chosen loss would ignore."""
     one_pair = {"encoder_depth": c.encoder_depth, "gt_encoder_depth": c.gt_encoder_depth}
     used = {
-        "vanilla": {},
+        "vanilla": one_pair,
         "layer_sync": {**one_pair, "reg_weight": c.reg_weight},
         "multiple_sync": {
             "multi_blocks_match": c.multi_blocks_match,
@@ -163,29 +164,28 @@ def check_loss_flags(c: TrainConfig) -> None:
             raise ValueError(f"{flag(name)} {value} has no effect with --loss-type {c.loss_type}")
     if c.loss_type == "multiple_sync" and c.multi_blocks_match is None:
         raise ValueError('--loss-type multiple_sync needs --multi-blocks-match "[(4,7),(3,8)]"')
-    if c.loss_type == "layer_sync" and (c.encoder_depth is None) != (c.gt_encoder_depth is None):
+    if (c.encoder_depth is None) != (c.gt_encoder_depth is None):
         raise ValueError("give --encoder-depth and --gt-encoder-depth together, or neither")
 
 
 def layer_sync_settings(c: TrainConfig) -> tuple[list[tuple[int, int]], float]:
     """([(student, teacher), ...], lambda), flags first and then the model's defaults.
 
-    `ValueError` when the model has no default and a flag is missing. Vanilla is ([], 0).
+    Vanilla is ([], 0), or one pair to be watched with weight 0. `ValueError` for an unknown model.
     """
     from layersync.pairs import parse_pairs  # imports torch, which --help does without
 
+    chosen = [(c.encoder_depth, c.gt_encoder_depth)] if c.encoder_depth is not None else []
     if c.loss_type == "vanilla":
-        return [], 0.0
+        return chosen, 0.0
     family = c.model.removeprefix("SiT-").split("/")[0]
     if family not in LAYER_SYNC_DEFAULTS:
         raise ValueError(f"--model {c.model}: no such model")
     pair, weight = LAYER_SYNC_DEFAULTS[family]
     if c.loss_type == "multiple_sync":
         pairs = list(parse_pairs(c.multi_blocks_match))
-    elif c.encoder_depth is None:
-        pairs = [pair]
     else:
-        pairs = [(c.encoder_depth, c.gt_encoder_depth)]
+        pairs = chosen or [pair]
     return pairs, weight if c.reg_weight is None else c.reg_weight
 
 

@@ -18,12 +18,16 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def parse_command(config: Callable, args: list[str] | None = None):
-    """Build `config` from the command line; a bad flag ends the program with exit code 2."""
+def parse_command(config: Callable | dict[str, Callable]):
+    """Build `config` from the command line, or the one that its first word names.
+
+    A bad flag ends the program with exit code 2.
+    """
     import tyro
 
+    cli = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
     try:
-        return tyro.cli(config, args=args, console_outputs=is_first_process())
+        return cli(config, console_outputs=is_first_process())
     except SystemExit as exit:
         if exit.code not in (None, 0):
             hold_back()

@@ -12,8 +12,8 @@ from training.config import TrainConfig, differences
 def run_folder(config: TrainConfig, pairs: list[tuple[int, int]], weight: float) -> Path:
     """The folder of this run; the same settings always give the same one."""
     parts = [config.model.replace("/", "-"), config.loss_type]
-    parts += [f"{student}-{teacher}" for student, teacher in pairs]
-    parts += [f"lambda{weight:g}"] if pairs else []
+    if weight:
+        parts += [*(f"{student}-{teacher}" for student, teacher in pairs), f"lambda{weight:g}"]
     name = config.run_name or "-".join([*parts, f"seed{config.global_seed}"])
     return Path(config.results_dir) / name
 

@@ -1,0 +1,7 @@
+"""Sets of samples and their scores: features -> statistics -> metric."""
+
+from evaluation.frechet import frechet_distance, statistics
+from evaluation.inception_score import inception_score
+from evaluation.precision_recall import precision_recall
+
+__all__ = ["frechet_distance", "inception_score", "precision_recall", "statistics"]

@@ -1,0 +1,239 @@
+"""Sample many images from a checkpoint into one .npz, for FID.
+
+    torchrun --nproc_per_node=8 sample_ddp.py ODE --ckpt 0400000.pt --num-fid-samples 50000
+    torchrun --nproc_per_node=8 sample_ddp.py SDE --ckpt 0400000.pt --cfg-scale 1.5
+    python sample_ddp.py ODE --ckpt 0400000.pt --sampling-method heun2
+
+Label, noise and SDE draws of image i are a function of (seed, i), and batches are fixed slices of
+i dealt out to the processes: the .npz is the same for any number of processes. They never wait for
+each other; a run that was killed continues where it was when the same command is given again.
+"""
+
+from training.launch import is_first_process, parse_command, usage_errors
+from training.sampling import ODE, SDE, check_sample_config, resolve, solver_settings
+
+if __name__ == "__main__":
+    CONFIG = parse_command({"ODE": ODE, "SDE": SDE})  # before torch is loaded
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import layersync
+from evaluation.samples import SampleParts
+from models import find_model, load_codec
+from models.codecs import latent_size
+from models.zoo import describe_weights
+from training.checkpoint import load_weights, read_checkpoint, weights_of
+from training.images import save_grid
+from training.randomness import image_streams
+from transport import Guidance, Sampler, create_transport
+from transport.likelihood import bits_per_dimension
+
+PREVIEW = 64  # images in the picture beside the .npz
+POLL_SECONDS = 0.5
+
+
+class Sampling:
+    """A sampling run of one process: everything loaded and checked, nothing sampled yet."""
+
+    def __init__(self, config: ODE | SDE):
+        check_sample_config(config)
+        self.config, self.device = config, choose_device()
+        torch.backends.cuda.matmul.allow_tf32 = config.tf32
+        torch.backends.cudnn.allow_tf32 = config.tf32
+
+        checkpoint = read_checkpoint(config.ckpt, mmap=True)  # the optimizer stays on disk
+        weights = weights_of(checkpoint, config.ckpt)
+        arch = describe_weights(weights)
+        settings = resolve(config, arch, checkpoint.get("config"))
+        self.codec = load_codec(settings["vae"], self.device, arch["in_channels"])
+        if self.codec.channels != arch["in_channels"]:
+            raise ValueError(
+                f"--vae {settings['vae']}: its latents have {self.codec.channels} channels, the "
+                f"checkpoint's {arch['in_channels']}"
+            )
+        image_size = settings.setdefault("image_size", arch["input_size"] * self.codec.factor)
+        if latent_size(image_size, self.codec) != arch["input_size"]:
+            raise ValueError(
+                f"--image-size {image_size}: checkpoint {config.ckpt} makes images of "
+                f"{arch['input_size'] * self.codec.factor} pixels"
+            )
+        self.shape = arch["in_channels"], arch["input_size"], arch["input_size"]
+        sizes = {key: value for key, value in arch.items() if key != "name"}
+        model = find_model(arch["name"])(**sizes)
+        load_weights(model, weights, config.ckpt)
+        self.model = CountCalls(model.to(self.device).eval())
+
+        channels = None if config.cfg_channels == "all" else int(config.cfg_channels)
+        self.network = Guidance(self.model, config.cfg_scale, channels)
+        keys = "path_type", "prediction", "sample_eps"
+        self.sampler = Sampler(create_transport(**{key: settings[key] for key in keys}))
+        self.sample = make_solver(self.sampler, config)
+        self.recipe = self.describe(settings, arch, weights, checkpoint.get("step"))
+        self.parts = SampleParts(
+            self.out(arch["name"], checkpoint.get("step")),
+            self.recipe,
+            config.num_fid_samples,
+            config.per_proc_batch_size,
+        )
+
+    def describe(self, settings: dict, arch: dict, weights: dict, step: int | None) -> dict:
+        """Everything that determines the samples, and nothing else: no times, no processes."""
+        c = self.config
+        return {
+            "weights_sha256": hash_weights(weights),
+            "step": step,
+            **settings,
+            "vae": self.codec.name,
+            "solver": solver_settings(c),
+            "cfg_scale": c.cfg_scale,
+            "cfg_channels": c.cfg_channels,
+            "seed": c.global_seed,
+            "label_sampling": "random",
+            "num_samples": c.num_fid_samples,
+            "batch_size": c.per_proc_batch_size,
+            "dtype": "float32" + (" (TF32 products)" if self.tf32_in_force() else ""),
+            "device": self.device.type,
+            "versions": {"layersync": layersync.__version__, "torch": torch.__version__},
+        }
+
+    def tf32_in_force(self) -> bool:
+        return self.config.tf32 and self.device.type == "cuda"
+
+    def out(self, model: str, step: int | None) -> Path:
+        c = self.config
+        if c.out:
+            return Path(c.out)
+        name = f"{model.replace('/', '-')}-{'official' if step is None else f'{step:07d}'}"
+        name += f"-{type(c).__name__}-{c.sampling_method}-{c.num_sampling_steps}"
+        return Path(c.sample_dir) / f"{name}-cfg{c.cfg_scale:g}-seed{c.global_seed}.npz"
+
+    def batch(self, k: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Images of batch k and, per image, label, number of function evaluations, likelihood."""
+        size = self.config.per_proc_batch_size
+        streams = image_streams(
+            self.config.global_seed, range(k * size, (k + 1) * size), self.device
+        )
+        labels = streams.integers(self.recipe["num_classes"])
+        z = streams.normal(self.shape)  # (N, C, H, W)
+        extra = {"noise": lambda step: streams.normal(self.shape)} if is_sde(self.config) else {}
+        self.model.calls = 0
+        latents = self.sample(z, self.network, y=labels, **extra)[-1]
+        columns = {"labels": labels, "nfe": torch.full((size,), self.model.calls)}
+        if isinstance(self.config, ODE) and self.config.likelihood:
+            columns["bits_per_dim"] = self.bits_per_dimension(latents, labels, streams)
+        images = self.codec.decode(latents).cpu().numpy()
+        return images, {name: column.cpu().numpy() for name, column in columns.items()}
+
+    def bits_per_dimension(self, latents, labels, streams) -> torch.Tensor:
+        c = self.config
+        evaluate = self.sampler.sample_ode_likelihood(
+            sampling_method=c.sampling_method,
+            num_steps=c.num_sampling_steps,
+            atol=c.atol,
+            rtol=c.rtol,
+        )
+        probe = streams.normal(self.shape).sign()
+        log_density, _ = evaluate(latents, self.network, probe=probe, y=labels)
+        return bits_per_dimension(log_density, latents[0].numel())
+
+    def run(self, rank: int, world_size: int) -> None:
+        """Sample this process's batches; the first process then waits for all and assembles."""
+        parts = self.parts
+        progress = tqdm(
+            desc=parts.out.stem,
+            initial=parts.images_finished(),
+            total=parts.count,
+            unit="image",
+            disable=rank > 0,
+        )
+        for k in range(rank, parts.batches, world_size):
+            if not parts.finished(k):
+                images, columns = self.batch(k)
+                parts.write(k, images, **columns)
+                progress.set_postfix(nfe=int(columns["nfe"][0]), refresh=False)
+                progress.update(parts.images_finished() - progress.n)
+        while rank == 0 and progress.n < parts.count:
+            time.sleep(POLL_SECONDS)
+            progress.update(parts.images_finished() - progress.n)
+        progress.close()
+        if rank == 0:
+            save_grid(parts.head(PREVIEW), parts.out.with_suffix(".png"))
+            recipe = parts.assemble()
+            print(f"{parts.out}: {parts.count} images, NFE {recipe['nfe']['mean']:g}")
+
+
+class CountCalls:
+    """A network that counts its evaluations; guidance's two halves are one evaluation."""
+
+    def __init__(self, model):
+        self.model, self.calls = model, 0
+
+    @property
+    def null_label(self) -> int:
+        return self.model.null_label
+
+    def __call__(self, *args, **kwargs):
+        self.calls += 1
+        return self.model(*args, **kwargs)
+
+    def forward_with_cfg(self, *args, **kwargs):
+        self.calls += 1
+        return self.model.forward_with_cfg(*args, **kwargs)
+
+
+def make_solver(sampler: Sampler, c: ODE | SDE):
+    common = dict(
+        sampling_method=c.sampling_method, num_steps=c.num_sampling_steps, trajectory=False
+    )
+    if is_sde(c):
+        return sampler.sample_sde(
+            diffusion_form=c.diffusion_form,
+            diffusion_norm=c.diffusion_norm,
+            last_step=c.last_step,
+            last_step_size=c.last_step_size,
+            **common,
+        )
+    return sampler.sample_ode(atol=c.atol, rtol=c.rtol, reverse=c.reverse, **common)
+
+
+def is_sde(config: ODE | SDE) -> bool:
+    return isinstance(config, SDE)
+
+
+def choose_device() -> torch.device:
+    """This process's GPU, counted on its own machine; the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    torch.cuda.set_device(device)
+    return device
+
+
+def hash_weights(weights: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over names and values: the same for the same weights in another file format."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def main(config: ODE | SDE) -> None:
+    with usage_errors():
+        sampling = Sampling(config)
+        unfinished = sampling.parts.prepare()
+    if unfinished:
+        sampling.run(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    elif is_first_process():
+        print(f"{sampling.parts.out} is complete already")
+
+
+if __name__ == "__main__":
+    main(CONFIG)

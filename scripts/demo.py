@@ -1,0 +1,124 @@
+"""The main job in a few minutes on two CPU cores, on the digits that scikit-learn ships.
+
+    make demo
+
+Trains a tiny SiT twice, without and with LayerSync, same seed and budget, then samples and scores
+both, all through the commands that ImageNet uses. It prints each command. Run again, it continues
+where it was; `rm -r results/demo` starts it over.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from evaluation.features import PIXELS_ARE_NOT_FID
+from training.images import save_grid
+from training.tracking import read_log
+
+RESULTS = Path("results/demo")
+RUNS = ("vanilla", "layer_sync")
+STUDENT, TEACHER = 2, 5
+STEPS = 420  # 30 epochs
+TRAIN = (
+    "--model SiT-Ti/2 --dataset-name digits --image-size 8 --num-classes 10 --vae none "
+    f"--global-batch-size 128 --max-steps {STEPS} --lr 1e-3 --ema-decay 0.99 "
+    f"--encoder-depth {STUDENT} --gt-encoder-depth {TEACHER} "
+    f"--log-every 10 --sample-every 0 --num-workers 0 --results-dir {RESULTS} --resume latest"
+)
+SAMPLE = "--num-fid-samples 1000 --sampling-method heun2 --num-sampling-steps 26"
+BIN = Path(os.path.relpath(sys.executable)).parent
+TORCHRUN = f"{BIN}/torchrun --nproc_per_node=2"
+
+
+def run(command: str) -> None:
+    """Print a command so that it can be copied, then run it."""
+    print(f"\n$ OMP_NUM_THREADS=1 {command}", flush=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # two processes, two cores
+    code = subprocess.run(shlex.split(command), env=environment).returncode
+    if code:
+        sys.exit(f"demo: that command ended with exit code {code}")
+
+
+def train_sample_score(name: str) -> None:
+    folder = RESULTS / name
+    run(f"{TORCHRUN} train.py --loss-type {name} --run-name {name} {TRAIN}")
+    checkpoint = folder / "checkpoints" / f"{STEPS:07d}.pt"
+    run(f"{TORCHRUN} sample_ddp.py ODE --ckpt {checkpoint} {SAMPLE} --out {folder}/samples.npz")
+    run(f"{BIN}/python -m evaluation {folder}/samples.npz --ref digits")
+
+
+def collect() -> dict[str, dict]:
+    """metrics.json of each run, and of the real digits, in one file."""
+    files = {name: RESULTS / name / "metrics.json" for name in RUNS}
+    files["real digits"] = RESULTS / "real.json"
+    records = {name: json.loads(path.read_text()) for name, path in files.items()}
+    (RESULTS / "metrics.json").write_text(json.dumps(records, indent=2) + "\n")
+    return {name: record["metrics"] for name, record in records.items()}
+
+
+def print_table(metrics: dict[str, dict]) -> None:
+    columns = list(metrics["vanilla"])
+    print("\n" + "".ljust(12) + "".join(column.rjust(18) for column in columns))
+    for name, row in metrics.items():
+        print(name.ljust(12) + "".join(f"{row[column]:18.3f}" for column in columns))
+    print(f"\nOne seed, {STEPS} steps: a demonstration, not a comparison. {PIXELS_ARE_NOT_FID}")
+
+
+def draw(path: Path) -> None:
+    """Losses and similarity over steps above, samples of both runs and real digits below."""
+    figure, axes = plt.subplot_mosaic(
+        [["loss"] * 3, ["similarity"] * 3, [*RUNS, "real digits"]],
+        figsize=(9, 9),
+        height_ratios=[1, 1, 1.5],
+        layout="constrained",
+    )
+    for name in RUNS:
+        rows = read_log(RESULTS / name / "metrics.jsonl")
+        steps = [row["step"] for row in rows]
+        axes["loss"].plot(steps, [row["velocity_loss"] for row in rows], label=name)
+        key = f"similarity_{STUDENT}_{TEACHER}"
+        axes["similarity"].plot(steps, [row[key] for row in rows], label=name)
+        axes[name].imshow(Image.open(RESULTS / name / "samples.png"), cmap="gray")
+    axes["real digits"].imshow(Image.open(RESULTS / "real.png"), cmap="gray")
+    axes["loss"].set(ylabel="velocity loss", yscale="log", xticklabels=[])
+    axes["similarity"].set(
+        ylabel=f"cosine of blocks {STUDENT} and {TEACHER}", xlabel="step", ylim=(None, 1)
+    )
+    for name in ("loss", "similarity"):
+        axes[name].grid(alpha=0.3)
+        axes[name].legend()
+    for name in (*RUNS, "real digits"):
+        axes[name].set_title(name if name == "real digits" else f"{name}: samples", fontsize=10)
+        axes[name].axis("off")
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    start = time.time()
+    for name in RUNS:
+        train_sample_score(name)
+    run(f"{BIN}/python -m evaluation digits --ref digits --out {RESULTS}/real.json")
+    from training.data import DigitsSource
+
+    real = DigitsSource().images[:64].permute(0, 2, 3, 1)
+    save_grid(np.asarray(real), RESULTS / "real.png")
+    draw(RESULTS / "overview.png")
+    print_table(collect())
+    pictures = [*(f"{name}/samples.png" for name in RUNS), "overview.png"]
+    print(f"\nIn {RESULTS}: {', '.join(pictures)}, metrics.json ({time.time() - start:.0f} s)")
+
+
+if __name__ == "__main__":
+    main()
