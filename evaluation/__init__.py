@@ -2,6 +2,6 @@
 
 from evaluation.frechet import frechet_distance, statistics
 from evaluation.inception_score import inception_score
-from evaluation.precision_recall import precision_recall
+from evaluation.manifold import precision_recall
 
 __all__ = ["frechet_distance", "inception_score", "precision_recall", "statistics"]

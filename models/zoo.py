@@ -17,7 +17,7 @@ SIZES = {
     "L": dict(depth=24, hidden_size=1024, num_heads=16),
     "XL": dict(depth=28, hidden_size=1152, num_heads=16),
 }
-TINY = dict(depth=8, hidden_size=96, num_heads=4)
+TINY = dict(depth=8, hidden_size=64, num_heads=4)
 
 SiT_models = {
     f"SiT-{size}/{patch}": partial(SiT, patch_size=patch, **dimensions)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+GAP = 6  # pixels between images
 SMALLEST_SIDE = 64  # smaller images are enlarged by whole pixels, so that one can see them
 
 
@@ -13,7 +14,7 @@ def save_grid(images: np.ndarray, path: Path, columns: int = 8) -> None:
     scale = max(1, -(-SMALLEST_SIDE // images.shape[1]))
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
     _, height, width, channels = images.shape
-    rows, gap = -(-len(images) // columns), 2
+    rows, gap = -(-len(images) // columns), GAP
     canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255)
     canvas = canvas.astype(np.uint8)
     for i, image in enumerate(images):

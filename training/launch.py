@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 EXIT_USAGE = 2
 HOLD_BACK_SECONDS = 20
@@ -41,7 +42,9 @@ def usage_errors() -> Iterator[None]:
         yield
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         if is_first_process():
-            print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr, flush=True)
+            program = Path(sys.argv[0])
+            name = program.parent.name if program.name == "__main__.py" else program.name
+            print(f"{name}: error: {error}", file=sys.stderr, flush=True)
         hold_back()
         raise SystemExit(EXIT_USAGE) from None
 

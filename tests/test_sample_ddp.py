@@ -1,0 +1,169 @@
+"""sample_ddp.py: the same file for any number of processes, killed or not."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from launching import check, kill_when, run
+
+import sample_ddp
+from evaluation.samples import read_samples
+from models import SiT_models
+from training.randomness import image_streams
+from training.sampling import ODE, SDE
+
+COUNT, BATCH = 22, 4
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A tiny pixel-space SiT with random weights everywhere, saved as official files are."""
+    torch.manual_seed(0)
+    model = SiT_models["SiT-Ti/2"](input_size=8, in_channels=3, num_classes=5)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.05)
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    torch.save({"ema": model.state_dict()}, path)
+    return path
+
+
+def config(kind, checkpoint, out, **changes):
+    """Six grid points, guidance 1.5, 22 images in batches of 4."""
+    common = dict(num_fid_samples=COUNT, per_proc_batch_size=BATCH, vae="none", cfg_scale=1.5)
+    common |= dict(num_sampling_steps=6, sampling_method="heun2" if kind is ODE else "Euler")
+    return kind(**(common | dict(ckpt=checkpoint and str(checkpoint), out=str(out)) | changes))
+
+
+def flags(checkpoint, out):
+    return [
+        "ODE", "--ckpt", checkpoint, "--vae", "none", "--num-fid-samples", COUNT, "--out", out,
+        "--per-proc-batch-size", BATCH, "--cfg-scale", 1.5, "--num-sampling-steps", 6,
+        "--sampling-method", "heun2",
+    ]  # fmt: skip
+
+
+def sample_here(config, order=(0,)) -> bytes:
+    """Sample in this process, in the roles of several ranks one after the other; rank 0 last."""
+    sampling = sample_ddp.Sampling(config)
+    assert sampling.parts.prepare()
+    for rank in reversed(order):
+        sampling.run(rank, len(order))
+    return sampling.parts.out.read_bytes()
+
+
+def test_one_and_two_processes_and_a_killed_run_write_the_same_bytes(checkpoint, tmp_path):
+    outs = [tmp_path / name for name in ("one.npz", "two.npz", "killed.npz")]
+    check("sample_ddp.py", *flags(checkpoint, outs[0]))
+    check("sample_ddp.py", *flags(checkpoint, outs[1]), processes=2)
+    parts = tmp_path / "killed.npz.parts"
+    kill_when(
+        lambda: len(list(parts.glob("*.npz"))) >= 1,
+        "sample_ddp.py",
+        *flags(checkpoint, outs[2]),
+    )
+    assert not outs[2].exists()
+    check("sample_ddp.py", *flags(checkpoint, outs[2]), processes=2)
+    assert outs[0].read_bytes() == outs[1].read_bytes() == outs[2].read_bytes()
+    assert not parts.exists() and outs[2].with_suffix(".png").exists()
+    again = check("sample_ddp.py", *flags(checkpoint, outs[2]))
+    assert "complete already" in again
+
+
+@pytest.mark.parametrize("kind", [ODE, SDE])
+def test_any_number_of_ranks_writes_the_same_bytes(checkpoint, tmp_path, kind):
+    files = [
+        sample_here(config(kind, checkpoint, tmp_path / f"{world}.npz"), range(world))
+        for world in (1, 3, 8)
+    ]
+    assert files[0] == files[1] == files[2]
+
+
+@pytest.mark.parametrize("kind", [ODE, SDE])
+def test_batch_size_changes_rounding_only(checkpoint, tmp_path, kind):
+    sample_here(config(kind, checkpoint, tmp_path / "a.npz"))
+    sample_here(config(kind, checkpoint, tmp_path / "b.npz", per_proc_batch_size=7))
+    (images_a, labels_a, _), (images_b, labels_b, _) = (
+        read_samples(tmp_path / name) for name in ("a.npz", "b.npz")
+    )
+    assert np.array_equal(labels_a, labels_b)
+    assert np.abs(images_a.astype(int) - images_b).max() <= 1
+
+
+def test_more_images_begin_with_the_same_ones(checkpoint, tmp_path):
+    sample_here(config(ODE, checkpoint, tmp_path / "few.npz", num_fid_samples=8))
+    sample_here(config(ODE, checkpoint, tmp_path / "many.npz"))
+    few, many = (read_samples(tmp_path / name)[0] for name in ("few.npz", "many.npz"))
+    assert np.array_equal(few, many[:8])
+
+
+def test_npz_holds_images_labels_and_recipe(checkpoint, tmp_path):
+    sample_here(config(SDE, checkpoint, tmp_path / "a.npz", global_seed=3))
+    with np.load(tmp_path / "a.npz") as archive:  # allow_pickle is off: plain arrays only
+        assert archive["arr_0"].shape == (COUNT, 8, 8, 3) and archive["arr_0"].dtype == np.uint8
+        labels, recipe = archive["labels"], json.loads(str(archive["recipe"]))
+    streams = image_streams(3, range(COUNT))
+    assert np.array_equal(labels, streams.integers(5).numpy())
+    assert recipe["nfe"] == {"mean": 6.0, "max": 6}  # 5 grid steps and the last one
+    assert recipe["solver"]["diffusion_form"] == "sigma" and recipe["seed"] == 3
+    assert recipe["cfg_scale"] == 1.5 and recipe["cfg_channels"] == "3"
+    assert recipe["model"] == "SiT-Ti/2" and recipe["num_classes"] == 5
+
+
+def test_heun_ode_counts_two_evaluations_a_step(checkpoint, tmp_path):
+    sample_here(config(ODE, checkpoint, tmp_path / "a.npz"))
+    assert read_samples(tmp_path / "a.npz")[2]["nfe"]["mean"] == 10  # 6 points, 5 steps of 2
+
+
+def test_guidance_changes_images_and_not_labels(checkpoint, tmp_path):
+    sample_here(config(ODE, checkpoint, tmp_path / "a.npz"))
+    sample_here(config(ODE, checkpoint, tmp_path / "b.npz", cfg_scale=1.0))
+    a, b = (read_samples(tmp_path / name) for name in ("a.npz", "b.npz"))
+    assert not np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1])
+
+
+def test_likelihood_is_stored_for_each_image(checkpoint, tmp_path):
+    settings = config(ODE, checkpoint, tmp_path / "a.npz", likelihood=True, cfg_scale=1.0)
+    sample_here(settings)
+    with np.load(tmp_path / "a.npz") as archive:
+        bits = archive["bits_per_dim"]
+    assert bits.shape == (COUNT,) and np.isfinite(bits).all()
+
+
+def test_wrong_settings_are_refused_before_sampling(checkpoint, tmp_path):
+    refused = {
+        "--ckpt FILE": dict(checkpoint=None),
+        "no such file": dict(checkpoint=tmp_path / "none.pt"),
+        "--model SiT-XL/2.*SiT-Ti/2": dict(model="SiT-XL/2"),
+        "--num-classes 1000.*says 5": dict(num_classes=1000),
+        "--image-size 256": dict(image_size=256),
+        "--cfg-scale 0.5": dict(cfg_scale=0.5),
+        "sampling_method 'heun'": dict(sampling_method="heun"),
+        "--likelihood needs": dict(likelihood=True),
+        "--num-fid-samples 0": dict(num_fid_samples=0),
+        "name of an .npz": dict(out="samples.png"),
+    }
+    for message, changes in refused.items():
+        with pytest.raises(ValueError, match=message):
+            settings = {"out": tmp_path / "a.npz", "checkpoint": checkpoint} | changes
+            sample_ddp.Sampling(config(ODE, **settings))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_other_settings_is_not_overwritten(checkpoint, tmp_path):
+    before = sample_here(config(ODE, checkpoint, tmp_path / "a.npz"))
+    with pytest.raises(ValueError, match="seed: 0 there, 1 here"):
+        sample_here(config(ODE, checkpoint, tmp_path / "a.npz", global_seed=1))
+    assert (tmp_path / "a.npz").read_bytes() == before
+    (tmp_path / "b.npz").write_text("mine")
+    with pytest.raises(ValueError, match=r"b\.npz exists and is not of this program"):
+        sample_here(config(ODE, checkpoint, tmp_path / "b.npz"))
+
+
+def test_command_line_errors_are_one_line(tmp_path):
+    done = run("sample_ddp.py", "ODE", "--ckpt", tmp_path / "none.pt")
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == [
+        f"sample_ddp.py: error: checkpoint {tmp_path}/none.pt: no such file"
+    ]

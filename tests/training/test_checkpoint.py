@@ -1,0 +1,129 @@
+"""Checkpoints: whole or absent, chosen by step, and never trusted."""
+
+import argparse
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from launching import ENVIRONMENT, ROOT
+
+from models import SiT_models
+from training.checkpoint import (
+    latest_checkpoint,
+    load_weights,
+    read_checkpoint,
+    read_for_resume,
+    save_checkpoint,
+    weights_of,
+)
+
+
+def tiny():
+    return SiT_models["SiT-Ti/2"](input_size=8, in_channels=1, num_classes=10)
+
+
+def test_round_trip(tmp_path):
+    state = {"model": tiny().state_dict(), "step": 3, "config": {"lr": 1e-4, "pairs": [[4, 7]]}}
+    save_checkpoint(tmp_path / "a.pt", state)
+    again = read_checkpoint(tmp_path / "a.pt")
+    assert again["config"] == state["config"] and again["step"] == 3
+    assert all(torch.equal(again["model"][key], value) for key, value in state["model"].items())
+
+
+WRITER = """
+import sys, torch
+from pathlib import Path
+from training.checkpoint import save_checkpoint
+folder = Path(sys.argv[1])
+for step in range(1, 10_000):
+    tensor = torch.full((2_000_000,), float(step))
+    save_checkpoint(folder / f"{step % 3}.pt", {"step": step, "tensor": tensor})
+    print(step, flush=True)
+"""
+
+
+def test_killed_while_writing_leaves_whole_files(tmp_path):
+    for delay in (0.0, 0.013, 0.029):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path)],
+            env=ENVIRONMENT,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(4):
+            writer.stdout.readline()
+        time.sleep(delay)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        for path in tmp_path.glob("*.pt"):
+            content = read_checkpoint(path)
+            assert (content["tensor"] == content["step"]).all()
+        assert read_checkpoint(latest_checkpoint(tmp_path))["step"] >= 4
+
+
+def test_latest_is_by_step_and_passes_over_broken_files(tmp_path):
+    save_checkpoint(tmp_path / "zzz.pt", {"step": 5, "x": torch.zeros(9999)})
+    save_checkpoint(tmp_path / "aaa.pt", {"step": 10})
+    assert latest_checkpoint(tmp_path).name == "aaa.pt"
+    save_checkpoint(tmp_path / "new.pt", {"step": 20, "x": torch.zeros(9999)})
+    content = (tmp_path / "new.pt").read_bytes()
+    (tmp_path / "new.pt").write_bytes(content[: len(content) // 2])
+    with pytest.warns(UserWarning, match=r"new\.pt: truncated"):
+        assert latest_checkpoint(tmp_path).name == "aaa.pt"
+    assert latest_checkpoint(tmp_path / "empty") is None
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"a": 1})[:-3]])
+def test_foreign_files_are_refused(tmp_path, content):
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.pt: truncated, or not a PyTorch file"):
+        read_checkpoint(tmp_path / "a.pt")
+
+
+class Trap:
+    def __reduce__(self):
+        return (open, ("sprung", "w"))
+
+
+def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": Trap()}, "trap.pt")
+    with pytest.raises(ValueError, match="not a PyTorch file"):
+        read_checkpoint("trap.pt")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_official_layouts_load(tmp_path):
+    """SiT: a dict with ema and a Namespace; DDP and compile prefixes; REPA's projectors; raw."""
+    weights = tiny().state_dict()
+    prefixed = {f"module._orig_mod.{key}": value for key, value in weights.items()}
+    repa = {**weights, "projectors.0.0.weight": torch.zeros(3)}
+    zeros = {key: torch.zeros_like(value) for key, value in weights.items()}
+    layouts = {
+        "sit": {"model": zeros, "ema": weights, "opt": {}, "args": argparse.Namespace(lr=1)},
+        "ddp": {"ema": prefixed},
+        "repa": {"model": zeros, "ema": repa, "steps": 400},
+        "raw": weights,
+    }
+    for name, content in layouts.items():
+        torch.save(content, tmp_path / name)
+        model = tiny()
+        load_weights(model, weights_of(read_checkpoint(tmp_path / name), name), name)
+        assert all(torch.equal(a, weights[k]) for k, a in model.state_dict().items()), name
+
+
+def test_weights_of_another_network_are_refused():
+    other = SiT_models["SiT-Ti/1"](input_size=8, in_channels=1, num_classes=10).state_dict()
+    with pytest.raises(ValueError, match=r"pos_embed is .* there and .* here.* and .* more"):
+        load_weights(tiny(), other, "x.pt")
+
+
+def test_weights_alone_cannot_be_resumed(tmp_path):
+    torch.save({"ema": tiny().state_dict()}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"without model, opt, step.*--fine-tune"):
+        read_for_resume(tmp_path / "w.pt")

@@ -1,0 +1,121 @@
+"""Flags: the original's spellings, the paper's defaults, and one clear line for what is wrong."""
+
+import pytest
+
+from training.config import (
+    TrainConfig,
+    check_train_config,
+    differences,
+    layer_sync_settings,
+)
+from training.launch import parse_command
+
+
+def parse(*args, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", *args])
+    return parse_command(TrainConfig)
+
+
+def test_original_flags_are_accepted(monkeypatch):
+    line = (
+        "--dataset_name imagenet-1k --results-dir out --model SiT-B/2 --image-size 256 "
+        "--num-classes 1000 --encoder-depth 4 --gt-encoder-depth 7 --epochs 80 "
+        "--global-batch-size 256 --global-seed 1 --vae mse --num-workers 8 --log-every 10 "
+        "--ckpt-every 100 --sample-every 50 --cfg-scale 1.5 --reg-weight 0.5 "
+        "--loss-type layer_sync --cache-dir /data --wandb --wandb-run-name name "
+        "--ckpt x.pt --fine-tune --path-type GVP --prediction noise --loss-weight likelihood "
+        "--sample-eps 0.001 --train-eps 0.002"
+    )
+    c = parse(*line.split(), monkeypatch=monkeypatch)
+    check_train_config(c)
+    assert c.dataset_name == "imagenet-1k" and c.wandb and c.fine_tune
+    assert c.transport.train_eps == 0.002 and c.transport.loss_weight == "likelihood"
+    assert layer_sync_settings(c) == ([(4, 7)], 0.5)
+
+
+def test_loss_weight_none_is_a_value(monkeypatch):
+    c = parse("--data-path", "x", "--loss-weight", "None", monkeypatch=monkeypatch)
+    assert c.transport.loss_weight is None
+
+
+@pytest.mark.parametrize(
+    ("model", "pair", "weight"),
+    [
+        ("SiT-XL/2", (8, 16), 0.2),
+        ("SiT-L/4", (8, 18), 0.2),
+        ("SiT-B/2", (4, 7), 0.3),
+        ("SiT-S/8", (4, 7), 0.3),
+    ],
+)
+def test_defaults_are_the_papers(model, pair, weight):
+    assert layer_sync_settings(TrainConfig(model=model)) == ([pair], weight)
+
+
+def test_multiple_sync_and_vanilla_settings():
+    c = TrainConfig(loss_type="multiple_sync", multi_blocks_match="[(4,7),(3,8)]", model="SiT-B/2")
+    assert layer_sync_settings(c) == ([(4, 7), (3, 8)], 0.3)
+    assert layer_sync_settings(TrainConfig(loss_type="vanilla")) == ([], 0.0)
+    watched = TrainConfig(loss_type="vanilla", encoder_depth=2, gt_encoder_depth=5)
+    assert layer_sync_settings(watched) == ([(2, 5)], 0.0)
+
+
+def test_training_defaults_are_the_papers():
+    c = TrainConfig()
+    assert (c.lr, c.ema_decay, c.global_batch_size, c.vae) == (1e-4, 0.9999, 256, "ema")
+    assert (c.transport.path_type, c.transport.prediction) == ("Linear", "velocity")
+
+
+@pytest.mark.parametrize(
+    ("message", "changes"),
+    [
+        ("no data: give --data-path", dict(dataset_name=None)),
+        ("both name the data", dict(data_path="x")),
+        ("--image-size 0", dict(image_size=0)),
+        ("--global-batch-size -1", dict(global_batch_size=-1)),
+        ("--max-steps 0", dict(max_steps=0)),
+        ("--ckpt-every 0", dict(ckpt_every=0)),
+        ("--global-seed -1", dict(global_seed=-1)),
+        ("--lr 0", dict(lr=0)),
+        ("--ema-decay 1", dict(ema_decay=1)),
+        ("--cfg-scale 0.5", dict(cfg_scale=0.5)),
+        ("--reg-weight 0: it must be positive", dict(reg_weight=0)),
+        ("--reg-weight 0.1 has no effect", dict(reg_weight=0.1, loss_type="vanilla")),
+        ("--multi-blocks-match .* has no effect", dict(multi_blocks_match="[(1,2)]")),
+        ("needs --multi-blocks-match", dict(loss_type="multiple_sync")),
+        ("together, or neither", dict(encoder_depth=4)),
+        ("--fine-tune needs --ckpt", dict(fine_tune=True)),
+        ("both name a checkpoint", dict(resume="latest", ckpt="x.pt")),
+    ],
+)
+def test_wrong_values_are_refused(message, changes):
+    with pytest.raises(ValueError, match=message):
+        check_train_config(TrainConfig(**(dict(dataset_name="digits") | changes)))
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--dataset-nam", "digits"], "--dataset-name"),
+        (["--model"], "--model"),
+        (["--epochs", "many"], "many"),
+        (["--loss-type", "layersync"], "layer_sync"),
+    ],
+)
+def test_unknown_flags_and_values_exit_with_a_hint(args, said, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit:
+        parse(*args, monkeypatch=monkeypatch)
+    assert exit.value.code == 2
+    printed = capsys.readouterr()
+    assert said in printed.err + printed.out
+
+
+def test_differences_name_flags_that_shape_the_run_only():
+    import dataclasses
+
+    stored = dataclasses.asdict(TrainConfig(model="SiT-S/2", lr=1e-3, epochs=3, results_dir="x"))
+    stored["transport"]["prediction"] = "noise"
+    assert differences(TrainConfig(), stored) == [
+        "--model: SiT-S/2 there, SiT-XL/2 here",
+        "--prediction: noise there, velocity here",
+        "--lr: 0.001 there, 0.0001 here",
+    ]

@@ -1,0 +1,200 @@
+"""`Training` in this process: what is refused before anything is written, and starts of a run."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import train
+from training.checkpoint import read_checkpoint, save_checkpoint
+from training.config import TrainConfig, TransportConfig
+from training.tracking import read_log
+
+DIGITS = TrainConfig(
+    model="SiT-Ti/2",
+    dataset_name="digits",
+    image_size=8,
+    num_classes=10,
+    vae="none",
+    global_batch_size=4,
+    max_steps=2,
+    log_every=1,
+    num_workers=0,
+    sample_every=0,
+)
+MULTIPLE = dict(loss_type="multiple_sync", multi_blocks_match="[(1,3),(2,6)]")
+
+
+def config(tmp_path, **changes):
+    return dataclasses.replace(DIGITS, results_dir=str(tmp_path / "results"), **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of two steps."""
+    training = train.Training(config(tmp_path_factory.mktemp("run"), run_name="run"))
+    training.run()
+    return training
+
+
+@pytest.mark.parametrize(
+    ("message", "changes"),
+    [
+        ("--model SiT-B/3: no such model; choose from .*SiT-B/2", dict(model="SiT-B/3")),
+        (r"\(5, 5\): student and teacher are the same", dict(encoder_depth=5, gt_encoder_depth=5)),
+        (r"\(6, 2\): .*did you mean \(2, 6\)", dict(encoder_depth=6, gt_encoder_depth=2)),
+        (r"\(4, 9\): the model has 8 blocks", dict(encoder_depth=4, gt_encoder_depth=9)),
+        (r"\(0, 3\): the model has 8 blocks", dict(encoder_depth=0, gt_encoder_depth=3)),
+        ("not a list of block pairs: '4,'", MULTIPLE | dict(multi_blocks_match="4,")),
+        ("--vae ./no-such: cannot load", dict(vae="./no-such")),
+        ("checkpoint gone.pt: no such file", dict(resume="gone.pt")),
+        ("checkpoint gone.pt: no such file", dict(ckpt="gone.pt", fine_tune=True)),
+        ("train_eps must lie in", dict(transport=TransportConfig(train_eps=2.0))),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_refused_and_write_nothing(tmp_path, message, changes):
+    with pytest.raises(ValueError, match=message):
+        train.Training(config(tmp_path, **changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_image_size_must_fit_the_codec(tmp_path, tiny_vae):
+    folder = images(tmp_path / "data", 16)
+    with pytest.raises(ValueError, match="--image-size 15 is not divisible by 2"):
+        train.Training(
+            config(tmp_path, vae=tiny_vae, data_path=folder, dataset_name=None, image_size=15)
+        )
+
+
+def test_an_old_run_is_not_overwritten(tmp_path, finished):
+    same = dataclasses.replace(finished.config)
+    before = (finished.folder / "metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="already holds a run: add --resume latest"):
+        train.Training(same)
+    assert (finished.folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, finished):
+    path = str(finished.folder / "checkpoints" / "0000002.pt")
+    for message, changes in {
+        "--model: SiT-Ti/2 there, SiT-S/2 here": dict(model="SiT-S/2"),
+        "--lr: 0.0001 there, 0.01 here": dict(lr=0.01),
+        "--loss-type: layer_sync there, vanilla here": dict(loss_type="vanilla"),
+        "--global-batch-size: 4 there, 8 here": dict(global_batch_size=8),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            train.Training(config(tmp_path, resume=path, **changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_resume_latest_of_nothing_starts_at_step_0(tmp_path):
+    assert train.Training(config(tmp_path, resume="latest")).step == 0
+
+
+def test_ckpt_continues_like_resume(tmp_path, finished):
+    path = str(finished.folder / "checkpoints" / "0000002.pt")
+    training = train.Training(config(tmp_path, ckpt=path, max_steps=3))
+    training.run()
+    assert training.step == 3
+    moments = [s for s in training.optimizer.state_dict()["state"].values() if s]
+    assert all(state["step"] == 3 for state in moments)
+
+
+def test_fine_tune_starts_from_ema_weights_with_a_new_optimizer(tmp_path, finished):
+    state = read_checkpoint(finished.folder / "checkpoints" / "0000002.pt")
+    shifted = {key: value + 1 for key, value in state["ema"].items()}
+    save_checkpoint(tmp_path / "w.pt", {"ema": shifted})
+    training = train.Training(config(tmp_path, ckpt=str(tmp_path / "w.pt"), fine_tune=True))
+    assert training.step == 0 and not training.optimizer.state_dict()["state"]
+    for weights in (training.network.state_dict(), training.ema.state_dict()):
+        assert all(torch.equal(weights[key], shifted[key]) for key in shifted)
+
+
+def test_checkpoint_is_complete(finished):
+    state = read_checkpoint(finished.folder / "checkpoints" / "0000002.pt")
+    assert state["step"] == 2 and state["data_length"] == 1797 and state["codec"] == "none"
+    assert state["config"] == dataclasses.asdict(finished.config)
+    expected = dict(name="SiT-Ti/2", input_size=8 // 1, in_channels=1, num_classes=10)
+    assert state["arch"] == expected
+
+
+def test_ema_is_the_weighted_sum_of_the_weights(tmp_path):
+    training = train.Training(config(tmp_path, ema_decay=0.7))
+    expected = {key: value.clone() for key, value in training.network.state_dict().items()}
+    for step in range(2):
+        images, labels = zip(*(training.source[i] for i in range(4)), strict=True)
+        training.train_step(torch.stack(images), torch.tensor(labels))
+        training.step = step + 1
+        for key, value in training.network.state_dict().items():
+            expected[key] = 0.7 * expected[key] + 0.3 * value
+    for key, value in training.ema.state_dict().items():
+        torch.testing.assert_close(value, expected[key])
+
+
+def test_logged_loss_is_velocity_plus_lambda_times_sync(finished):
+    for row in read_log(finished.folder / "metrics.jsonl"):
+        assert row["loss"] == pytest.approx(row["velocity_loss"] + 0.3 * row["sync_loss"], abs=1e-6)
+        assert row["sync_loss"] == pytest.approx(-row["similarity_2_5"], abs=1e-6)
+
+
+def test_multiple_sync_logs_each_pair_and_their_mean(tmp_path):
+    train.Training(config(tmp_path, run_name="run", **MULTIPLE)).run()
+    row = read_log(tmp_path / "results" / "run" / "metrics.jsonl")[-1]
+    mean = (row["similarity_1_3"] + row["similarity_2_6"]) / 2
+    assert row["sync_loss"] == pytest.approx(-mean, abs=1e-6)
+
+
+def test_watching_a_pair_does_not_change_vanilla_training(tmp_path):
+    losses = []
+    for name, watched in {
+        "plain": {},
+        "watched": dict(encoder_depth=2, gt_encoder_depth=5),
+    }.items():
+        train.Training(config(tmp_path, loss_type="vanilla", run_name=name, **watched)).run()
+        rows = read_log(tmp_path / "results" / name / "metrics.jsonl")
+        losses.append([(row["loss"], row["grad_norm"]) for row in rows])
+    assert losses[0] == losses[1]
+    assert "similarity_2_5" in rows[-1]
+
+
+def test_sample_grid_is_written(tmp_path):
+    training = train.Training(config(tmp_path, sample_every=2))
+    training.run()
+    with Image.open(training.folder / "samples" / "0000002.png") as picture:
+        assert picture.size == (8 * 70 - 6, 2 * 70 - 6)  # 16 digits, enlarged to 64 pixels
+
+
+def images(folder, side):
+    for i in range(4):
+        (folder / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"class{i % 2}" / f"{i}.png")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tiny_vae(tmp_path_factory):
+    """An autoencoder of SD's kind, random and small: 4 latent channels, factor 2."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("vae")
+    AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+def test_trains_on_images_through_an_autoencoder(tmp_path, tiny_vae):
+    folder = images(tmp_path / "data", 20)
+    changes = dict(vae=tiny_vae, data_path=folder, dataset_name=None, image_size=16, num_classes=2)
+    training = train.Training(config(tmp_path, **changes))
+    training.run()
+    assert training.arch["in_channels"] == 4 and training.arch["input_size"] == 8
+    assert np.isfinite([row["loss"] for row in read_log(training.folder / "metrics.jsonl")]).all()
