@@ -35,6 +35,7 @@ from training.randomness import image_streams
 from transport import Guidance, Sampler, create_transport
 from transport.likelihood import bits_per_dimension
 
+OFFICIAL_NAME = "SiT-XL-2-256x256.pt"  # what SiT calls its published weights
 PREVIEW = 64  # images in the picture beside the .npz
 POLL_SECONDS = 0.5
 
@@ -48,8 +49,9 @@ class Sampling:
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32
 
-        checkpoint = read_checkpoint(config.ckpt, mmap=True)  # the optimizer stays on disk
-        weights = weights_of(checkpoint, config.ckpt)
+        path = config.ckpt or OFFICIAL_NAME
+        checkpoint = read_checkpoint(path, mmap=True)  # the optimizer stays on disk
+        weights = weights_of(checkpoint, path)
         arch = describe_weights(weights)
         settings = resolve(config, arch, checkpoint.get("config"))
         self.codec = load_codec(settings["vae"], self.device, arch["in_channels"])
@@ -61,13 +63,13 @@ class Sampling:
         image_size = settings.setdefault("image_size", arch["input_size"] * self.codec.factor)
         if latent_size(image_size, self.codec) != arch["input_size"]:
             raise ValueError(
-                f"--image-size {image_size}: checkpoint {config.ckpt} makes images of "
+                f"--image-size {image_size}: checkpoint {path} makes images of "
                 f"{arch['input_size'] * self.codec.factor} pixels"
             )
         self.shape = arch["in_channels"], arch["input_size"], arch["input_size"]
         sizes = {key: value for key, value in arch.items() if key != "name"}
         model = find_model(arch["name"])(**sizes)
-        load_weights(model, weights, config.ckpt)
+        load_weights(model, weights, path)
         self.model = CountCalls(model.to(self.device).eval())
 
         channels = None if config.cfg_channels == "all" else int(config.cfg_channels)

@@ -133,7 +133,7 @@ def test_likelihood_is_stored_for_each_image(checkpoint, tmp_path):
 
 def test_wrong_settings_are_refused_before_sampling(checkpoint, tmp_path):
     refused = {
-        "--ckpt FILE": dict(checkpoint=None),
+        "checkpoint SiT-XL-2-256x256.pt: no such file": dict(checkpoint=None),
         "no such file": dict(checkpoint=tmp_path / "none.pt"),
         "--model SiT-XL/2.*SiT-Ti/2": dict(model="SiT-XL/2"),
         "--num-classes 1000.*says 5": dict(num_classes=1000),

@@ -50,7 +50,8 @@ class TrainConfig:
     data_path: str | None = free(None)
     """folder of images in class folders (ImageFolder)"""
     dataset_name: str | None = None
-    """"digits" (embedded), a name on the Hugging Face hub, or a local folder of parquet files"""
+    """"digits" (embedded), a name on the Hugging Face hub, or a local folder of parquet files;
+    imagenet-1k if no data is named"""
     cache_dir: str | None = free(None)
     """where the hub's files are kept"""
     image_size: int = 256
@@ -126,8 +127,6 @@ class TrainConfig:
 
 def check_train_config(c: TrainConfig) -> None:
     """Everything that can be said without data, model or device; `ValueError` names the flag."""
-    if not (c.data_path or c.dataset_name):
-        raise ValueError("no data: give --data-path FOLDER, or --dataset-name NAME (try digits)")
     if c.data_path and c.dataset_name:
         raise ValueError("--data-path and --dataset-name both name the data: give one of them")
     for name in ("image_size", "num_classes", "epochs", "global_batch_size", "log_every"):

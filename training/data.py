@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from training.config import TrainConfig
 from training.randomness import epoch_order
 
+HUB_NAMES = {"imagenet-1k": "ILSVRC/imagenet-1k"}  # the original's spelling, and where it is
+
 
 def load_source(config: TrainConfig) -> Dataset:
     """The data that the flags name; `ValueError` when it is missing or does not fit them."""
@@ -25,7 +27,8 @@ def load_source(config: TrainConfig) -> Dataset:
     elif config.dataset_name == "digits":
         source = DigitsSource(config.image_size)
     else:
-        source = HubSource(config.dataset_name, config.image_size, config.cache_dir)
+        name = config.dataset_name or "imagenet-1k"
+        source = HubSource(name, config.image_size, config.cache_dir)
     if source.num_classes > config.num_classes:
         raise ValueError(
             f"--num-classes {config.num_classes}: the data has {source.num_classes} classes"
@@ -81,11 +84,13 @@ class HubSource(Dataset):
     def __init__(self, name: str, image_size: int, cache_dir: str | None = None):
         import datasets
 
+        source = HUB_NAMES.get(name, name)
         try:
-            self.rows = datasets.load_dataset(name, split="train", cache_dir=cache_dir)
-        except (FileNotFoundError, ValueError, ConnectionError) as error:
+            self.rows = datasets.load_dataset(source, split="train", cache_dir=cache_dir)
+        except (OSError, ValueError) as error:
             raise ValueError(
-                f"--dataset-name {name}: cannot be loaded ({str(error).splitlines()[0]})"
+                f"--dataset-name {name}: cannot be loaded ({str(error).splitlines()[0]}); "
+                f"or give --data-path FOLDER with one folder of images for each class"
             ) from error
         columns = {type(feature): key for key, feature in self.rows.features.items()}
         if not {datasets.Image, datasets.ClassLabel} <= columns.keys():

@@ -18,7 +18,8 @@ OFFICIAL = {"vae": "ema", "path_type": "Linear", "prediction": "velocity", "samp
 class SampleConfig:
     # --- what to sample
     ckpt: str | None = None
-    """checkpoint of train.py, SiT, REPA or LayerSync; its EMA weights are used"""
+    """checkpoint of train.py, SiT, REPA or LayerSync; its EMA weights are used. SiT's own name for
+    its weights, SiT-XL-2-256x256.pt in this folder, unless given"""
     num_fid_samples: int = 50_000
     """number of images"""
     cfg_scale: float = 1.0
@@ -97,8 +98,6 @@ class SDE(SampleConfig):
 
 def check_sample_config(c: SampleConfig) -> None:
     """Everything that can be said without the checkpoint; `ValueError` names the flag."""
-    if not c.ckpt:
-        raise ValueError("no checkpoint: give --ckpt FILE")
     for name in ("num_fid_samples", "per_proc_batch_size"):
         require(c, name, getattr(c, name) >= 1, "at least 1")
     require(c, "global_seed", c.global_seed >= 0, "at least 0")
@@ -128,7 +127,7 @@ def resolve(c: SampleConfig, arch: dict, stored: dict | None) -> dict:
         decodes_alike = name == "vae" and "none" not in (given, value)
         if given is not None and given != value and not decodes_alike:
             raise ValueError(
-                f"{flag(name)} {given}: checkpoint {c.ckpt} says {value}; leave the flag out"
+                f"{flag(name)} {given}: the checkpoint says {value}; leave the flag out"
             )
     defaults = OFFICIAL | known
     if stored is not None:

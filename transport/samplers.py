@@ -3,8 +3,8 @@
 Each `sample_*` method takes the settings and returns a function of (z, model, **model_kwargs), as
 in SiT. Settings are checked at once, before any network is evaluated.
 
-The grid of `num_steps = N` is SiT's: N points, so N - 1 steps of a fixed-step ODE solver; N - 2
-steps and the last step of an SDE solver (N - 1 without a last step).
+The grid of `num_steps = N` is SiT's: N points, so N - 1 steps of a fixed-step ODE or SDE solver;
+an SDE solver's last step comes on top.
 """
 
 from collections.abc import Callable
@@ -114,7 +114,8 @@ class Sampler:
             diffusion_norm: scale of the diffusion coefficient.
             last_step: "Mean", "Tweedie", "Euler" (of the ODE) or None.
             last_step_size: the distance in t that the last step covers.
-            num_steps: states after z: grid steps plus the last step.
+            num_steps: grid points. The states after z are as many: one for each step of the grid,
+                and the sample.
             trajectory: return every state; otherwise the last only.
 
         Returns sample(z, model, noise=None, **model_kwargs) -> list of tensors like z; [-1] is
@@ -123,7 +124,7 @@ class Sampler:
         check_choice("sampling_method", sampling_method, SDE_STEPS)
         check_choice("diffusion_form", diffusion_form, DIFFUSION_FORMS)
         check_choice("last_step", last_step, LAST_STEPS)
-        check_steps(num_steps, 3)
+        check_steps(num_steps, 2)
         if last_step is not None and not 0 < last_step_size < 1:
             raise ValueError(f"last_step_size must lie in (0, 1), got {last_step_size}")
         if diffusion_norm < 0:

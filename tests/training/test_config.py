@@ -68,7 +68,6 @@ def test_training_defaults_are_the_papers():
 @pytest.mark.parametrize(
     ("message", "changes"),
     [
-        ("no data: give --data-path", dict(dataset_name=None)),
         ("both name the data", dict(data_path="x")),
         ("--image-size 0", dict(image_size=0)),
         ("--global-batch-size -1", dict(global_batch_size=-1)),

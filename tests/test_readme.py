@@ -1,0 +1,67 @@
+"""The README's Python runs as it stands there, and its commands parse."""
+
+import re
+import shlex
+
+import pytest
+import torch
+from launching import ROOT
+
+from training.config import TrainConfig, check_train_config, layer_sync_settings
+from training.launch import parse_command
+from training.sampling import ODE, SDE, check_sample_config
+
+TEXT = (ROOT / "README.md").read_text()
+
+
+def commands(page: str, script: str) -> list[list[str]]:
+    """Arguments of each `... script ARGS` in a page's bash blocks."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.S)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[line.index(script) + 1 :] for line in words if script in line]
+
+
+def test_plugging_in_takes_six_lines_that_run():
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+    blocks = torch.nn.ModuleList([torch.nn.Linear(8, 8) for _ in range(16)])
+
+    def model(x, t, y):
+        for block in blocks:
+            x = block(x)
+        return x
+
+    data = torch.randn(2, 5, 8)
+    scope = {
+        "model": type("Model", (), {"blocks": blocks, "__call__": lambda self, *a: model(*a)})(),
+        **dict(x=data, t=None, y=None, target=data, task_loss=torch.nn.functional.mse_loss),
+    }
+    exec(code, scope)
+    assert len([line for line in code.splitlines() if line.strip()]) == 6
+    assert blocks[0].weight.grad.abs().sum() > 0
+    assert scope["sync"].similarity().keys() == {(8, 16)}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/training.md"])
+def test_training_commands_are_valid(page, monkeypatch):
+    found = [args for args in commands(page, "train.py") if args != ["--help"] and args != ["..."]]
+    assert found
+    for args in found:
+        monkeypatch.setattr("sys.argv", ["train.py", *args])
+        config = parse_command(TrainConfig)
+        check_train_config(config)
+        assert layer_sync_settings(config)[0]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/sampling.md"])
+def test_sampling_commands_are_valid(page, monkeypatch):
+    found = [args for args in commands(page, "sample_ddp.py") if "--help" not in args]
+    assert found
+    for args in found:
+        monkeypatch.setattr("sys.argv", ["sample_ddp.py", *args])
+        check_sample_config(parse_command({"ODE": ODE, "SDE": SDE}))
+
+
+def test_pages_that_are_linked_exist():
+    for link in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert link.startswith("http") or (ROOT / link).exists(), link
