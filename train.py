@@ -20,7 +20,6 @@ if __name__ == "__main__":
     CONFIG = parse_command(TrainConfig)  # before torch is loaded: --help and typos answer at once
 
 import dataclasses
-import warnings
 from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
@@ -234,5 +233,4 @@ def main(config: TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", message=".*pin_memory.*")
     main(CONFIG)

@@ -19,6 +19,12 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def program_name() -> str:
+    """As it is called: train.py, or python -m evaluation."""
+    path = Path(sys.argv[0])
+    return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
+
+
 def parse_command(config: Callable | dict[str, Callable]):
     """Build `config` from the command line, or the one that its first word names.
 
@@ -28,7 +34,7 @@ def parse_command(config: Callable | dict[str, Callable]):
 
     cli = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
     try:
-        return cli(config, console_outputs=is_first_process())
+        return cli(config, prog=program_name(), console_outputs=is_first_process())
     except SystemExit as exit:
         if exit.code not in (None, 0):
             hold_back()
@@ -42,9 +48,7 @@ def usage_errors() -> Iterator[None]:
         yield
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         if is_first_process():
-            program = Path(sys.argv[0])
-            name = program.parent.name if program.name == "__main__.py" else program.name
-            print(f"{name}: error: {error}", file=sys.stderr, flush=True)
+            print(f"{program_name()}: error: {error}", file=sys.stderr, flush=True)
         hold_back()
         raise SystemExit(EXIT_USAGE) from None
 

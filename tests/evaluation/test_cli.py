@@ -77,4 +77,4 @@ def test_wrong_files_are_refused(tmp_path):
 def test_an_error_is_one_line(tmp_path):
     done = evaluate(tmp_path / "none.npz")
     assert done.returncode == 2
-    assert done.stderr.strip() == f"evaluation: error: {tmp_path}/none.npz: no such file"
+    assert done.stderr.strip() == f"python -m evaluation: error: {tmp_path}/none.npz: no such file"
