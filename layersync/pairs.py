@@ -12,6 +12,10 @@ def check_pairs(pairs: Iterable[Pair], depth: int) -> tuple[Pair, ...]:
     Raises `ValueError` for an empty list, a student that is not shallower than its teacher, a
     number outside 1..depth, or a pair given twice.
     """
+    pairs = tuple(pairs)
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError(f"pairs {list(pairs)}: {pair!r} is not a (student, teacher) pair")
     pairs = tuple((student, teacher) for student, teacher in pairs)
     if not pairs:
         raise ValueError("LayerSync needs at least one (student, teacher) pair, got none")

@@ -161,7 +161,10 @@ def ode_solver(method: str, num_steps: int, atol: float, rtol: float) -> Callabl
         if method in FIXED_ODE_METHODS:
             options = {"grid_constructor": lambda f, y, t: grid}
             return odeint(f, state, report, method=method, options=options)
-        return odeint(f, state, report, method=method, atol=atol, rtol=rtol)
+        # Left alone, torchdiffeq steps past the end and interpolates back. That would ask the
+        # network at times it knows nothing of, and VP's sigma at times where there is none.
+        options = {"step_t": grid[-1:]}
+        return odeint(f, state, report, method=method, atol=atol, rtol=rtol, options=options)
 
     return solve
 

@@ -1,0 +1,87 @@
+"""Pairs of block numbers: what is accepted, read from text, and suggested."""
+
+import pytest
+
+from layersync import check_pairs, parse_pairs, suggest_pair
+
+
+@pytest.mark.parametrize("pairs", [[(1, 2)], [(1, 6)], [(5, 6)], [(2, 4), (3, 5), (2, 5)]])
+def test_pairs_within_the_depth_are_kept_in_order(pairs):
+    assert check_pairs(pairs, depth=6) == tuple(pairs)
+
+
+def test_lists_become_tuples():
+    assert check_pairs([[2, 4]], depth=6) == ((2, 4),)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "named"),
+    [
+        ([], "at least one"),
+        ([(3, 3)], "(3, 3)"),
+        ([(2, 4), (5, 5)], "(5, 5)"),
+        ([(4, 2)], "(2, 4)"),  # the pair that was meant
+        ([(0, 4)], "(0, 4)"),
+        ([(-1, 4)], "(-1, 4)"),
+        ([(2, 7)], "6 blocks"),
+        ([(2, 4), (1, 3), (2, 4)], "twice"),
+        ([(2.0, 4)], "(2.0, 4)"),
+        ([("2", "4")], "('2', '4')"),
+        ([(True, 4)], "(True, 4)"),
+        ([(2, None)], "(2, None)"),
+    ],
+)
+def test_other_pairs_are_refused_with_their_numbers(pairs, named):
+    with pytest.raises(ValueError) as error:
+        check_pairs(pairs, depth=6)
+    assert named in str(error.value)
+
+
+@pytest.mark.parametrize("pairs", [(2, 4), [2, 4], [(1, 2, 3)], [(2,)]])
+def test_what_is_no_list_of_pairs_is_refused_with_its_value(pairs):
+    with pytest.raises(ValueError) as error:
+        check_pairs(pairs, depth=6)
+    assert str(pairs) in str(error.value) or str(pairs[0]) in str(error.value)
+
+
+def test_equal_depths_are_refused_because_they_have_no_gradient():
+    with pytest.raises(ValueError, match=r"\(8, 8\).*constant.*gradient"):
+        check_pairs([(8, 8)], depth=28)
+
+
+@pytest.mark.parametrize("pairs", [((4, 7),), ((4, 7), (3, 8))])
+def test_text_that_python_writes_is_read_back(pairs):
+    assert parse_pairs(str(list(pairs))) == pairs
+    assert parse_pairs(f"  {pairs}\n") == pairs
+
+
+@pytest.mark.parametrize(
+    "text", ["", "4,7", "(4, 7)", "[4, 7]", "[(4, 7, 9)]", "[(4, 7)", "7", "f()", "[(4, x)]"]
+)
+def test_other_text_is_refused_as_it_stands(text):
+    with pytest.raises(ValueError) as error:
+        parse_pairs(text)
+    assert repr(text) in str(error.value)
+
+
+def test_text_is_not_executed():
+    with pytest.raises(ValueError, match="not a list of block pairs"):
+        parse_pairs("[(exit(), 1)]")
+
+
+def test_suggestion_for_sit_b_is_the_published_pair():
+    assert suggest_pair(12) == (4, 7)
+
+
+@pytest.mark.parametrize("depth", [5, 6, 8, 12, 24, 28, 48])
+def test_suggestion_is_a_pair_whose_teacher_is_not_in_the_last_fifth(depth):
+    student, teacher = suggest_pair(depth)
+    assert check_pairs([(student, teacher)], depth) == ((student, teacher),)
+    assert teacher <= 0.8 * depth
+    assert depth < 9 or student > 2
+
+
+@pytest.mark.parametrize("depth", [0, 1, 4])
+def test_no_suggestion_without_room(depth):
+    with pytest.raises(ValueError, match=str(depth)):
+        suggest_pair(depth)
