@@ -39,6 +39,7 @@ class LayerSync:
         """Record the paired blocks in forward passes inside this `with` statement.
 
         Several passes are treated as one larger batch. Each `capture()` forgets the one before.
+        Copy or pickle the model outside, where nothing of this is attached to it.
         """
         self._similarity = {}
         with self._recorder.recording():

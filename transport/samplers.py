@@ -131,6 +131,11 @@ class Sampler:
             raise ValueError(f"diffusion_norm must not be negative, got {diffusion_norm}")
         last_size = last_step_size if last_step is not None else 0.0
         t_0, t_1 = self.transport.sde_interval(diffusion_form, last_size, sampling_method == "Heun")
+        if not t_0 < t_1:
+            raise ValueError(
+                f"last_step_size {last_size} and sample_eps {self.transport.sample_eps} leave "
+                f"nothing between t = {t_0} and {t_1}: choose smaller ones"
+            )
         step, finish = SDE_STEPS[sampling_method], LAST_STEPS[last_step]
 
         @torch.no_grad()

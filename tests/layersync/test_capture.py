@@ -82,6 +82,16 @@ def test_blocks_carry_something_inside_capture_and_nothing_outside(golden_model,
     assert traces(golden_model) == []
 
 
+def test_every_capture_installs_the_same_recorder(golden_model):
+    """So that torch.compile need not be told anew."""
+    sync, block = sync_on(golden_model), golden_model.blocks[PAIR[0] - 1]
+    installed = []
+    for _ in range(2):
+        with sync.capture():
+            installed.append(vars(block)["forward"])
+    assert installed[0] is installed[1]
+
+
 def test_state_dict_and_pickle_do_not_notice(golden_model, golden_batch):
     keys = list(golden_model.state_dict())
     sync = sync_on(golden_model)

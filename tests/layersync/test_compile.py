@@ -84,16 +84,13 @@ def compile_blocks(model, backend):
     return model
 
 
-WAYS = [compile_whole, compile_in_place, compile_blocks]
-
-
 @pytest.mark.parametrize("captured_first", [True, False])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [compile_whole, compile_blocks])
 def test_alternating_steps_compile_each_kind_once_and_match_eager(
     way, captured_first, counter, stack
 ):
     eager = copy.deepcopy(stack)
-    run, eager_sync, sync = way(stack, counter), LayerSync(eager.blocks, PAIRS), None
+    run, eager_sync = way(stack, counter), LayerSync(eager.blocks, PAIRS)
     sync, frames = LayerSync(stack.blocks, PAIRS), []
     for number in range(6):
         captured = (number % 2 == 0) == captured_first
@@ -107,7 +104,7 @@ def test_alternating_steps_compile_each_kind_once_and_match_eager(
     assert frames[1:] == [frames[1]] * 5
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [compile_whole, compile_in_place, compile_blocks])
 def test_capture_records_although_the_model_was_compiled_and_run_before(way, counter, stack):
     eager = copy.deepcopy(stack)
     run = way(stack, counter)

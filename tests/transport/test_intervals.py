@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from transport import create_transport
+from transport import Sampler, create_transport
 
 
 @pytest.mark.golden_family("eps")
@@ -91,3 +91,13 @@ def test_bad_argument_is_refused_by_name_and_value(argument, value):
     with pytest.raises(ValueError) as error:
         create_transport(**{argument: value})
     assert argument in str(error.value) and str(value) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("eps", "settings"),
+    [(None, dict(last_step_size=0.9995)), (0.4, dict(last_step_size=0.7, diffusion_form="SBDM"))],
+)
+def test_a_last_step_that_leaves_no_interval_is_refused(eps, settings):
+    sampler = Sampler(create_transport("Linear", "noise", sample_eps=eps))
+    with pytest.raises(ValueError, match=r"last_step_size 0\.\d+ and sample_eps 0\.\d+ leave"):
+        sampler.sample_sde(**settings)
