@@ -29,9 +29,10 @@ from evaluation.samples import SampleParts
 from models import find_model, load_codec
 from models.codecs import latent_size
 from models.zoo import describe_weights
-from training.checkpoint import load_weights, read_checkpoint, weights_of
+from training.checkpoint import read_checkpoint
 from training.images import save_grid
 from training.randomness import image_streams
+from training.weights import load_weights, weights_of
 from transport import Guidance, Sampler, create_transport
 from transport.likelihood import bits_per_dimension
 

@@ -13,33 +13,42 @@ seed, the step and the position in the global batch: resuming is exact, and the 
 processes changes nothing but float rounding.
 """
 
-from training.config import TrainConfig, check_train_config, layer_sync_settings
+from training.checks import check_train_config, layer_sync_settings
+from training.config import TrainConfig
 from training.launch import parse_command, usage_errors
 
 if __name__ == "__main__":
     CONFIG = parse_command(TrainConfig)  # before torch is loaded: --help and typos answer at once
 
 import dataclasses
+import math
+import sys
 from contextlib import nullcontext
 from copy import deepcopy
-from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from layersync import LayerSync
-from models import find_model, load_codec
-from models.codecs import latent_size
-from training.checkpoint import load_weights, read_checkpoint, save_checkpoint, weights_of
+from models import find_model
+from training.checkpoint import prune_checkpoints, read_checkpoint, save_checkpoint
 from training.data import StepBatches, batch_shard, load_source, make_loader
+from training.encoding import Encoder
 from training.images import save_grid
+from training.optimizer import learning_rate, make_optimizer
+from training.parallel import Parallel, resolve_precision, start_accelerator
+from training.preemption import EXIT_PREEMPTED, StopRequest
 from training.preview import preview
 from training.randomness import step_streams
 from training.runs import find_checkpoint, read_start, run_folder
 from training.tracking import Meter, RunLog
+from training.validation import Validation
+from training.weights import load_weights, weights_of
 from transport import create_transport
+
+EXIT_NOT_FINITE = 3
 
 
 class Training:
@@ -51,144 +60,197 @@ class Training:
         self.config, self.folder = config, run_folder(config, pairs, self.weight)
         start = find_checkpoint(config, self.folder)
         self.transport = create_transport(**dataclasses.asdict(config.transport))
-        self.accelerator = start_accelerator(config, self.folder)
+        self.accelerator = start_accelerator(config.engine, self.folder, config.wandb)
         ranks = self.accelerator.process_index, self.accelerator.num_processes
-        self.shard = batch_shard(config.global_batch_size, *ranks)
+        self.shard = batch_shard(config.global_batch_size, *ranks, config.engine.accumulation_steps)
         self.source = load_source(config)
-        self.codec = load_codec(config.vae, self.accelerator.device, self.source.channels)
+        self.encoder = Encoder(config, self.source, self.accelerator.device)
+        self.validation = self.held_out()
+        epoch = len(self.source) // config.global_batch_size
+        self.last_step = min(config.epochs * epoch, config.max_steps or sys.maxsize)
 
         self.arch = dict(
             name=config.model,
-            input_size=latent_size(config.image_size, self.codec),
-            in_channels=self.codec.channels,
+            input_size=self.encoder.latent_size,
+            in_channels=self.encoder.channels,
             num_classes=config.num_classes,
         )
-        self.model = build_network(self.arch, config.global_seed)
-        self.sync = LayerSync(self.model.blocks, pairs) if pairs else None
-        state = read_start(config, self.arch, len(self.source), start) if start else None
-        if state:
-            load_weights(self.model, state["model"], start)
+        self.network = build_network(self.arch, config.global_seed)
+        self.sync = LayerSync(self.network.blocks, pairs) if pairs else None
+        state = None
+        if start:
+            state = read_start(config, self.arch, len(self.source), self.last_step, start)
+            load_weights(self.network, state["model"], start)
         elif config.fine_tune:
-            load_weights(
-                self.model, weights_of(read_checkpoint(config.ckpt), config.ckpt), config.ckpt
-            )
-        self.ema = deepcopy(self.model).eval().requires_grad_(False).to(self.accelerator.device)
-        self.update_ema = get_ema_multi_avg_fn(config.ema_decay)
-
-        params = [p for p in self.model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(params, lr=config.lr, weight_decay=0.0, fused=True)
-        self.network = self.model  # without wrappers: what is saved, averaged and captured
-        self.model, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+            weights = weights_of(read_checkpoint(config.ckpt, mmap=True), config.ckpt)
+            load_weights(self.network, weights, config.ckpt)
+        ema = deepcopy(self.network).eval().requires_grad_(False)
+        self.parallel = Parallel(self.network, ema, self.accelerator, config.engine)
+        self.optimizer = make_optimizer(self.network, config.optim)
+        self.update_ema = get_ema_multi_avg_fn(config.optim.ema_decay)
         if state:
-            load_weights(self.ema, state["ema"], start)
-            self.optimizer.load_state_dict(state["opt"])
+            self.parallel.load_state(self.optimizer, state)
 
         names = ["loss", "velocity_loss", "grad_norm"]
         if self.sync:
             names += ["sync_loss", *(f"similarity_{s}_{t}" for s, t in self.sync.pairs)]
         self.meter = Meter(self.accelerator, names, state and state["meter"])
-        self.steps_per_epoch = len(self.source) // config.global_batch_size
-        self.last_step = min(config.epochs * self.steps_per_epoch, config.max_steps or 10**12)
         self.step = state["step"] if state else 0
+        self.stop = StopRequest(self.accelerator)
         self.log = RunLog(self.accelerator, self.folder, config, self.step)
 
-    def run(self) -> None:
-        config, log_every = self.config, self.config.log_every
-        batches = StepBatches(
-            len(self.source),
-            config.global_batch_size,
-            config.global_seed,
-            self.step,
-            self.last_step,
-            self.shard,
-        )
+    def run(self) -> int:
+        """Train to the last step, or until told to stop; returns the exit code."""
+        c = self.config
+        sizes = len(self.source), c.global_batch_size
+        batches = StepBatches(*sizes, c.global_seed, self.step, self.last_step, self.shard)
         progress = tqdm(
-            make_loader(self.source, batches, config.num_workers),
+            make_loader(self.source, batches, c.num_workers),
             initial=self.step,
             total=self.last_step,
             desc=self.folder.name,
             unit="step",
             disable=not self.accelerator.is_main_process,
         )
-        self.model.train()
+        self.network.train()
+        saved = stopping = False
         for images, labels in progress:
-            self.meter.add(self.train_step(images, labels))
+            self.meter.add(self.train_step(images, labels), self.step)
             self.step += 1
-            if self.step % log_every == 0:
-                values = {**self.meter.averages(), "lr": config.lr}
+            if self.step % c.log_every == 0:
+                values = {**self.meter.averages(), "lr": self.rate(self.step - 1)}
+                if not math.isfinite(values["loss"]):
+                    return self.not_finite()
                 self.log.write(self.step, values)
                 progress.set_postfix(loss=f"{values['loss']:.4f}")
-            if self.step % config.ckpt_every == 0 or self.step == self.last_step:
-                self.save()
-            if config.sample_every and self.step % config.sample_every == 0:
+            stopping = self.stop.agreed(self.step)
+            last = stopping or self.step == self.last_step
+            saved = last or self.step % c.saving.ckpt_every == 0
+            if saved and not self.save():
+                return self.not_finite()
+            if stopping:
+                break
+            if c.sample_every and self.step % c.sample_every == 0:
                 self.draw_samples()
+            if self.validation and self.step % c.val_every == 0:
+                losses = self.validation.losses(self.parallel.ema, self.encoder, self.transport)
+                self.log.write_extra(self.step, losses)
         self.log.close()
+        return EXIT_PREEMPTED if stopping and self.step < self.last_step else 0
 
-    def train_step(self, images: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
-        """One optimizer step; returns the values of `meter`, averages over this process's share."""
+    def train_step(self, images: Tensor, labels: Tensor) -> list[Tensor]:
+        """One optimizer step; returns the values of `meter`, means over this process's share."""
+        parts = self.config.engine.accumulation_steps
+        size = len(labels) // parts
+        sums = None
+        for i in range(parts):
+            rows = slice(i * size, (i + 1) * size)
+            with self.parallel.accumulating(last=i == parts - 1):
+                values = self.forward_backward(images[rows], labels[rows], self.shard[rows], parts)
+            sums = values if sums is None else [a + b for a, b in zip(sums, values, strict=True)]
+        loss, velocity_loss, *rest = [value / parts for value in sums]
+
+        optim, grad_norm = self.config.optim, self.parallel.gradient_norm()
+        if optim.max_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(
+                self.network.parameters(), optim.max_grad_norm, grad_norm
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(self.step)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        weights = list(self.parallel.ema.parameters()), list(self.network.parameters())
+        self.update_ema(*weights, None)
+        return [loss, velocity_loss, grad_norm, *rest]
+
+    def forward_backward(self, images, labels, positions: range, parts: int) -> list[Tensor]:
+        """Add the gradients of the samples at `positions` of the global batch."""
         device = self.accelerator.device
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        draws = step_streams(self.config.global_seed, self.step, self.shard, device)
+        draws = step_streams(self.config.global_seed, self.step, positions, device)
         mirrored = draws.uniform() < 0.5
         dropped = draws.uniform() < self.network.class_dropout_prob
         t = self.transport.training_times(draws.uniform())  # (N,)
-        if self.source.mirrors:
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-        x_1 = self.codec.encode(images, draws.normal)  # (N, C, H, W)
+        x_1 = self.encoder(images, mirrored, draws)  # (N, C, H, W)
         x_0 = draws.normal(x_1.shape[1:])
 
-        with self.sync.capture() if self.sync else nullcontext():
-            conditions = dict(y=labels, force_drop_ids=dropped)
+        with self.sync.capture() if self.sync else nullcontext(), self.parallel.autocast():
             velocity_losses = self.transport.training_losses(
-                self.model, x_1, conditions, t=t, x0=x_0
+                self.parallel.model, x_1, dict(y=labels, force_drop_ids=dropped), t=t, x0=x_0
             )["loss"]  # (N,)
         losses = velocity_losses
         if self.sync:
             sync_losses = self.sync.loss(reduction="none")  # (N,)
             losses = velocity_losses + self.weight * sync_losses if self.weight else losses
         loss = losses.mean()
+        self.accelerator.backward(loss / parts)
 
-        self.accelerator.backward(loss)
-        params = [p for p in self.network.parameters() if p.grad is not None]
-        grad_norm = torch.nn.utils.get_total_norm([p.grad for p in params])
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.update_ema(list(self.ema.parameters()), list(self.network.parameters()), None)
-
-        values = [loss, velocity_losses.mean(), grad_norm]
+        values = [loss, velocity_losses.mean()]
         if self.sync:
             values += [sync_losses.mean(), *self.sync.similarity_tensors().values()]
-        return values
+        return [value.detach() for value in values]
 
-    def save(self) -> None:
+    def rate(self, step: int) -> float:
+        return learning_rate(self.config.optim, step, self.last_step)
+
+    def save(self) -> bool:
+        """Write a checkpoint, unless a loss since the last look was not finite: then False."""
         meter = self.meter.fold()
+        if not math.isfinite(meter["sums"][0]):
+            return False
+        state = self.parallel.state(self.optimizer)
         if self.accelerator.is_main_process:
-            state = dict(
-                model=self.network.state_dict(),
-                ema=self.ema.state_dict(),
-                opt=self.optimizer.state_dict(),
+            state |= dict(
                 step=self.step,
                 config=dataclasses.asdict(self.config),
                 arch=self.arch,
-                codec=self.codec.name,
+                codec=self.encoder.name,
                 data_length=len(self.source),
+                last_step=self.last_step,
                 meter=meter,
             )
-            save_checkpoint(self.folder / "checkpoints" / f"{self.step:07d}.pt", state)
+            saving, folder = self.config.saving, self.folder / "checkpoints"
+            save_checkpoint(folder / f"{self.step:07d}.pt", state, saving.min_free_disk)
+            prune_checkpoints(folder, saving.keep_last, saving.keep_every)
+        return True
+
+    def not_finite(self) -> int:
+        """Say at which step a loss was not finite; the last checkpoint is from before."""
+        step = self.meter.first_not_finite()
+        if self.accelerator.is_main_process:
+            print(
+                f"\nthe loss of step {step} is not finite: stopped. The last checkpoint in "
+                f"{self.folder / 'checkpoints'} is from before; resume from it with a lower --lr, "
+                f"or with --max-grad-norm 1",
+                file=sys.stderr,
+            )
+        return EXIT_NOT_FINITE
+
+    def held_out(self) -> Validation | None:
+        c = self.config
+        if not c.val_data_path:
+            return None
+        held_out = dataclasses.replace(c, data_path=c.val_data_path, dataset_name=None)
+        source = load_source(dataclasses.replace(held_out, global_batch_size=1))
+        return Validation(source, c.val_samples, c.global_seed, self.accelerator)
 
     def draw_samples(self) -> None:
+        if not (self.accelerator.is_main_process or self.parallel.sharded):
+            return  # a sharded network needs every process
+        shape = self.arch["in_channels"], self.arch["input_size"], self.arch["input_size"]
+        images = preview(
+            self.parallel.ema,
+            self.encoder.codec,
+            self.transport,
+            shape,
+            self.config.global_seed,
+            self.config.cfg_scale,
+            self.accelerator.device,
+        )
         if self.accelerator.is_main_process:
-            shape = self.arch["in_channels"], self.arch["input_size"], self.arch["input_size"]
-            images = preview(
-                self.ema,
-                self.codec,
-                self.transport,
-                shape,
-                self.config.global_seed,
-                self.config.cfg_scale,
-                self.accelerator.device,
-            )
-            save_grid(images, self.folder / "samples" / f"{self.step:07d}.png")
+            path = self.folder / "samples" / f"{self.step:07d}.png"
+            save_grid(images, path)
+            self.log.write_image(self.step, path)
 
 
 def build_network(arch: dict, seed: int) -> torch.nn.Module:
@@ -198,30 +260,21 @@ def build_network(arch: dict, seed: int) -> torch.nn.Module:
     return find_model(arch["name"])(**sizes)
 
 
-def start_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
-    """Join the process group that torchrun describes, or run alone; CUDA if there is any."""
-    torch.backends.cuda.matmul.allow_tf32 = config.precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
-    return Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision="bf16" if config.precision == "bf16" else "no",
-        log_with=["tensorboard", *(["wandb"] if config.wandb else [])],
-        project_dir=folder,
-    )
-
-
 def announce(training: Training) -> None:
     """Say what is about to run, once."""
     if not training.accelerator.is_main_process:
         return
-    count = sum(p.numel() for p in training.network.parameters())
-    print(f"{training.config.model}: {count / 1e6:.1f}M parameters, {len(training.source)} images")
+    config, count = training.config, sum(p.numel() for p in training.network.parameters())
+    print(f"{config.model}: {count / 1e6:.1f}M parameters, {len(training.source)} images")
     if training.sync:
         pairs = ", ".join(f"blocks[{s - 1}] -> blocks[{t - 1}]" for s, t in training.sync.pairs)
         effect = f"lambda {training.weight}" if training.weight else "logged only"
         print(f"LayerSync: {pairs} (outputs of blocks), {effect}")
     print(
-        f"steps {training.step} to {training.last_step}, results in {training.folder}", flush=True
+        f"{training.accelerator.num_processes} x {training.accelerator.device.type}, "
+        f"{resolve_precision(config.engine.precision)}, steps {training.step} to "
+        f"{training.last_step}, results in {training.folder}",
+        flush=True,
     )
 
 
@@ -229,7 +282,7 @@ def main(config: TrainConfig) -> None:
     with usage_errors():
         training = Training(config)
     announce(training)
-    training.run()
+    sys.exit(training.run())
 
 
 if __name__ == "__main__":

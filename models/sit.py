@@ -9,6 +9,7 @@ import math
 import torch
 from timm.models.vision_transformer import Attention, Mlp, PatchEmbed
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 FREQUENCIES = 256  # width of the sinusoidal time embedding
 
@@ -56,6 +57,7 @@ class SiT(nn.Module):
         self.num_classes = num_classes
         self.class_dropout_prob = class_dropout_prob
         self.learn_sigma = learn_sigma
+        self.checkpoint_activations = 0  # n: recompute every n-th block in the backward pass
 
         self.x_embedder = PatchEmbed(input_size, patch_size, in_channels, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
@@ -109,8 +111,10 @@ class SiT(nn.Module):
         """
         x = self.x_embedder(x) + self.pos_embed  # (N, T, D)
         c = self.t_embedder(t) + self.y_embedder(y, self.training, force_drop_ids)  # (N, D)
-        for block in self.blocks:
-            x = block(x, c)  # (N, T, D)
+        every = self.checkpoint_activations if self.training else 0
+        for i, block in enumerate(self.blocks):
+            recompute = every and i % every == 0
+            x = checkpoint(block, x, c, use_reentrant=False) if recompute else block(x, c)
         x = self.unpatchify(self.final_layer(x, c))  # (N, C or 2C, H, W)
         return x.chunk(2, dim=1)[0] if self.learn_sigma else x
 

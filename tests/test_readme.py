@@ -7,7 +7,8 @@ import pytest
 import torch
 from launching import ROOT
 
-from training.config import TrainConfig, check_train_config, layer_sync_settings
+from training.checks import check_train_config, layer_sync_settings
+from training.config import TrainConfig
 from training.launch import parse_command
 from training.sampling import ODE, SDE, check_sample_config
 

@@ -10,28 +10,32 @@ A checkpoint is one file, `checkpoints/0050000.pt`, a dict of
     data_length    images in the data set
     meter          sums of the logging window in progress
 
-`model`, `ema` and `opt` are where SiT's scripts look for them. Files of SiT, REPA and LayerSync
-(a raw state dict, or a dict with `ema` and `model`) are read too, as weights.
+    last_step      where the run is to end
+
+`model`, `ema` and `opt` are where SiT's scripts look for them; `opt` names parameters as `model`
+does. A checkpoint does not depend on how many processes wrote it, or on their sharding.
 """
 
 import argparse
+import json
 import os
 import pickle
+import shutil
 import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-
-NOT_OURS = "it is not a checkpoint of train.py"
-IGNORED_PREFIXES = ("projectors.",)  # REPA's alignment heads are not part of the network
 
 
-def save_checkpoint(path: Path, state: dict) -> None:
-    """Write to a temporary file, flush it to the disk, then rename: all of it or none of it."""
+def save_checkpoint(path: Path, state: dict, min_free_disk: float = 0.0) -> None:
+    """Write to a temporary file, flush it to the disk, then rename: all of it or none of it.
+
+    Raises `OSError` before writing anything when less than `min_free_disk` GB would remain free.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob("*.tmp"):  # of a process killed while writing
         leftover.unlink()
+    check_disk(path.parent, tensor_bytes(state), min_free_disk)
     temporary = path.with_suffix(".tmp")
     with open(temporary, "wb") as file:
         torch.save(state, file)
@@ -43,6 +47,34 @@ def save_checkpoint(path: Path, state: dict) -> None:
     os.close(folder)
 
 
+def tensor_bytes(state) -> int:
+    """Bytes of the tensors in nested dicts and lists."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    children = state.values() if isinstance(state, dict) else state
+    return sum(map(tensor_bytes, children)) if isinstance(state, dict | list | tuple) else 0
+
+
+def check_disk(folder: Path, needed: int, min_free_disk: float) -> None:
+    free = shutil.disk_usage(folder).free
+    if free - needed < min_free_disk * 1e9:
+        raise OSError(
+            f"{folder}: a checkpoint takes {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free and "
+            f"--min-free-disk {min_free_disk:g} GB must remain; make room, or keep fewer with "
+            f"--keep-last. The checkpoints already there are untouched"
+        )
+
+
+def prune_checkpoints(folder: Path, keep_last: int | None, keep_every: int | None) -> None:
+    """Remove all but the newest `keep_last` and those at multiples of `keep_every` steps."""
+    if keep_last is None:
+        return
+    paths = sorted(folder.glob("[0-9]*.pt"), key=lambda path: int(path.stem))
+    for path in paths[:-keep_last]:
+        if not (keep_every and int(path.stem) % keep_every == 0):
+            path.unlink()
+
+
 def read_checkpoint(path: str | Path, mmap: bool = False) -> dict:
     """The dict in a checkpoint file, on the CPU, without unpickling anything but tensors.
 
@@ -50,6 +82,8 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict:
     """
     if not Path(path).is_file():
         raise ValueError(f"checkpoint {path}: no such file")
+    if Path(path).suffix == ".safetensors":
+        return read_safetensors(path)
     try:
         # official files hold their command line as a Namespace: plain data
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -64,10 +98,22 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict:
     return content
 
 
+def read_safetensors(path: str | Path) -> dict:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            config = json.loads((file.metadata() or {}).get("config", "null"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"checkpoint {path}: truncated, or not safetensors ({error})") from None
+    return {"ema": weights} | ({"config": config} if config else {})
+
+
 def read_for_resume(path: str | Path) -> dict:
     """A checkpoint with everything that continuing takes; `ValueError` if something is missing."""
     checkpoint = read_checkpoint(path)
-    needed = ("model", "ema", "opt", "step", "config", "arch", "data_length", "meter")
+    needed = ("model", "ema", "opt", "step", "config", "arch", "data_length", "meter", "last_step")
     missing = [key for key in needed if key not in checkpoint]
     if missing:
         raise ValueError(
@@ -89,41 +135,3 @@ def latest_checkpoint(folder: Path) -> Path | None:
         except (ValueError, KeyError) as error:
             warnings.warn(f"passed over: {error}", stacklevel=2)
     return max(steps, key=steps.get) if steps else None
-
-
-def weights_of(checkpoint: dict, path: str | Path, kind: str = "ema") -> dict[str, Tensor]:
-    """The network's state dict: `kind` ("ema" or "model") of a dict that has it, else the whole.
-
-    Prefixes left by DDP and torch.compile are removed and REPA's projector keys dropped.
-    """
-    weights = checkpoint.get(kind, checkpoint)
-    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
-        raise ValueError(f"checkpoint {path}: no state dict in it (neither {kind} nor weights)")
-    named = {}
-    for key, value in weights.items():
-        key = key.removeprefix("module.").removeprefix("_orig_mod.")
-        if not key.startswith(IGNORED_PREFIXES):
-            named[key] = value
-    dropped = len(weights) - len(named)
-    if dropped:
-        print(f"{path}: {dropped} projector tensors (REPA) are not part of the network, dropped")
-    return named
-
-
-def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
-    """Load all of `weights` into all of `model`; `ValueError` names the first few misfits."""
-    own = model.state_dict()
-    wrong = [f"{key} missing" for key in own if key not in weights]
-    wrong += [f"{key} unknown" for key in weights if key not in own]
-    wrong += [
-        f"{key} is {tuple(weights[key].shape)} there and {tuple(own[key].shape)} here"
-        for key in own
-        if key in weights and own[key].shape != weights[key].shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ValueError(
-            f"checkpoint {path}: its weights are of another network than the flags describe "
-            f"(--model, --image-size, --num-classes, --vae): {'; '.join(wrong[:3])}{more}"
-        )
-    model.load_state_dict(weights)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from training.config import TrainConfig
+from training.preemption import ignore_signals
 from training.randomness import epoch_order
 
 HUB_NAMES = {"imagenet-1k": "ILSVRC/imagenet-1k"}  # the original's spelling, and where it is
@@ -178,21 +179,33 @@ class StepBatches:
             yield order[start + self.shard.start : start + self.shard.stop].tolist()
 
 
-def batch_shard(global_batch_size: int, rank: int, world_size: int) -> range:
-    """Positions of a process in the global batch; `ValueError` when it cannot be shared evenly."""
+def batch_shard(global_batch_size: int, rank: int, world_size: int, parts: int = 1) -> range:
+    """Positions of a process in the global batch, which it sees in `parts` equal parts.
+
+    `ValueError` when the batch cannot be shared evenly.
+    """
     local, rest = divmod(global_batch_size, world_size)
-    if rest:
+    if rest or local % parts:
+        shares = f"{world_size} processes" + (f" x {parts} accumulation steps" * (parts > 1))
         raise ValueError(
-            f"--global-batch-size {global_batch_size} is not divisible by the "
-            f"{world_size} processes; choose a multiple of {world_size}"
+            f"--global-batch-size {global_batch_size} is not divisible by the {shares}; "
+            f"choose a multiple of {world_size * parts}"
         )
     return range(rank * local, (rank + 1) * local)
 
 
+def as_it_is(batch):
+    return batch
+
+
 def make_loader(source: Dataset, batches: StepBatches, num_workers: int) -> DataLoader:
+    """Batches of one process, in order; a source with `__getitems__` gives them whole."""
+    whole = hasattr(source, "__getitems__")
     return DataLoader(
         source,
         batch_sampler=batches,
+        collate_fn=as_it_is if whole else None,
+        worker_init_fn=ignore_signals,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,

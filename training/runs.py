@@ -36,12 +36,16 @@ def find_checkpoint(config: TrainConfig, folder: Path) -> Path | None:
     return None
 
 
-def read_start(config: TrainConfig, arch: dict, data_length: int, path: Path) -> dict:
+def read_start(
+    config: TrainConfig, arch: dict, data_length: int, last_step: int, path: Path
+) -> dict:
     """Read the checkpoint at `path`; `ValueError` when it is of a run with other settings."""
     checkpoint = read_for_resume(path)
     found = differences(config, checkpoint["config"])
     if not found and arch != checkpoint["arch"]:
         found = [f"network: {checkpoint['arch']} there, {arch} here"]
+    if config.optim.lr_schedule == "cosine" and last_step != checkpoint["last_step"]:
+        found.append(f"last step of the cosine: {checkpoint['last_step']} there, {last_step} here")
     if data_length != checkpoint["data_length"]:
         found.append(f"images in the data: {checkpoint['data_length']} there, {data_length} here")
     if found:

@@ -8,7 +8,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from training.config import flag, require
+from training.checks import require
+from training.config import flag
 
 OFFICIAL = {"vae": "ema", "path_type": "Linear", "prediction": "velocity", "sample_eps": None}
 """What a checkpoint without a config, as the official ones are, was trained with."""

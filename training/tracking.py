@@ -11,7 +11,9 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 
@@ -27,13 +29,21 @@ class Meter:
         self.local = torch.zeros(len(names), dtype=torch.float64, device=accelerator.device)
         self.folded = torch.tensor(state["sums"], dtype=torch.float64) if state else self.zeros()
         self.count = state["count"] if state else 0
+        self.bad_step = torch.full((), float("inf"), device=accelerator.device)
 
     def zeros(self) -> Tensor:
         return torch.zeros(len(self.names), dtype=torch.float64)
 
-    def add(self, values: list[Tensor]) -> None:
+    def add(self, values: list[Tensor], step: int = 0) -> None:
+        """Add one step's values, the loss first."""
         self.local += torch.stack([value.detach().double() for value in values])
         self.count += 1
+        finite = torch.isfinite(values[0].detach())
+        self.bad_step = torch.where(finite, self.bad_step, self.bad_step.clamp(max=step + 1))
+
+    def first_not_finite(self) -> int:
+        """The first step, counted from 1, of which a process's loss was not finite (collective)."""
+        return int(self.accelerator.gather(self.bad_step.reshape(1)).min())
 
     def fold(self) -> dict:
         """Join the processes' sums (a collective); returns what a checkpoint keeps."""
@@ -75,11 +85,22 @@ class RunLog:
         now = time.time()
         speed = (step - self.clock_step) * self.batch / (now - self.clock)
         self.clock, self.clock_step = now, step
-        values = {**values, "images_per_second": round(speed, 1)}
+        self.write_extra(step, {**values, "images_per_second": round(speed, 1)})
+
+    def write_extra(self, step: int, values: dict[str, float]) -> None:
+        """A line with other values than the running averages."""
         if self.accelerator.is_main_process:
             with open(self.path, "a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
         self.accelerator.log(values, step=step)
+
+    def write_image(self, step: int, path: Path) -> None:
+        """Show a picture in the trackers."""
+        with Image.open(path) as picture:
+            pixels = {"samples": np.asarray(picture.convert("RGB"))[None]}  # (1, H, W, 3)
+        for tracker in self.accelerator.trackers:
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images(pixels, step=step, **layout)
 
     def close(self) -> None:
         self.accelerator.end_training()

@@ -14,12 +14,11 @@ from launching import ENVIRONMENT, ROOT
 from models import SiT_models
 from training.checkpoint import (
     latest_checkpoint,
-    load_weights,
     read_checkpoint,
     read_for_resume,
     save_checkpoint,
-    weights_of,
 )
+from training.weights import load_weights, weights_of
 
 
 def tiny():

@@ -2,12 +2,8 @@
 
 import pytest
 
-from training.config import (
-    TrainConfig,
-    check_train_config,
-    differences,
-    layer_sync_settings,
-)
+from training.checks import check_train_config, layer_sync_settings
+from training.config import OptimConfig, SaveConfig, TrainConfig, differences
 from training.launch import parse_command
 
 
@@ -61,7 +57,7 @@ def test_multiple_sync_and_vanilla_settings():
 
 def test_training_defaults_are_the_papers():
     c = TrainConfig()
-    assert (c.lr, c.ema_decay, c.global_batch_size, c.vae) == (1e-4, 0.9999, 256, "ema")
+    assert (c.optim.lr, c.optim.ema_decay, c.global_batch_size, c.vae) == (1e-4, 0.9999, 256, "ema")
     assert (c.transport.path_type, c.transport.prediction) == ("Linear", "velocity")
 
 
@@ -72,10 +68,10 @@ def test_training_defaults_are_the_papers():
         ("--image-size 0", dict(image_size=0)),
         ("--global-batch-size -1", dict(global_batch_size=-1)),
         ("--max-steps 0", dict(max_steps=0)),
-        ("--ckpt-every 0", dict(ckpt_every=0)),
+        ("--ckpt-every 0", dict(saving=SaveConfig(ckpt_every=0))),
         ("--global-seed -1", dict(global_seed=-1)),
-        ("--lr 0", dict(lr=0)),
-        ("--ema-decay 1", dict(ema_decay=1)),
+        ("--lr 0", dict(optim=OptimConfig(lr=0))),
+        ("--ema-decay 1", dict(optim=OptimConfig(ema_decay=1))),
         ("--cfg-scale 0.5", dict(cfg_scale=0.5)),
         ("--reg-weight 0: it must be positive", dict(reg_weight=0)),
         ("--reg-weight 0.1 has no effect", dict(reg_weight=0.1, loss_type="vanilla")),
@@ -111,7 +107,9 @@ def test_unknown_flags_and_values_exit_with_a_hint(args, said, monkeypatch, caps
 def test_differences_name_flags_that_shape_the_run_only():
     import dataclasses
 
-    stored = dataclasses.asdict(TrainConfig(model="SiT-S/2", lr=1e-3, epochs=3, results_dir="x"))
+    stored = dataclasses.asdict(
+        TrainConfig(model="SiT-S/2", optim=OptimConfig(lr=1e-3), epochs=3, results_dir="x")
+    )
     stored["transport"]["prediction"] = "noise"
     assert differences(TrainConfig(), stored) == [
         "--model: SiT-S/2 there, SiT-XL/2 here",

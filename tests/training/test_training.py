@@ -9,7 +9,7 @@ from PIL import Image
 
 import train
 from training.checkpoint import read_checkpoint, save_checkpoint
-from training.config import TrainConfig, TransportConfig
+from training.config import OptimConfig, TrainConfig, TransportConfig
 from training.tracking import read_log
 
 DIGITS = TrainConfig(
@@ -80,7 +80,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, finished):
     path = str(finished.folder / "checkpoints" / "0000002.pt")
     for message, changes in {
         "--model: SiT-Ti/2 there, SiT-S/2 here": dict(model="SiT-S/2"),
-        "--lr: 0.0001 there, 0.01 here": dict(lr=0.01),
+        "--lr: 0.0001 there, 0.01 here": dict(optim=OptimConfig(lr=0.01)),
         "--loss-type: layer_sync there, vanilla here": dict(loss_type="vanilla"),
         "--global-batch-size: 4 there, 8 here": dict(global_batch_size=8),
     }.items():
@@ -108,7 +108,7 @@ def test_fine_tune_starts_from_ema_weights_with_a_new_optimizer(tmp_path, finish
     save_checkpoint(tmp_path / "w.pt", {"ema": shifted})
     training = train.Training(config(tmp_path, ckpt=str(tmp_path / "w.pt"), fine_tune=True))
     assert training.step == 0 and not training.optimizer.state_dict()["state"]
-    for weights in (training.network.state_dict(), training.ema.state_dict()):
+    for weights in (training.network.state_dict(), training.parallel.ema.state_dict()):
         assert all(torch.equal(weights[key], shifted[key]) for key in shifted)
 
 
@@ -121,7 +121,7 @@ def test_checkpoint_is_complete(finished):
 
 
 def test_ema_is_the_weighted_sum_of_the_weights(tmp_path):
-    training = train.Training(config(tmp_path, ema_decay=0.7))
+    training = train.Training(config(tmp_path, optim=OptimConfig(ema_decay=0.7)))
     expected = {key: value.clone() for key, value in training.network.state_dict().items()}
     for step in range(2):
         images, labels = zip(*(training.source[i] for i in range(4)), strict=True)
@@ -129,7 +129,7 @@ def test_ema_is_the_weighted_sum_of_the_weights(tmp_path):
         training.step = step + 1
         for key, value in training.network.state_dict().items():
             expected[key] = 0.7 * expected[key] + 0.3 * value
-    for key, value in training.ema.state_dict().items():
+    for key, value in training.parallel.ema.state_dict().items():
         torch.testing.assert_close(value, expected[key])
 
 

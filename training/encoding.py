@@ -1,0 +1,28 @@
+"""From what a source gives to x_1, what the network learns to make: images through a codec."""
+
+import torch
+from torch import Tensor
+
+from models import load_codec
+from models.codecs import latent_size
+from training.config import TrainConfig
+from training.randomness import Streams
+
+
+class Encoder:
+    """Mirror where drawn, then encode with draws of each sample's own stream.
+
+    Raises `ValueError` when source, codec and image size do not go together.
+    """
+
+    def __init__(self, config: TrainConfig, source, device: torch.device):
+        self.source = source
+        self.codec = load_codec(config.vae, device, source.channels)
+        self.name, self.channels = self.codec.name, self.codec.channels
+        self.latent_size = latent_size(config.image_size, self.codec)
+
+    def __call__(self, images: Tensor, mirrored: Tensor, draws: Streams) -> Tensor:
+        """uint8 images (N, C, H, W) and booleans (N,) to x_1 (N, channels, h, w), float32."""
+        if self.source.mirrors:
+            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        return self.codec.encode(images, draws.normal)
