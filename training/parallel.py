@@ -112,4 +112,6 @@ def shard(network: nn.Module) -> None:
 
     for block in network.blocks:
         fully_shard(block)
-    fully_shard(network)
+    # by default the outermost module stays whole after a forward pass, until a backward pass that
+    # the EMA never has
+    fully_shard(network, reshard_after_forward=True)

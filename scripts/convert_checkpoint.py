@@ -1,0 +1,68 @@
+"""Weights of a checkpoint of train.py, SiT, REPA or LayerSync, as safetensors.
+
+    python scripts/convert_checkpoint.py 0400000.pt sit-xl.safetensors
+    python scripts/convert_checkpoint.py 0400000.pt sit-xl.safetensors --weights model
+
+The file holds the network alone, under the official names; the training run's settings, if the
+checkpoint has them, are kept in its metadata. `train.py --ckpt` and `sample_ddp.py --ckpt` read it.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from training.launch import parse_command, usage_errors
+
+
+@dataclass(frozen=True)
+class Conversion:
+    source: Annotated[str, tyro.conf.Positional]
+    """checkpoint to read"""
+    target: Annotated[str, tyro.conf.Positional]
+    """.safetensors file to write; an existing one is not overwritten"""
+    weights: Literal["ema", "model"] = "ema"
+    """which weights, where the checkpoint has both"""
+
+
+def convert(c: Conversion) -> dict:
+    """Write the file and return what it holds (name, sizes); `ValueError` if that cannot be."""
+    import json
+
+    from safetensors.torch import save_file
+
+    from models.zoo import describe_weights
+    from training.checkpoint import read_checkpoint
+    from training.weights import weights_of
+
+    target = Path(c.target)
+    if target.suffix != ".safetensors":
+        raise ValueError(f"{target}: the name must end in .safetensors")
+    if target.exists():
+        raise ValueError(f"{target} exists: remove it, or give another name")
+    checkpoint = read_checkpoint(c.source)
+    if c.weights not in checkpoint and "config" in checkpoint:
+        raise ValueError(f"--weights {c.weights}: {c.source} has none")
+    weights = weights_of(checkpoint, c.source, c.weights)
+    arch = describe_weights(weights)
+    config = checkpoint.get("config")
+    metadata = {"format": "pt"} | ({"config": json.dumps(config)} if config else {})
+    temporary = target.with_suffix(".tmp")
+    save_file({key: value.contiguous() for key, value in weights.items()}, temporary, metadata)
+    temporary.rename(target)
+    return arch
+
+
+def main() -> None:
+    config = parse_command(Conversion)
+    with usage_errors():
+        arch = convert(config)
+    size = Path(config.target).stat().st_size / 1e6
+    print(f"{config.target}: {arch['name']}, {arch['num_classes']} classes, {size:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

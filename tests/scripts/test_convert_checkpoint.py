@@ -1,0 +1,69 @@
+"""Weights survive conversion, and both commands read the result."""
+
+import argparse
+import dataclasses
+
+import pytest
+import torch
+from launching import check
+
+from models import SiT_models
+from scripts.convert_checkpoint import Conversion, convert
+from training.checkpoint import read_checkpoint
+from training.config import TrainConfig
+from training.weights import weights_of
+
+
+@pytest.fixture
+def weights():
+    torch.manual_seed(0)
+    return SiT_models["SiT-Ti/2"](input_size=8, in_channels=1, num_classes=10).state_dict()
+
+
+@pytest.mark.parametrize("kind", ["ema", "model"])
+def test_official_checkpoint_round_trip(tmp_path, weights, kind):
+    zeros = {key: torch.zeros_like(value) for key, value in weights.items()}
+    repa = {f"module.{key}": value for key, value in weights.items()}
+    content = {"model": zeros, "ema": zeros, "args": argparse.Namespace(lr=1e-4)}
+    torch.save(content | {kind: repa}, tmp_path / "a.pt")
+    target = tmp_path / "a.safetensors"
+    arch = convert(Conversion(str(tmp_path / "a.pt"), str(target), kind))
+    assert arch["name"] == "SiT-Ti/2" and arch["num_classes"] == 10
+    again = weights_of(read_checkpoint(target), target)
+    assert again.keys() == weights.keys()
+    assert all(torch.equal(again[key], weights[key]) for key in weights)
+
+
+def test_settings_of_the_run_are_kept(tmp_path, weights):
+    config = dataclasses.asdict(TrainConfig(dataset_name="digits", image_size=8, vae="none"))
+    torch.save({"ema": weights, "config": config}, tmp_path / "a.pt")
+    said = check("scripts/convert_checkpoint.py", tmp_path / "a.pt", tmp_path / "a.safetensors")
+    assert "SiT-Ti/2, 10 classes" in said
+    stored = read_checkpoint(tmp_path / "a.safetensors")["config"]
+    assert stored["image_size"] == 8 and stored["transport"]["path_type"] == "Linear"
+
+
+def test_bad_input_is_refused_and_writes_nothing(tmp_path, weights):
+    torch.save({"ema": {"a": torch.zeros(3)}}, tmp_path / "foreign.pt")
+    torch.save(weights, tmp_path / "a.pt")
+    (tmp_path / "there.safetensors").write_text("mine")
+    for source, target, said in (
+        ("gone.pt", "b.safetensors", "gone.pt: no such file"),
+        ("foreign.pt", "b.safetensors", "not the weights of a SiT"),
+        ("a.pt", "b.pt", "must end in .safetensors"),
+        ("a.pt", "there.safetensors", "exists"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            convert(Conversion(str(tmp_path / source), str(tmp_path / target)))
+    assert (tmp_path / "there.safetensors").read_text() == "mine"
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_truncated_safetensors_are_refused(tmp_path, weights):
+    torch.save(weights, tmp_path / "a.pt")
+    target = tmp_path / "a.safetensors"
+    convert(Conversion(str(tmp_path / "a.pt"), str(target)))
+    content = target.read_bytes()
+    target.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="truncated, or not safetensors"):
+        read_checkpoint(target)

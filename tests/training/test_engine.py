@@ -1,0 +1,200 @@
+"""The training engine: ways of computing a step that must not change it, and when it stops."""
+
+import dataclasses
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from launching import check
+
+import train
+from training.checkpoint import prune_checkpoints, read_checkpoint, save_checkpoint
+from training.config import EngineConfig, OptimConfig, SaveConfig, TrainConfig
+from training.optimizer import learning_rate
+from training.preemption import EXIT_PREEMPTED
+from training.tracking import read_log
+
+DIGITS = TrainConfig(
+    model="SiT-Ti/2",
+    dataset_name="digits",
+    image_size=8,
+    num_classes=10,
+    vae="none",
+    global_batch_size=8,
+    max_steps=4,
+    log_every=1,
+    num_workers=0,
+    sample_every=0,
+    run_name="run",
+    optim=OptimConfig(lr=1e-2),
+)
+LOGGED = ("loss", "velocity_loss", "sync_loss", "grad_norm")
+
+
+def config(tmp_path, **changes):
+    return dataclasses.replace(DIGITS, results_dir=str(tmp_path), **changes)
+
+
+def run(tmp_path, **changes):
+    """Train in this process; returns (exit code, the logged values of each step)."""
+    training = train.Training(config(tmp_path, **changes))
+    code = training.run()
+    rows = read_log(training.folder / "metrics.jsonl")
+    return code, [[row[name] for name in LOGGED] for row in rows if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("plain"))[1]
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        EngineConfig(accumulation_steps=4),
+        EngineConfig(checkpoint_activations=1),
+        EngineConfig(checkpoint_activations=3),
+        EngineConfig(accumulation_steps=2, checkpoint_activations=2),
+    ],
+)
+def test_memory_savers_change_rounding_only(tmp_path, plain, engine):
+    np.testing.assert_allclose(run(tmp_path, engine=engine)[1], plain, rtol=1e-4)
+
+
+def test_compiled_blocks_give_the_same_losses(tmp_path, plain, monkeypatch):
+    """With the graph captured but not lowered, so that no C++ compiler is needed."""
+    compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile(self, backend="aot_eager"))
+    torch._dynamo.reset()
+    losses = run(tmp_path, engine=EngineConfig(compile=True))[1]
+    np.testing.assert_allclose(losses, plain, rtol=1e-4)
+
+
+def flags(tmp_path, name, *more):
+    return [
+        "--model", "SiT-Ti/2", "--dataset-name", "digits", "--image-size", 8, "--num-classes", 10,
+        "--vae", "none", "--global-batch-size", 8, "--max-steps", 4, "--log-every", 1,
+        "--num-workers", 0, "--sample-every", 2, "--lr", 1e-2, "--results-dir", tmp_path,
+        "--ckpt-every", 2, "--run-name", name, *more,
+    ]  # fmt: skip
+
+
+def test_sharded_run_equals_plain_one_and_each_resumes_the_other(tmp_path, plain):
+    check("train.py", *flags(tmp_path, "fsdp", "--fsdp", "--max-grad-norm", 1e9), processes=2)
+    rows = read_log(tmp_path / "fsdp" / "metrics.jsonl")
+    np.testing.assert_allclose([[row[n] for n in LOGGED] for row in rows], plain, rtol=2e-4)
+    assert (tmp_path / "fsdp" / "samples" / "0000004.png").exists()
+
+    sharded = tmp_path / "fsdp" / "checkpoints" / "0000002.pt"
+    optim = OptimConfig(lr=1e-2, max_grad_norm=1e9)
+    alone = run(tmp_path / "alone", resume=str(sharded), optim=optim)[1]
+    np.testing.assert_allclose(alone, plain[2:], rtol=2e-4)
+
+    # the other way: written by one process, continued by two that shard
+    for path in (tmp_path / "fsdp" / "checkpoints").glob("*.pt"):
+        path.unlink()
+    run(tmp_path / "one", max_steps=2, optim=optim)
+    shutil.copy(tmp_path / "one" / "run" / "checkpoints" / "0000002.pt", sharded)
+    again = flags(tmp_path, "fsdp", "--fsdp", "--max-grad-norm", 1e9, "--resume", "latest")
+    check("train.py", *again, processes=2)
+    rows = read_log(tmp_path / "fsdp" / "metrics.jsonl")[2:]
+    np.testing.assert_allclose([[row[n] for n in LOGGED] for row in rows], plain[2:], rtol=2e-4)
+
+
+def test_learning_rate_schedules():
+    constant, warm = OptimConfig(lr=0.5), OptimConfig(lr=0.5, warmup_steps=4)
+    assert [learning_rate(constant, s, 10) for s in (0, 9)] == [0.5, 0.5]
+    assert [learning_rate(warm, s, 10) for s in range(6)] == [0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
+    cosine = OptimConfig(lr=1.0, lr_schedule="cosine")
+    assert learning_rate(cosine, 0, 10) == 1 and learning_rate(cosine, 10, 10) == 0
+    assert learning_rate(cosine, 5, 10) == pytest.approx(0.5)
+
+
+def test_cosine_cannot_be_resumed_to_another_end(tmp_path):
+    cosine = OptimConfig(lr=1e-3, lr_schedule="cosine")
+    run(tmp_path, optim=cosine, max_steps=2)
+    with pytest.raises(ValueError, match="last step of the cosine: 2 there, 3 here"):
+        train.Training(config(tmp_path, optim=cosine, max_steps=3, resume="latest"))
+
+
+def test_clipping_bounds_the_update(tmp_path):
+    """Adam hides the gradient's scale, so look at the first moment: 0.1 times the gradient."""
+    training = train.Training(config(tmp_path, optim=OptimConfig(max_grad_norm=1e-3), max_steps=1))
+    training.run()
+    moments = [state["exp_avg"] for state in training.optimizer.state.values()]
+    norm = torch.linalg.vector_norm(torch.cat([m.flatten() for m in moments]))
+    assert norm.item() == pytest.approx(1e-4, rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, capfd):
+    training = train.Training(
+        config(tmp_path, saving=SaveConfig(ckpt_every=2), max_steps=8, log_every=4)
+    )
+    step = training.forward_backward
+
+    def poisoned(*args):
+        values = step(*args)
+        return [values[0] * float("nan"), *values[1:]] if training.step == 2 else values
+
+    training.forward_backward = poisoned
+    assert training.run() == train.EXIT_NOT_FINITE
+    assert "the loss of step 3 is not finite" in capfd.readouterr().err
+    checkpoints = training.folder / "checkpoints"
+    assert [path.name for path in checkpoints.iterdir()] == ["0000002.pt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_writes_a_checkpoint_and_ends_with_its_own_exit_code(tmp_path, number):
+    training = train.Training(config(tmp_path, max_steps=50))
+    step = training.train_step
+
+    def signalled(*args):
+        if training.step == 2:
+            os.kill(os.getpid(), number)
+        return step(*args)
+
+    training.train_step = signalled
+    assert training.run() == EXIT_PREEMPTED == 75
+    assert read_checkpoint(training.folder / "checkpoints" / "0000003.pt")["step"] == 3
+    assert train.Training(config(tmp_path, max_steps=50, resume="latest")).step == 3
+
+
+def test_full_disk_is_refused_before_writing_and_keeps_the_old_checkpoint(tmp_path):
+    save_checkpoint(tmp_path / "1.pt", {"step": 1})
+    with pytest.raises(OSError, match=r"takes 0\.04 GB.*--min-free-disk 1e\+09 GB must remain"):
+        save_checkpoint(tmp_path / "2.pt", {"x": [torch.zeros(10_000_000)]}, min_free_disk=1e9)
+    assert [path.name for path in tmp_path.iterdir()] == ["1.pt"]
+
+
+def test_retention_keeps_the_newest_and_the_permanent(tmp_path):
+    for step in range(1, 11):
+        (tmp_path / f"{step:07d}.pt").touch()
+    (tmp_path / "mine.pt").touch()
+    prune_checkpoints(tmp_path, None, None)
+    assert len(list(tmp_path.iterdir())) == 11
+    prune_checkpoints(tmp_path, keep_last=2, keep_every=4)
+    kept = sorted(path.stem for path in tmp_path.iterdir())
+    assert kept == ["0000004", "0000008", "0000009", "0000010", "mine"]
+
+
+def test_held_out_losses_by_time(tmp_path):
+    """An untrained SiT outputs 0, so its loss is the mean square of x_1 - x_0 in every bin."""
+    folder = tmp_path / "images"
+    for i in range(20):
+        (folder / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        pixels = np.full((8, 8, 3), 255 * (i % 2), np.uint8)  # x_1 = -1 or 1: mean square 1
+        from PIL import Image
+
+        Image.fromarray(pixels).save(folder / str(i % 2) / f"{i}.png")
+    training = train.Training(
+        config(tmp_path, dataset_name=None, data_path=str(folder), val_data_path=str(folder))
+    )
+    losses = training.validation.losses(training.parallel.ema, training.encoder, training.transport)
+    bins = [losses.pop(f"val_loss_t0.{i}") for i in range(10)]
+    assert set(losses) == {"val_loss"}
+    assert losses["val_loss"] == pytest.approx(np.mean(bins)) == pytest.approx(2, rel=0.1)
+    again = training.validation.losses(training.parallel.ema, training.encoder, training.transport)
+    assert again["val_loss"] == losses["val_loss"]
