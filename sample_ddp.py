@@ -10,12 +10,20 @@ each other; a run that was killed continues where it was when the same command i
 """
 
 from training.launch import is_first_process, parse_command, usage_errors
-from training.sampling import ODE, SDE, check_sample_config, resolve, solver_settings
+from training.sampling import (
+    ODE,
+    SDE,
+    check_sample_config,
+    resolve,
+    solver_settings,
+    stored_settings,
+)
 
 if __name__ == "__main__":
     CONFIG = parse_command({"ODE": ODE, "SDE": SDE})  # before torch is loaded
 
 import hashlib
+import json
 import os
 import time
 from pathlib import Path
@@ -32,9 +40,10 @@ from models.zoo import describe_weights
 from training.checkpoint import read_checkpoint
 from training.images import save_grid
 from training.randomness import image_streams
-from training.weights import load_weights, weights_of
+from training.weights import load_weights, reversed_time, weights_of
 from transport import Guidance, Sampler, create_transport
 from transport.likelihood import bits_per_dimension
+from transport.reversed_time import ReversedTime
 
 OFFICIAL_NAME = "SiT-XL-2-256x256.pt"  # what SiT calls its published weights
 PREVIEW = 64  # images in the picture beside the .npz
@@ -54,7 +63,8 @@ class Sampling:
         checkpoint = read_checkpoint(path, mmap=True)  # the optimizer stays on disk
         weights = weights_of(checkpoint, path)
         arch = describe_weights(weights)
-        settings = resolve(config, arch, checkpoint.get("config"))
+        settings = resolve(config, arch, stored_settings(checkpoint))
+        turned = reversed_time(checkpoint)
         self.codec = load_codec(settings["vae"], self.device, arch["in_channels"])
         if self.codec.channels != arch["in_channels"]:
             raise ValueError(
@@ -71,7 +81,8 @@ class Sampling:
         sizes = {key: value for key, value in arch.items() if key != "name"}
         model = find_model(arch["name"])(**sizes)
         load_weights(model, weights, path)
-        self.model = CountCalls(model.to(self.device).eval())
+        model = model.to(self.device).eval()
+        self.model = CountCalls(ReversedTime(model) if turned else model)
 
         channels = None if config.cfg_channels == "all" else int(config.cfg_channels)
         self.network = Guidance(self.model, config.cfg_scale, channels)
@@ -115,7 +126,10 @@ class Sampling:
             return Path(c.out)
         name = f"{model.replace('/', '-')}-{'official' if step is None else f'{step:07d}'}"
         name += f"-{type(c).__name__}-{c.sampling_method}-{c.num_sampling_steps}"
-        return Path(c.sample_dir) / f"{name}-cfg{c.cfg_scale:g}-seed{c.global_seed}.npz"
+        name += f"-cfg{c.cfg_scale:g}-seed{c.global_seed}"
+        # what else makes the samples, and above all which run the weights are of
+        digest = hashlib.sha256(json.dumps(self.recipe, sort_keys=True).encode()).hexdigest()
+        return Path(c.sample_dir) / f"{name}-{digest[:8]}.npz"
 
     def batch(self, k: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Images of batch k and, per image, label, number of function evaluations, likelihood."""
@@ -224,7 +238,7 @@ def hash_weights(weights: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())
-        digest.update(weights[name].contiguous().numpy().tobytes())
+        digest.update(weights[name].contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

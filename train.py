@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from layersync import LayerSync
 from models import find_model
-from training.checkpoint import prune_checkpoints, read_checkpoint, save_checkpoint
+from training.checkpoint import prune_checkpoints, save_checkpoint
 from training.data import StepBatches, batch_shard, load_source, make_loader
 from training.encoding import Encoder
 from training.images import save_grid
@@ -45,7 +45,7 @@ from training.randomness import step_streams
 from training.runs import find_checkpoint, read_start, run_folder
 from training.tracking import Meter, RunLog
 from training.validation import Validation
-from training.weights import load_weights, weights_of
+from training.weights import load_weights, start_from_weights
 from transport import create_transport
 
 EXIT_NOT_FINITE = 3
@@ -56,6 +56,9 @@ class Training:
 
     def __init__(self, config: TrainConfig):
         check_train_config(config)
+        precision = resolve_precision(config.engine.precision)
+        engine = dataclasses.replace(config.engine, precision=precision)
+        config = dataclasses.replace(config, engine=engine)  # as it is recorded
         pairs, self.weight = layer_sync_settings(config)
         self.config, self.folder = config, run_folder(config, pairs, self.weight)
         start = find_checkpoint(config, self.folder)
@@ -74,6 +77,7 @@ class Training:
             input_size=self.encoder.latent_size,
             in_channels=self.encoder.channels,
             num_classes=config.num_classes,
+            learn_sigma=True,
         )
         self.network = build_network(self.arch, config.global_seed)
         self.sync = LayerSync(self.network.blocks, pairs) if pairs else None
@@ -82,8 +86,7 @@ class Training:
             state = read_start(config, self.arch, len(self.source), self.last_step, start)
             load_weights(self.network, state["model"], start)
         elif config.fine_tune:
-            weights = weights_of(read_checkpoint(config.ckpt, mmap=True), config.ckpt)
-            load_weights(self.network, weights, config.ckpt)
+            start_from_weights(self.network, config.ckpt)
         ema = deepcopy(self.network).eval().requires_grad_(False)
         self.parallel = Parallel(self.network, ema, self.accelerator, config.engine)
         self.optimizer = make_optimizer(self.network, config.optim)
@@ -117,7 +120,7 @@ class Training:
         for images, labels in progress:
             self.meter.add(self.train_step(images, labels), self.step)
             self.step += 1
-            if self.step % c.log_every == 0:
+            if self.step % c.log_every == 0 or self.step == self.last_step:
                 values = {**self.meter.averages(), "lr": self.rate(self.step - 1)}
                 if not math.isfinite(values["loss"]):
                     return self.not_finite()
@@ -272,7 +275,7 @@ def announce(training: Training) -> None:
         print(f"LayerSync: {pairs} (outputs of blocks), {effect}")
     print(
         f"{training.accelerator.num_processes} x {training.accelerator.device.type}, "
-        f"{resolve_precision(config.engine.precision)}, steps {training.step} to "
+        f"{config.engine.precision}, steps {training.step} to "
         f"{training.last_step}, results in {training.folder}",
         flush=True,
     )

@@ -3,7 +3,7 @@
     python -m evaluation samples.npz --ref reference.npz
     python -m evaluation samples.npz --ref digits          # scikit-learn's digits
 
-Prints a table and writes metrics.json beside the samples, with the recipe of the samples in it.
+Prints a table and writes samples.metrics.json beside the samples, their recipe in it.
 """
 
 import json
@@ -15,6 +15,8 @@ import tyro
 
 from training.launch import parse_command, usage_errors
 
+LARGEST = 64 * 64 * 3  # values per image: the covariance has the square of that
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -25,7 +27,7 @@ class Evaluation:
     ref: str = "digits"
     """the reference: an .npz of the same layout, or "digits", scikit-learn's handwritten digits"""
     out: str | None = None
-    """where to write the scores; metrics.json beside the samples unless given"""
+    """where to write the scores; NAME.metrics.json beside NAME.npz unless given"""
 
 
 def load_images(name: str):
@@ -49,6 +51,10 @@ def pixel_metrics(samples: tuple, reference: tuple) -> dict[str, float]:
     from evaluation.features import PixelClassifier, pixel_features
 
     (images, labels, _), (ref_images, ref_labels, _) = samples, reference
+    if images[0].size > LARGEST:
+        raise ValueError(
+            f"images of {images.shape[1:]}: in pixel space they may have {LARGEST} values at most"
+        )
     if images.shape[1:] != ref_images.shape[1:]:
         raise ValueError(
             f"samples are {images.shape[1:]} images and the reference {ref_images.shape[1:]}"
@@ -75,8 +81,8 @@ def main() -> None:
     with usage_errors():
         samples, reference = load_images(config.samples), load_images(config.ref)
         metrics = pixel_metrics(samples, reference)
-    beside = Path(".") if config.samples == "digits" else Path(config.samples).parent
-    out = Path(config.out) if config.out else beside / "metrics.json"
+    beside = Path(config.samples).with_suffix(".metrics.json")
+    out = Path(config.out) if config.out else beside
     counts = {"samples": len(samples[0]), "reference": len(reference[0])}
     record = {"metrics": metrics, "counts": counts, "note": PIXELS_ARE_NOT_FID}
     out.parent.mkdir(parents=True, exist_ok=True)

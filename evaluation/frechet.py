@@ -30,8 +30,12 @@ def frechet_distance(
     Raises `ValueError` when the shapes differ or a value is not finite.
     """
     mu1, sigma1, mu2, sigma2 = (np.asarray(a, np.float64) for a in (mu1, sigma1, mu2, sigma2))
-    if mu1.shape != mu2.shape or sigma1.shape != sigma2.shape:
-        raise ValueError(f"statistics of {mu1.shape} and {mu2.shape} cannot be compared")
+    square = (*mu1.shape, *mu1.shape)
+    if mu1.shape != mu2.shape or not sigma1.shape == sigma2.shape == square:
+        raise ValueError(
+            f"statistics of {mu1.shape}, {sigma1.shape} and {mu2.shape}, {sigma2.shape} "
+            f"do not go together"
+        )
     if not all(np.isfinite(a).all() for a in (mu1, sigma1, mu2, sigma2)):
         raise ValueError("statistics hold values that are not finite: features hold NaN or inf")
     values, vectors = np.linalg.eigh(sigma1)

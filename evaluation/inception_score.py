@@ -14,6 +14,8 @@ def inception_score(probs: np.ndarray, split_size: int = 5000) -> float:
             score, since each split then sees few classes.
     """
     probs = np.asarray(probs, dtype=np.float64)
+    if probs.ndim != 2 or not len(probs):
+        raise ValueError(f"probabilities must be (N, K) with N >= 1, they are {probs.shape}")
     scores = []
     for start in range(0, len(probs), split_size):
         part = probs[start : start + split_size]

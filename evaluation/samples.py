@@ -123,6 +123,8 @@ def read_samples(path: str | Path) -> tuple[np.ndarray, np.ndarray | None, dict 
         raise ValueError(f"{path}: no such file")
     try:
         with np.load(path) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError(f"{path}: a single array; an .npz with arr_0 is needed")
             if "arr_0" not in archive:
                 raise ValueError(f"{path}: no arr_0 in it, only {archive.files}")
             images = archive["arr_0"]
@@ -134,6 +136,9 @@ def read_samples(path: str | Path) -> tuple[np.ndarray, np.ndarray | None, dict 
         raise ValueError(
             f"{path}: arr_0 must be uint8 images (N, H, W, C), it is {images.dtype} {images.shape}"
         )
+    if len(images) < 2 or (labels is not None and len(labels) != len(images)):
+        count = "no" if labels is None else len(labels)
+        raise ValueError(f"{path}: {len(images)} images and {count} labels in it")
     return images, labels, recipe
 
 

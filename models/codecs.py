@@ -1,6 +1,6 @@
 """Codecs between images and what the network sees: SD's autoencoder, or the pixels themselves.
 
-A codec has `name`, `factor` (image side over latent side), `channels`, and
+A codec has `name`, `factor` (image side over latent side), `channels`, `image_channels`, and
 
     encode(images uint8 (N, C, H, W), noise) -> float32 (N, channels, H / factor, W / factor)
     decode(latents) -> images uint8 (N, H, W, C)
@@ -26,7 +26,7 @@ class PixelCodec:
     name = PIXELS
 
     def __init__(self, channels: int = 3):
-        self.channels = channels
+        self.channels = self.image_channels = channels
 
     def encode(self, images: Tensor, noise: Callable | None = None) -> Tensor:
         return to_unit_range(images)
@@ -61,6 +61,7 @@ class VAECodec:
         self.vae = vae.to(device).eval().requires_grad_(False)
         self.scale = vae.config.scaling_factor
         self.channels = vae.config.latent_channels
+        self.image_channels = vae.config.in_channels
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
 
     @torch.no_grad()

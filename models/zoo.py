@@ -34,7 +34,7 @@ def find_model(name: str) -> partial:
 
 
 def describe_weights(weights: dict) -> dict:
-    """The network that a state dict belongs to: name, input_size, in_channels, num_classes.
+    """The network that a state dict belongs to: what rebuilds it, with its name.
 
     `ValueError` when it is not a SiT of the zoo with a null label.
     """
@@ -42,9 +42,10 @@ def describe_weights(weights: dict) -> dict:
         patches = weights["x_embedder.proj.weight"].shape  # (D, C, p, p)
         tokens = weights["pos_embed"].shape[1]
         classes = weights["y_embedder.embedding_table.weight"].shape[0] - 1
-    except KeyError as error:
-        raise ValueError(f"these are not the weights of a SiT: {error} is missing") from None
-    depth = 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("blocks."))
+        outputs = weights["final_layer.linear.weight"].shape[0]
+        depth = 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("blocks."))
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"these are not the weights of a SiT: {error}") from None
     found = dict(depth=depth, hidden_size=patches[0], patch_size=patches[2])
     for name, model in SiT_models.items():
         if all(model.keywords[key] == value for key, value in found.items()):
@@ -53,5 +54,6 @@ def describe_weights(weights: dict) -> dict:
                 input_size=math.isqrt(tokens) * patches[2],
                 in_channels=patches[1],
                 num_classes=classes,
+                learn_sigma=outputs == 2 * patches[1] * patches[2] ** 2,
             )
     raise ValueError(f"no model of the zoo has {found}")

@@ -36,7 +36,7 @@ def convert(c: Conversion) -> dict:
 
     from models.zoo import describe_weights
     from training.checkpoint import read_checkpoint
-    from training.weights import weights_of
+    from training.weights import reversed_time, weights_of
 
     target = Path(c.target)
     if target.suffix != ".safetensors":
@@ -50,6 +50,8 @@ def convert(c: Conversion) -> dict:
     arch = describe_weights(weights)
     config = checkpoint.get("config")
     metadata = {"format": "pt"} | ({"config": json.dumps(config)} if config else {})
+    if reversed_time(checkpoint):
+        metadata["time"] = "reversed"
     temporary = target.with_suffix(".tmp")
     save_file({key: value.contiguous() for key, value in weights.items()}, temporary, metadata)
     temporary.rename(target)

@@ -60,9 +60,9 @@ def train_sample_score(name: str) -> None:
 
 
 def collect() -> dict[str, dict]:
-    """metrics.json of each run, and of the real digits, in one file."""
-    files = {name: RESULTS / name / "metrics.json" for name in RUNS}
-    files["real digits"] = RESULTS / "real.json"
+    """The scores of each run, and of the real digits, in one file."""
+    files = {name: RESULTS / name / "samples.metrics.json" for name in RUNS}
+    files["real digits"] = RESULTS / "real.metrics.json"
     records = {name: json.loads(path.read_text()) for name, path in files.items()}
     (RESULTS / "metrics.json").write_text(json.dumps(records, indent=2) + "\n")
     return {name: record["metrics"] for name, record in records.items()}
@@ -110,7 +110,7 @@ def main() -> None:
     start = time.time()
     for name in RUNS:
         train_sample_score(name)
-    run(f"{BIN}/python -m evaluation digits --ref digits --out {RESULTS}/real.json")
+    run(f"{BIN}/python -m evaluation digits --ref digits --out {RESULTS}/real.metrics.json")
     from training.data import DigitsSource
 
     real = DigitsSource().images[:64].permute(0, 2, 3, 1)

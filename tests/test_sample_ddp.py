@@ -1,5 +1,7 @@
 """sample_ddp.py: the same file for any number of processes, killed or not."""
 
+import argparse
+import dataclasses
 import json
 
 import numpy as np
@@ -167,3 +169,70 @@ def test_command_line_errors_are_one_line(tmp_path):
     assert done.stderr.strip().splitlines() == [
         f"sample_ddp.py: error: checkpoint {tmp_path}/none.pt: no such file"
     ]
+
+
+def test_repa_checkpoints_are_sampled_with_time_turned_around(checkpoint, tmp_path):
+    """REPA: no unused output channels, projectors beside the network, t from data to noise."""
+    torch.manual_seed(1)
+    model = SiT_models["SiT-Ti/2"](
+        input_size=8, in_channels=3, num_classes=5, learn_sigma=False
+    ).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.05)
+    weights = model.state_dict() | {"projectors.0.0.weight": torch.zeros(3)}
+    torch.save({"ema": weights, "steps": 7}, tmp_path / "repa.pt")
+    settings = dict(cfg_scale=1.0, sampling_method="euler", num_sampling_steps=9)
+    sampling = sample_ddp.Sampling(
+        config(ODE, tmp_path / "repa.pt", tmp_path / "a.npz", **settings)
+    )
+    images, columns = sampling.batch(0)
+
+    streams = image_streams(0, range(BATCH))
+    y, x = streams.integers(5), streams.normal((3, 8, 8))
+    with torch.no_grad():
+        for i in range(8):  # from noise at REPA's time 1 down to data at 0
+            x = x - model(x, torch.full((BATCH,), 1 - i / 8), y) / 8
+    expected = (127.5 * x + 128).clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(columns["labels"], y.numpy())
+    assert np.abs(images.astype(int) - expected).max() <= 1
+
+
+def test_the_command_line_that_sit_stores_is_read(checkpoint, tmp_path):
+    weights = torch.load(checkpoint, weights_only=True)["ema"]
+    args = argparse.Namespace(path_type="GVP", prediction="noise", sample_eps=0.01, image_size=8)
+    torch.save({"ema": weights, "args": args}, tmp_path / "sit.pt")
+    sampling = sample_ddp.Sampling(config(ODE, tmp_path / "sit.pt", tmp_path / "a.npz"))
+    transport = sampling.sampler.transport
+    assert type(transport.path).__name__ == "GVP" and transport.prediction == "noise"
+    assert transport.sample_eps == 0.01
+    with pytest.raises(ValueError, match="--prediction velocity: the checkpoint says noise"):
+        sample_ddp.Sampling(
+            config(ODE, tmp_path / "sit.pt", tmp_path / "a.npz", prediction="velocity")
+        )
+
+
+def test_half_precision_weights_can_be_sampled(checkpoint, tmp_path):
+    weights = torch.load(checkpoint, weights_only=True)["ema"]
+    torch.save({key: value.bfloat16() for key, value in weights.items()}, tmp_path / "half.pt")
+    sample_here(config(ODE, tmp_path / "half.pt", tmp_path / "a.npz", num_fid_samples=4))
+    assert read_samples(tmp_path / "a.npz")[0].std() > 0
+
+
+def test_default_names_tell_runs_and_settings_apart(checkpoint, tmp_path):
+    names = set()
+    for changes in ({}, dict(cfg_scale=2.0), dict(diffusion_form="linear"), dict(global_seed=1)):
+        settings = config(SDE, checkpoint, None, **changes)
+        settings = dataclasses.replace(settings, out=None, sample_dir=str(tmp_path))
+        names.add(sample_ddp.Sampling(settings).parts.out.name)
+    assert len(names) == 4
+
+
+def test_the_gpu_is_that_of_the_local_rank(monkeypatch):
+    """The third process of the second machine uses the third GPU there, not the eleventh."""
+    chosen = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    monkeypatch.setenv("RANK", "10")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert sample_ddp.choose_device() == torch.device("cuda", 2) == chosen[0]

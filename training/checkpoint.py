@@ -22,6 +22,7 @@ import os
 import pickle
 import shutil
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -85,10 +86,16 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict:
     if Path(path).suffix == ".safetensors":
         return read_safetensors(path)
     try:
-        # official files hold their command line as a Namespace: plain data
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        content = load_tensors(path, mmap)
+    except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"checkpoint {path}: truncated, or not a PyTorch file") from None
+        reason = [line for line in str(error).splitlines() if "GLOBAL" in line] or ["unknown"]
+        raise ValueError(
+            f"checkpoint {path}: holds more than tensors and plain values, which is not unpickled "
+            f"({reason[0].strip()[:120]})"
+        ) from None
+    except Exception as error:  # torch.load fails in as many ways as there are foreign files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"checkpoint {path}: truncated, or not a PyTorch file ({reason[:100]})"
@@ -98,21 +105,30 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict:
     return content
 
 
+def load_tensors(path: str | Path, mmap: bool) -> dict:
+    mmap = mmap and zipfile.is_zipfile(path)  # files from before torch 1.6 are no zip archives
+    # official files hold their command line as a Namespace: plain data
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
 def read_safetensors(path: str | Path) -> dict:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            config = json.loads((file.metadata() or {}).get("config", "null"))
+            metadata = file.metadata() or {}
+            config = json.loads(metadata.get("config", "null"))
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"checkpoint {path}: truncated, or not safetensors ({error})") from None
-    return {"ema": weights} | ({"config": config} if config else {})
+    turned = metadata.get("time") == "reversed"
+    return {"ema": weights, "reversed_time": turned} | ({"config": config} if config else {})
 
 
 def read_for_resume(path: str | Path) -> dict:
     """A checkpoint with everything that continuing takes; `ValueError` if something is missing."""
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, mmap=True)  # no process needs it all in memory
     needed = ("model", "ema", "opt", "step", "config", "arch", "data_length", "meter", "last_step")
     missing = [key for key in needed if key not in checkpoint]
     if missing:

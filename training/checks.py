@@ -3,6 +3,8 @@
 Every check raises a `ValueError` that names the flag, its value and the remedy.
 """
 
+import importlib.util
+
 from training.config import EngineConfig, OptimConfig, SaveConfig, TrainConfig, flag
 
 # Published pairs and weights, by model family (paper, Sec. 4). None is published for S: it has
@@ -27,8 +29,10 @@ def check_train_config(c: TrainConfig) -> None:
     require(c, "max_steps", c.max_steps is None or c.max_steps >= 1, "at least 1")
     for name in ("num_workers", "sample_every", "global_seed"):
         require(c, name, getattr(c, name) >= 0, "at least 0")
+    if c.wandb and importlib.util.find_spec("wandb") is None:
+        raise ValueError("--wandb: the package wandb is not installed; pip install wandb")
     require(c, "cfg_scale", c.cfg_scale >= 1, "at least 1, which means no guidance")
-    require(c, "reg_weight", c.reg_weight is None or c.reg_weight > 0, "positive")
+    require(c, "reg_weight", c.reg_weight is None or c.reg_weight >= 0, "at least 0")
     check_loss_flags(c)
     check_optim(c.optim)
     check_engine(c.engine)
@@ -40,24 +44,15 @@ def check_train_config(c: TrainConfig) -> None:
 
 
 def check_loss_flags(c: TrainConfig) -> None:
-    """Refuse flags that the chosen loss would ignore."""
-    one_pair = {"encoder_depth": c.encoder_depth, "gt_encoder_depth": c.gt_encoder_depth}
-    used = {
-        "vanilla": one_pair,
-        "layer_sync": {**one_pair, "reg_weight": c.reg_weight},
-        "multiple_sync": {
-            "multi_blocks_match": c.multi_blocks_match,
-            "reg_weight": c.reg_weight,
-        },
-    }[c.loss_type]
-    every = {**one_pair, "multi_blocks_match": c.multi_blocks_match, "reg_weight": c.reg_weight}
-    for name, value in every.items():
-        if value is not None and name not in used:
-            raise ValueError(f"{flag(name)} {value} has no effect with --loss-type {c.loss_type}")
-    if c.loss_type == "multiple_sync" and c.multi_blocks_match is None:
+    """Refuse pairs that the chosen loss would ignore."""
+    several = c.loss_type == "multiple_sync"
+    if several and c.multi_blocks_match is None:
         raise ValueError('--loss-type multiple_sync needs --multi-blocks-match "[(4,7),(3,8)]"')
-    if (c.encoder_depth is None) != (c.gt_encoder_depth is None):
-        raise ValueError("give --encoder-depth and --gt-encoder-depth together, or neither")
+    ignored = ("encoder_depth", "gt_encoder_depth") if several else ("multi_blocks_match",)
+    for name in ignored:
+        value = getattr(c, name)
+        if value is not None and value != "[]":  # the original's default
+            raise ValueError(f"{flag(name)} {value} has no effect with --loss-type {c.loss_type}")
 
 
 def check_optim(c: OptimConfig) -> None:
@@ -87,22 +82,28 @@ def check_saving(c: SaveConfig) -> None:
 def layer_sync_settings(c: TrainConfig) -> tuple[list[tuple[int, int]], float]:
     """([(student, teacher), ...], lambda), flags first and then the model's defaults.
 
-    Vanilla is ([], 0), or one pair to be watched with weight 0. `ValueError` for an unknown model.
+    Vanilla is ([], 0), or one pair to be watched with weight 0. `ValueError` for an unknown model
+    or for pairs that do not fit it.
     """
-    from layersync.pairs import parse_pairs  # imports torch, which --help does without
+    from layersync.pairs import check_pairs, parse_pairs  # these import torch; --help does without
+    from models import find_model
 
-    chosen = [(c.encoder_depth, c.gt_encoder_depth)] if c.encoder_depth is not None else []
-    if c.loss_type == "vanilla":
-        return chosen, 0.0
-    family = c.model.removeprefix("SiT-").split("/")[0]
-    if family not in LAYER_SYNC_DEFAULTS:
-        raise ValueError(f"--model {c.model}: no such model")
-    pair, weight = LAYER_SYNC_DEFAULTS[family]
+    depth = find_model(c.model).keywords["depth"]
+    pair, weight = LAYER_SYNC_DEFAULTS[c.model.removeprefix("SiT-").split("/")[0]]
+    weight = weight if c.reg_weight is None else c.reg_weight
+    given = c.encoder_depth, c.gt_encoder_depth
+    one = [tuple(p if g is None else g for g, p in zip(given, pair, strict=True))]
+    names, pairs = "--encoder-depth, --gt-encoder-depth", one
     if c.loss_type == "multiple_sync":
-        pairs = list(parse_pairs(c.multi_blocks_match))
-    else:
-        pairs = chosen or [pair]
-    return pairs, weight if c.reg_weight is None else c.reg_weight
+        names, pairs = "--multi-blocks-match", parse_pairs(c.multi_blocks_match)
+    elif c.loss_type == "vanilla":
+        weight = 0.0
+        if c.encoder_depth is None and c.gt_encoder_depth is None:
+            return [], weight
+    try:
+        return list(check_pairs(pairs, depth)), weight
+    except ValueError as error:
+        raise ValueError(f"{names}: {error}") from None
 
 
 def require(config, name: str, holds: bool, what: str) -> None:

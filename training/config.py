@@ -171,9 +171,14 @@ def differences(config: TrainConfig, stored: dict) -> list[str]:
         now, before = getattr(config, field.name), stored.get(field.name)
         if dataclasses.is_dataclass(now):
             found += differences(now, before or {})
-        elif not field.metadata.get("free") and now != before:
+        elif not field.metadata.get("free") and plain(now) != plain(before):
             found.append(f"{flag(field.name)}: {before} there, {now} here")
     return found
+
+
+def plain(value):
+    """JSON knows no tuples."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def flag(name: str) -> str:

@@ -107,8 +107,11 @@ class HubSource(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        row = self.rows[int(index)]
-        image = center_crop(row[self.image].convert("RGB"), self.image_size)
+        try:
+            row = self.rows[int(index)]
+            image = center_crop(row[self.image].convert("RGB"), self.image_size)
+        except (OSError, UnidentifiedImageError) as error:
+            raise RuntimeError(f"row {index}: not a readable image ({error})") from error
         return to_tensor(image), row[self.label]
 
 

@@ -47,9 +47,10 @@ def usage_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, FileNotFoundError, FileExistsError) as error:
-        if is_first_process():
-            print(f"{program_name()}: error: {error}", file=sys.stderr, flush=True)
-        hold_back()
+        if not is_first_process():
+            hold_back()  # still here after that: the first one has no such error
+            print(f"[rank {os.environ['RANK']}] ", end="", file=sys.stderr)
+        print(f"{program_name()}: error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_USAGE) from None
 
 

@@ -3,6 +3,7 @@
 results/<run name>/ holds config.json, metrics.jsonl, checkpoints/0000400.pt, samples/0000400.png
 """
 
+import json
 from pathlib import Path
 
 from training.checkpoint import latest_checkpoint, read_for_resume
@@ -19,21 +20,58 @@ def run_folder(config: TrainConfig, pairs: list[tuple[int, int]], weight: float)
 
 
 def find_checkpoint(config: TrainConfig, folder: Path) -> Path | None:
-    """The checkpoint to continue from, None for a new run.
+    """The checkpoint to continue from, None for a run at step 0.
 
-    `ValueError` when a new run would write into the folder of an old one.
+    `ValueError` when the run would write over another one, or over what cannot be read.
     """
-    checkpoints = folder / "checkpoints"
     if config.resume == "latest":
-        return latest_checkpoint(checkpoints)
+        return find_latest(config, folder)
     if config.resume or (config.ckpt and not config.fine_tune):
-        return Path(config.resume or config.ckpt)
-    if any(checkpoints.glob("*.pt")):
+        path = Path(config.resume or config.ckpt)
+        check_own_folder(path, folder)
+        return path
+    if holds_run(folder):
         raise ValueError(
             f"{folder} already holds a run: add --resume latest to continue it, or give another "
             f"--run-name or --results-dir"
         )
     return None
+
+
+def holds_run(folder: Path) -> bool:
+    """A run is there from its first moment on, not only from its first checkpoint."""
+    return (folder / "config.json").exists() or any(folder.glob("checkpoints/*.pt"))
+
+
+def find_latest(config: TrainConfig, folder: Path) -> Path | None:
+    paths = sorted(folder.glob("checkpoints/*.pt"))
+    latest = latest_checkpoint(folder / "checkpoints")
+    if paths and latest is None:
+        raise ValueError(
+            f"none of the {len(paths)} checkpoints in {folder / 'checkpoints'} can be read: "
+            f"restore one, or give another --run-name to start anew"
+        )
+    if latest is None and holds_run(folder):  # killed before its first checkpoint
+        found = differences(config, json.loads((folder / "config.json").read_text()))
+        if found:
+            raise ValueError(f"{folder} holds another run; {'; '.join(found)}")
+    return latest
+
+
+def check_own_folder(path: Path, folder: Path) -> None:
+    """A certain checkpoint starts a new folder, or goes on as the newest of its own."""
+    if not path.exists() or not holds_run(folder):
+        return
+    if path.resolve().parent != (folder / "checkpoints").resolve():
+        raise ValueError(
+            f"{folder} already holds a run, and {path} is of another folder: give a new --run-name"
+        )
+    newer = [other.name for other in sorted(path.parent.glob("*.pt")) if other.name > path.name]
+    if newer:
+        raise ValueError(
+            f"{folder} holds later checkpoints than {path.name} ({newer[-1]}): remove them to go "
+            f"on from there, or give a new --run-name"
+        )
 
 
 def read_start(

@@ -11,6 +11,7 @@ from typing import Literal
 from training.checks import require
 from training.config import flag
 
+PATHS = ("Linear", "GVP", "VP")
 OFFICIAL = {"vae": "ema", "path_type": "Linear", "prediction": "velocity", "sample_eps": None}
 """What a checkpoint without a config, as the official ones are, was trained with."""
 
@@ -104,6 +105,9 @@ def check_sample_config(c: SampleConfig) -> None:
     require(c, "global_seed", c.global_seed >= 0, "at least 0")
     require(c, "cfg_scale", c.cfg_scale >= 1, "at least 1, which means no guidance")
     require(c, "out", c.out is None or c.out.endswith(".npz"), "the name of an .npz file")
+    if isinstance(c, ODE):
+        require(c, "atol", c.atol > 0, "positive")
+        require(c, "rtol", c.rtol > 0, "positive")
     if isinstance(c, ODE) and c.likelihood and (c.cfg_scale > 1 or c.reverse):
         raise ValueError("--likelihood needs --cfg-scale 1 and no --reverse: a guided field has no "
                          "density of its own")  # fmt: skip
@@ -118,11 +122,11 @@ def resolve(c: SampleConfig, arch: dict, stored: dict | None) -> dict:
 
     Raises `ValueError` for a flag that contradicts the checkpoint.
     """
+    stored = stored or {}
+    transport = stored.get("transport", {})
     known = {"model": arch["name"], "num_classes": arch["num_classes"]}
-    if stored is not None:
-        transport = stored["transport"]
-        known |= {key: stored[key] for key in ("image_size", "vae")}
-        known |= {key: transport[key] for key in ("path_type", "prediction")}
+    known |= {key: stored[key] for key in ("image_size", "vae") if key in stored}
+    known |= {key: transport[key] for key in ("path_type", "prediction") if key in transport}
     for name, value in known.items():
         given = getattr(c, name)
         decodes_alike = name == "vae" and "none" not in (given, value)
@@ -130,11 +134,21 @@ def resolve(c: SampleConfig, arch: dict, stored: dict | None) -> dict:
             raise ValueError(
                 f"{flag(name)} {given}: the checkpoint says {value}; leave the flag out"
             )
-    defaults = OFFICIAL | known
-    if stored is not None:
-        defaults["sample_eps"] = stored["transport"]["sample_eps"]
+    defaults = OFFICIAL | known | {"sample_eps": transport.get("sample_eps")}
     given = {key: getattr(c, key) for key in (*OFFICIAL, "image_size")}
     return defaults | {key: value for key, value in given.items() if value is not None}
+
+
+def stored_settings(checkpoint: dict) -> dict | None:
+    """What a checkpoint says of its training: our config, or the command line that SiT stores."""
+    if "config" in checkpoint:
+        codec = {"vae": checkpoint["codec"]} if "codec" in checkpoint else {}  # a folder, resolved
+        return checkpoint["config"] | codec
+    args = checkpoint.get("args")
+    if getattr(args, "path_type", None) not in PATHS:
+        return None  # none, or of another program
+    transport = {key: getattr(args, key, None) for key in ("path_type", "prediction", "sample_eps")}
+    return {"image_size": args.image_size, "transport": transport}
 
 
 def solver_settings(c: ODE | SDE) -> dict:

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import time
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -71,13 +72,16 @@ class RunLog:
                 json.dumps(dataclasses.asdict(config), indent=2) + "\n"
             )
             cut_back(self.path, first_step)
-        name = config.wandb_run_name or folder.name
         accelerator.init_trackers(
-            "layersync",
+            os.environ.get("WANDB_PROJECT", "layersync"),
             config=flat(dataclasses.asdict(config)),
             init_kwargs={
                 "tensorboard": {"purge_step": first_step + 1},
-                "wandb": {"name": name, "id": folder.name, "resume": "allow"},
+                "wandb": {
+                    "name": config.wandb_run_name or folder.name,
+                    "id": wandb_id(folder) if config.wandb else None,
+                    "resume": "allow",
+                },
             },
         )
 
@@ -104,6 +108,15 @@ class RunLog:
 
     def close(self) -> None:
         self.accelerator.end_training()
+
+
+def wandb_id(folder: Path) -> str:
+    """W&B's name for this run, drawn once, so that a resumed run goes on in the same curves."""
+    path = folder / "wandb_id.txt"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(uuid.uuid4().hex)
+    return path.read_text()
 
 
 def read_log(path: Path) -> list[dict]:

@@ -1,10 +1,14 @@
 """Weights of a network in files of this project, SiT, REPA and LayerSync."""
 
+import re
 from pathlib import Path
 
 from torch import Tensor, nn
 
-IGNORED_PREFIXES = ("projectors.",)  # REPA's alignment heads are not part of the network
+from training.checkpoint import read_checkpoint
+
+PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
+PROJECTORS = "projectors."  # REPA's alignment heads
 
 
 def weights_of(checkpoint: dict, path: str | Path, kind: str = "ema") -> dict[str, Tensor]:
@@ -15,15 +19,19 @@ def weights_of(checkpoint: dict, path: str | Path, kind: str = "ema") -> dict[st
     weights = checkpoint.get(kind, checkpoint)
     if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
         raise ValueError(f"checkpoint {path}: no state dict in it (neither {kind} nor weights)")
-    named = {}
-    for key, value in weights.items():
-        key = key.removeprefix("module.").removeprefix("_orig_mod.")
-        if not key.startswith(IGNORED_PREFIXES):
-            named[key] = value
-    dropped = len(weights) - len(named)
-    if dropped:
-        print(f"{path}: {dropped} projector tensors (REPA) are not part of the network, dropped")
-    return named
+    named = {PREFIXES.sub("", key): value for key, value in weights.items()}
+    kept = {key: value for key, value in named.items() if not key.startswith(PROJECTORS)}
+    if len(kept) < len(named):
+        count = len(named) - len(kept)
+        print(f"{path}: {count} projector tensors (REPA) are not part of the network, dropped")
+    return kept
+
+
+def reversed_time(checkpoint: dict) -> bool:
+    """Whether the network's time runs from data to noise: REPA's, known by its projectors."""
+    weights = checkpoint.get("ema") or checkpoint.get("model") or checkpoint
+    projectors = any(PREFIXES.sub("", key).startswith(PROJECTORS) for key in weights)
+    return projectors or bool(checkpoint.get("reversed_time"))
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
@@ -43,3 +51,14 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path)
             f"(--model, --image-size, --num-classes, --vae): {'; '.join(wrong[:3])}{more}"
         )
     model.load_state_dict(weights)
+
+
+def start_from_weights(model: nn.Module, path: str) -> None:
+    """Load the EMA weights of a file to start a new run from."""
+    checkpoint = read_checkpoint(path, mmap=True)
+    if reversed_time(checkpoint):
+        raise ValueError(
+            f"checkpoint {path}: REPA's network, whose time runs the other way; it can be sampled, "
+            f"but a run that starts from it would have to unlearn that"
+        )
+    load_weights(model, weights_of(checkpoint, path), path)

@@ -50,6 +50,11 @@ def create_transport(
     for name, value in (("train_eps", train_eps), ("sample_eps", sample_eps)):
         if not 0 <= value < 0.5:
             raise ValueError(f"{name} must lie in [0, 0.5), got {value}")
+    if prediction != "velocity" and sample_eps == 0:
+        raise ValueError(
+            f"sample_eps 0: with {prediction} prediction the drift is infinite at an end of "
+            f"[0, 1]; leave it out, or give 0.001"
+        )
     return Transport(INTERPOLANTS[path_type](), prediction, loss_weight, train_eps, sample_eps)
 
 

@@ -39,7 +39,7 @@ def test_prints_and_writes_scores_with_the_recipe(tmp_path):
     np.savez(tmp_path / "s.npz", arr_0=images[:300], labels=labels[:300], recipe=recipe)
     done = evaluate(tmp_path / "s.npz", "--ref", "digits")
     assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "metrics.json").read_text())
+    record = json.loads((tmp_path / "s.metrics.json").read_text())
     assert record["recipe"] == {"seed": 4}
     assert record["counts"] == {"samples": 300, "reference": 1797}
     assert "not FID" in record["note"] and "not FID" in done.stdout

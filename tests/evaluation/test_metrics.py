@@ -67,7 +67,7 @@ def test_frechet_distance_is_symmetric_zero_for_itself_and_finite_without_rank()
 
 def test_bad_statistics_are_refused():
     mean, covariance = statistics(rng.normal(size=(9, 3)))
-    with pytest.raises(ValueError, match=r"\(3,\) and \(2,\)"):
+    with pytest.raises(ValueError, match=r"\(3,\), \(3, 3\) and \(2,\)"):
         frechet_distance(mean, covariance, mean[:2], covariance)
     with pytest.raises(ValueError, match="not finite"):
         frechet_distance(mean * np.nan, covariance, mean, covariance)

@@ -47,13 +47,13 @@ def test_find_model_knows_every_name_and_lists_them_for_an_unknown_one():
     assert all(name in str(error.value) for name in SiT_models)
 
 
+@pytest.mark.parametrize("learn_sigma", [True, False])
 @pytest.mark.parametrize("name", SiT_models)
-def test_weights_say_which_model_they_belong_to(name):
+def test_weights_say_which_model_they_belong_to(name, learn_sigma):
+    sizes = dict(input_size=16, in_channels=3, num_classes=42, learn_sigma=learn_sigma)
     with torch.device("meta"):
-        model = find_model(name)(input_size=16, in_channels=3, num_classes=42)
-    assert describe_weights(model.state_dict()) == dict(
-        name=name, input_size=16, in_channels=3, num_classes=42
-    )
+        model = find_model(name)(**sizes)
+    assert describe_weights(model.state_dict()) == {"name": name} | sizes
 
 
 def test_weights_of_something_else_are_refused(golden_model):

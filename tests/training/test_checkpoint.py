@@ -77,7 +77,11 @@ def test_latest_is_by_step_and_passes_over_broken_files(tmp_path):
     assert latest_checkpoint(tmp_path / "empty") is None
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"a": 1})[:-3]])
+FOREIGN = [b"", b"not a checkpoint", b"hello", b"torch>=2.6\n", pickle.dumps({"a": 1})[:-3]]
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("content", FOREIGN)
 def test_foreign_files_are_refused(tmp_path, content):
     (tmp_path / "a.pt").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.pt: truncated, or not a PyTorch file"):
@@ -92,9 +96,15 @@ class Trap:
 def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Trap()}, "trap.pt")
-    with pytest.raises(ValueError, match="not a PyTorch file"):
+    with pytest.raises(ValueError, match=r"holds more than tensors.*GLOBAL.*open"):
         read_checkpoint("trap.pt")
     assert not (tmp_path / "sprung").exists()
+
+
+def test_files_from_before_zip_archives_are_read(tmp_path):
+    torch.save({"step": 4}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    for mmap in (False, True):
+        assert read_checkpoint(tmp_path / "old.pt", mmap=mmap)["step"] == 4
 
 
 def test_official_layouts_load(tmp_path):

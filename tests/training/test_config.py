@@ -23,6 +23,7 @@ def test_original_flags_are_accepted(monkeypatch):
         "--sample-eps 0.001 --train-eps 0.002"
     )
     c = parse(*line.split(), monkeypatch=monkeypatch)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # as if wandb were there
     check_train_config(c)
     assert c.dataset_name == "imagenet-1k" and c.wandb and c.fine_tune
     assert c.transport.train_eps == 0.002 and c.transport.loss_weight == "likelihood"
@@ -55,6 +56,30 @@ def test_multiple_sync_and_vanilla_settings():
     assert layer_sync_settings(watched) == ([(2, 5)], 0.0)
 
 
+def test_flags_of_the_original_baselines_are_accepted():
+    vanilla = TrainConfig(loss_type="vanilla", reg_weight=0.2, multi_blocks_match="[]")
+    check_train_config(vanilla)
+    assert layer_sync_settings(vanilla) == ([], 0.0)
+    assert layer_sync_settings(TrainConfig(reg_weight=0.0)) == ([(8, 16)], 0.0)
+
+
+def test_one_depth_alone_goes_with_the_models_other():
+    assert layer_sync_settings(TrainConfig(encoder_depth=6)) == ([(6, 16)], 0.2)
+    assert layer_sync_settings(TrainConfig(gt_encoder_depth=20)) == ([(8, 20)], 0.2)
+
+
+def test_wandb_must_be_installed_when_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"--wandb: .* pip install wandb"):
+        check_train_config(TrainConfig(wandb=True))
+
+
+@pytest.mark.parametrize("text", ["[]", "()"])
+def test_an_empty_list_of_pairs_is_refused(text):
+    with pytest.raises(ValueError, match="--multi-blocks-match: LayerSync needs at least one"):
+        layer_sync_settings(TrainConfig(loss_type="multiple_sync", multi_blocks_match=text))
+
+
 def test_training_defaults_are_the_papers():
     c = TrainConfig()
     assert (c.optim.lr, c.optim.ema_decay, c.global_batch_size, c.vae) == (1e-4, 0.9999, 256, "ema")
@@ -73,11 +98,13 @@ def test_training_defaults_are_the_papers():
         ("--lr 0", dict(optim=OptimConfig(lr=0))),
         ("--ema-decay 1", dict(optim=OptimConfig(ema_decay=1))),
         ("--cfg-scale 0.5", dict(cfg_scale=0.5)),
-        ("--reg-weight 0: it must be positive", dict(reg_weight=0)),
-        ("--reg-weight 0.1 has no effect", dict(reg_weight=0.1, loss_type="vanilla")),
+        ("--reg-weight -1: it must be at least 0", dict(reg_weight=-1)),
+        (
+            "--encoder-depth 4 has no effect",
+            dict(encoder_depth=4, loss_type="multiple_sync", multi_blocks_match="[(4,7)]"),
+        ),
         ("--multi-blocks-match .* has no effect", dict(multi_blocks_match="[(1,2)]")),
         ("needs --multi-blocks-match", dict(loss_type="multiple_sync")),
-        ("together, or neither", dict(encoder_depth=4)),
         ("--fine-tune needs --ckpt", dict(fine_tune=True)),
         ("both name a checkpoint", dict(resume="latest", ckpt="x.pt")),
     ],

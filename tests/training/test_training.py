@@ -9,7 +9,7 @@ from PIL import Image
 
 import train
 from training.checkpoint import read_checkpoint, save_checkpoint
-from training.config import OptimConfig, TrainConfig, TransportConfig
+from training.config import OptimConfig, SaveConfig, TrainConfig, TransportConfig
 from training.tracking import read_log
 
 DIGITS = TrainConfig(
@@ -43,7 +43,7 @@ def finished(tmp_path_factory):
     ("message", "changes"),
     [
         ("--model SiT-B/3: no such model; choose from .*SiT-B/2", dict(model="SiT-B/3")),
-        (r"\(5, 5\): student and teacher are the same", dict(encoder_depth=5, gt_encoder_depth=5)),
+        (r"--gt-encoder-depth: pair \(5, 5\): stu", dict(encoder_depth=5, gt_encoder_depth=5)),
         (r"\(6, 2\): .*did you mean \(2, 6\)", dict(encoder_depth=6, gt_encoder_depth=2)),
         (r"\(4, 9\): the model has 8 blocks", dict(encoder_depth=4, gt_encoder_depth=9)),
         (r"\(0, 3\): the model has 8 blocks", dict(encoder_depth=0, gt_encoder_depth=3)),
@@ -62,10 +62,13 @@ def test_wrong_settings_are_refused_and_write_nothing(tmp_path, message, changes
 
 def test_image_size_must_fit_the_codec(tmp_path, tiny_vae):
     folder = images(tmp_path / "data", 16)
+    flags = dict(vae=tiny_vae, data_path=folder, dataset_name=None)
     with pytest.raises(ValueError, match="--image-size 15 is not divisible by 2"):
-        train.Training(
-            config(tmp_path, vae=tiny_vae, data_path=folder, dataset_name=None, image_size=15)
-        )
+        train.Training(config(tmp_path, image_size=15, **flags))
+    with pytest.raises(ValueError, match="--image-size 14 is not divisible by 4"):
+        train.Training(config(tmp_path, image_size=14, **flags))
+    with pytest.raises(ValueError, match="encodes images of 3 channels, the data has 1"):
+        train.Training(config(tmp_path, vae=tiny_vae))
 
 
 def test_an_old_run_is_not_overwritten(tmp_path, finished):
@@ -74,6 +77,43 @@ def test_an_old_run_is_not_overwritten(tmp_path, finished):
     with pytest.raises(ValueError, match="already holds a run: add --resume latest"):
         train.Training(same)
     assert (finished.folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_without_a_readable_checkpoint_is_not_started_over(tmp_path):
+    settings = config(tmp_path, run_name="run")
+    train.Training(settings).run()
+    again = dataclasses.replace(settings, resume="latest")
+    for path in (tmp_path / "results" / "run" / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:1000])
+    with (
+        pytest.warns(UserWarning, match="passed over"),
+        pytest.raises(ValueError, match=r"none of the 1 checkpoints .* can be read"),
+    ):
+        train.Training(again)
+    assert len(read_log(tmp_path / "results" / "run" / "metrics.jsonl")) == 2
+
+
+def test_a_run_killed_before_its_first_checkpoint_is_a_run(tmp_path):
+    settings = config(tmp_path, run_name="run")
+    train.Training(settings)  # has written its settings
+    with pytest.raises(ValueError, match="already holds a run"):
+        train.Training(settings)
+    other = dataclasses.replace(settings, resume="latest", optim=OptimConfig(lr=0.1))
+    with pytest.raises(ValueError, match=r"holds another run; --lr: 0\.0001 there, 0\.1 here"):
+        train.Training(other)
+    assert train.Training(dataclasses.replace(settings, resume="latest")).step == 0
+
+
+def test_a_certain_checkpoint_does_not_overwrite_a_run(tmp_path, finished):
+    path = str(finished.folder / "checkpoints" / "0000002.pt")
+    train.Training(config(tmp_path, run_name="other"))
+    with pytest.raises(ValueError, match=r"already holds a run, and .* is of another folder"):
+        train.Training(config(tmp_path, run_name="other", resume=path))
+    mine = config(tmp_path, run_name="mine", saving=SaveConfig(ckpt_every=1))
+    train.Training(mine).run()
+    first = str(tmp_path / "results" / "mine" / "checkpoints" / "0000001.pt")
+    with pytest.raises(ValueError, match=r"later checkpoints than 0000001\.pt"):
+        train.Training(dataclasses.replace(mine, resume=first))
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, finished):
@@ -116,7 +156,8 @@ def test_checkpoint_is_complete(finished):
     state = read_checkpoint(finished.folder / "checkpoints" / "0000002.pt")
     assert state["step"] == 2 and state["data_length"] == 1797 and state["codec"] == "none"
     assert state["config"] == dataclasses.asdict(finished.config)
-    expected = dict(name="SiT-Ti/2", input_size=8 // 1, in_channels=1, num_classes=10)
+    assert state["config"]["engine"]["precision"] in ("fp32", "bf16")  # what "auto" came to
+    expected = dict(name="SiT-Ti/2", input_size=8, in_channels=1, num_classes=10, learn_sigma=True)
     assert state["arch"] == expected
 
 

@@ -41,9 +41,16 @@ def test_given_eps_replaces_each_default_on_its_own():
     transport = create_transport("Linear", "noise", train_eps=0.02)
     assert (transport.train_eps, transport.sample_eps) == (0.02, 1e-3)
     assert transport.training_interval() == (0.02, 0.98)
-    transport = create_transport("Linear", "noise", sample_eps=0.0)
-    assert (transport.train_eps, transport.sample_eps) == (1e-3, 0.0)
-    assert transport.ode_interval() == (0.0, 1.0)
+    transport = create_transport("Linear", "noise", sample_eps=0.05)
+    assert (transport.train_eps, transport.sample_eps) == (1e-3, 0.05)
+    assert transport.ode_interval() == (0.05, 0.95)
+
+
+@pytest.mark.parametrize("path", ["Linear", "GVP", "VP"])
+@pytest.mark.parametrize("prediction", ["score", "noise"])
+def test_sampling_to_the_singular_ends_is_refused(path, prediction):
+    with pytest.raises(ValueError, match=r"sample_eps 0: .* infinite"):
+        create_transport(path, prediction, sample_eps=0.0)
 
 
 def test_training_times_map_the_unit_interval_onto_the_training_interval():
