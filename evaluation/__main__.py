@@ -1,96 +1,164 @@
-"""Score a set of samples against a reference.
+"""Score a set of samples against a reference, as ADM's evaluator does.
 
-    python -m evaluation samples.npz --ref reference.npz
-    python -m evaluation samples.npz --ref digits          # scikit-learn's digits
+    python -m evaluation samples.npz --ref VIRTUAL_imagenet256_labeled.npz
+    torchrun --nproc_per_node=8 -m evaluation samples.npz --ref VIRTUAL_imagenet256_labeled.npz
+    python -m evaluation reference DATA -o ref.npz         # make a reference
+    python -m evaluation table results.csv                 # Markdown of many evaluations
+    python -m evaluation samples.npz --ref digits          # small images, in pixel space
 
-Prints a table and writes samples.metrics.json beside the samples, their recipe in it.
+Prints a table, writes samples.metrics.json beside the samples, their recipe in it, and adds a line
+to results.csv there.
 """
 
-import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from training.launch import parse_command, usage_errors
+from evaluation.make_reference import MakeReference
+from evaluation.options import MetricOptions, check_metrics
+from training.launch import is_first_process, parse_command, usage_errors
 
-LARGEST = 64 * 64 * 3  # values per image: the covariance has the square of that
+Positional = tyro.conf.Positional
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Score a set of samples against a reference, in pixel space."""
+class Score:
+    """Score samples: FID, sFID, Inception Score, precision and recall.
 
-    samples: Annotated[str, tyro.conf.Positional]
-    """.npz with uint8 images (N, H, W, C) in arr_0; or "digits" """
-    ref: str = "digits"
-    """the reference: an .npz of the same layout, or "digits", scikit-learn's handwritten digits"""
+    Two more commands have a --help of their own: `python -m evaluation reference` makes a
+    reference of a data set, `python -m evaluation table` renders results.csv as Markdown.
+    """
+
+    samples: Annotated[str, Positional]
+    """.npz or .npy with uint8 images (N, H, W, 3), or a folder of PNG or JPEG files"""
+    ref: str
+    """the reference: ADM's .npz, one of `python -m evaluation reference`, or any set of images;
+    or "digits", scikit-learn's handwritten digits, which are compared in pixel space"""
+    array: str = "arr_0"
+    """name of the images in the samples' .npz"""
     out: str | None = None
-    """where to write the scores; NAME.metrics.json beside NAME.npz unless given"""
+    """where to write everything; NAME.metrics.json beside NAME.npz unless given"""
+    results: str | None = None
+    """where to add one line; results.csv beside the samples unless given"""
+    pixels: bool = False
+    """compare small images in pixel space instead, which gives no FID"""
+    metrics: Annotated[MetricOptions, tyro.conf.OmitArgPrefixes] = MetricOptions()
 
 
-def load_images(name: str):
-    """(images, labels or None, recipe or None) of an .npz or of "digits"."""
-    if name != "digits":
-        from evaluation.samples import read_samples
+@dataclass(frozen=True)
+class Table:
+    """Render a file of results as a Markdown table."""
 
-        return read_samples(name)
-    import numpy as np
-
-    from training.data import DigitsSource
-
-    source = DigitsSource()
-    images = source.images.permute(0, 2, 3, 1).numpy()
-    return images, np.array(source.labels), {"data": "scikit-learn digits"}
+    results: Annotated[str, Positional]
+    """results.csv"""
 
 
-def pixel_metrics(samples: tuple, reference: tuple) -> dict[str, float]:
-    """Scores of (images, labels, ...) in pixel space; what needs labels is left out without."""
-    from evaluation import frechet_distance, inception_score, precision_recall, statistics
-    from evaluation.features import PixelClassifier, pixel_features
+def run_score(config: Score) -> None:
+    from evaluation.report import metrics_path
 
-    (images, labels, _), (ref_images, ref_labels, _) = samples, reference
-    if images[0].size > LARGEST:
+    out = Path(config.out) if config.out else metrics_path(config.samples)
+    if config.pixels or "digits" in (config.samples, config.ref):
+        from evaluation.pixels import evaluate_pixels
+
+        if is_first_process():
+            evaluate_pixels(config.samples, config.ref, out)
+        return
+    from evaluation.evaluator import Evaluator
+    from evaluation.report import read_lines
+
+    check_metrics(config.metrics)
+    results = Path(config.results) if config.results else out.with_name("results.csv")
+    if results.exists():
+        read_lines(results)
+    samples = open_samples(config)
+    evaluator = Evaluator(config.ref, config.metrics)
+    evaluator.reference.check_shape(samples.shape, config.samples)
+    if is_first_process():
+        print_sets(samples, evaluator)
+    batches = evaluator.processes.batches(samples.images, config.metrics.batch_size, "samples")
+    scores = evaluator.evaluate(batches, samples.labels)
+    if scores:
+        report(config, samples, evaluator, scores, out, results)
+    evaluator.processes.close()
+
+
+def open_samples(config: Score):
+    """The samples; `ValueError` if they cannot give what is asked for."""
+    from evaluation.images import open_images
+    from evaluation.scoring import K
+
+    samples = open_images(config.samples, config.array)
+    if samples.shape[2] != 3:
         raise ValueError(
-            f"images of {images.shape[1:]}: in pixel space they may have {LARGEST} values at most"
+            f"{config.samples}: images of one channel, Inception needs RGB; --pixels compares "
+            f"small images without it"
         )
-    if images.shape[1:] != ref_images.shape[1:]:
-        raise ValueError(
-            f"samples are {images.shape[1:]} images and the reference {ref_images.shape[1:]}"
-        )
-    features, ref_features = pixel_features(images), pixel_features(ref_images)
-    precision, recall = precision_recall(ref_features, features)
-    metrics = {
-        "pixel_frechet": frechet_distance(*statistics(ref_features), *statistics(features)),
-        "pixel_precision": precision,
-        "pixel_recall": recall,
-    }
-    if ref_labels is not None:
-        classifier = PixelClassifier(ref_images, ref_labels)
-        metrics["classifier_score"] = inception_score(classifier.probabilities(images))
-        if labels is not None:
-            metrics["label_agreement"] = classifier.agreement(images, labels)
-    return metrics
+    for needed, flag in [
+        (K + 1, "precision and recall"),
+        *((n, "--fid-at") for n in config.metrics.fid_at),
+    ]:
+        if len(samples) < needed:
+            raise ValueError(f"{config.samples}: {len(samples)} images, {flag} needs {needed}")
+    if config.metrics.per_class and samples.labels is None:
+        raise ValueError(f"--per-class needs labels, and {config.samples} has none")
+    return samples
+
+
+def print_sets(samples, evaluator) -> None:
+    size = "x".join(map(str, samples.shape[:2]))
+    print(f"samples    {samples.name}: {len(samples):,} images of {size}")
+    reference = evaluator.reference
+    print(f"reference  {reference.summary()}", flush=True)
+
+
+def report(config: Score, samples, evaluator, scores, out: Path, results: Path) -> None:
+    """Print, write the record, add a line."""
+    from evaluation.report import append_line, format_scores, result_line, write_record
+
+    scores.warnings += filter(None, [evaluator.inception.warning()])
+    reference = evaluator.reference.describe()
+    write_record(
+        out,
+        scores,
+        reference=reference,
+        protocol=evaluator.protocol(),
+        samples={"path": config.samples, "array": config.array},
+        recipe=samples.recipe,
+    )
+    append_line(
+        results,
+        result_line(config.samples, scores, reference, config.metrics.pr_dtype, samples.recipe),
+    )
+    print(*format_scores(scores), sep="\n")
+    for warning in scores.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"written to {out}, and a line to {results}")
+
+
+def run_table(config: Table) -> None:
+    from evaluation.report import markdown_table, read_lines
+
+    print(markdown_table(read_lines(Path(config.results))))
+
+
+def run_reference(config: MakeReference) -> None:
+    from evaluation.make_reference import make_reference
+
+    make_reference(config)
+
+
+COMMANDS = {"reference": (MakeReference, run_reference), "table": (Table, run_table)}
 
 
 def main() -> None:
-    config = parse_command(Evaluation)
-    from evaluation.features import PIXELS_ARE_NOT_FID
-
+    word = sys.argv[1] if len(sys.argv) > 1 and sys.argv[1] in COMMANDS else None
+    config_class, run = COMMANDS.get(word, (Score, run_score))
+    config = parse_command(config_class, word)
     with usage_errors():
-        samples, reference = load_images(config.samples), load_images(config.ref)
-        metrics = pixel_metrics(samples, reference)
-    beside = Path(config.samples).with_suffix(".metrics.json")
-    out = Path(config.out) if config.out else beside
-    counts = {"samples": len(samples[0]), "reference": len(reference[0])}
-    record = {"metrics": metrics, "counts": counts, "note": PIXELS_ARE_NOT_FID}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record | {"recipe": samples[2]}, indent=2) + "\n")
-    print(f"{counts['samples']} samples of {config.samples} against {counts['reference']} images")
-    for name, value in metrics.items():
-        print(f"  {name:18s} {value:10.4f}")
-    print(f"{PIXELS_ARE_NOT_FID}\nwritten to {out}")
+        run(config)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,112 @@
-"""What samples are compared in: their pixels, and a classifier fitted to the labelled reference.
+"""One pass over images: what is kept of their features, and how processes join it.
 
-This is for small images without an Inception network at hand. Numbers in pixel space are not FID.
+Every feature's mean and covariance are summed up on the way. Features themselves are kept where a
+metric needs them image by image, as float32: 50,000 pool features are 0.4 GB, on the CPU.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-PIXELS_ARE_NOT_FID = (
-    "Scored in pixel space, with a classifier fitted to the reference: these numbers are not FID "
-    "or Inception Score, and compare only with each other."
-)
-
-
-def pixel_features(images: np.ndarray) -> np.ndarray:
-    """uint8 images (N, H, W, C) to (N, H W C) in [-1, 1], float64."""
-    return images.reshape(len(images), -1) / 127.5 - 1
+from evaluation.moments import Moments
+from evaluation.processes import Processes
 
 
-class PixelClassifier:
-    """Multinomial logistic regression on pixels, fitted to labelled reference images."""
+@dataclass
+class Features:
+    """Of a set of images, on the first process: {feature: ...}."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray):
-        from sklearn.linear_model import LogisticRegression
+    moments: dict[str, Moments]
+    kept: dict[str, np.ndarray] = field(default_factory=dict)
+    """(N, D) float32, in file order"""
 
-        self.model = LogisticRegression(max_iter=2000).fit(pixel_features(images), labels)
+    def statistics(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        return self.moments[name].statistics()
 
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """(N, K), rows summing to 1."""
-        return self.model.predict_proba(pixel_features(images))
 
-    def agreement(self, images: np.ndarray, labels: np.ndarray) -> float:
-        """Share of images that it takes for their label."""
-        return float((self.model.predict(pixel_features(images)) == labels).mean())
+class FeaturePass:
+    """Runs extractors over this process's images.
+
+    Args:
+        extractors: modules uint8 images (N, 3, H, W) -> {feature: (N, D)}, with `sizes`.
+        summed: features of which mean and covariance are wanted.
+        kept: features that are wanted image by image.
+    """
+
+    def __init__(
+        self, extractors: list[nn.Module], summed: set[str], kept: set[str], device: torch.device
+    ):
+        self.extractors, self.kept, self.device = extractors, kept, device
+        sizes = {name: size for module in extractors for name, size in module.sizes.items()}
+        self.moments = {name: Moments(sizes[name], device) for name in sizes if name in summed}
+        self.parts = {name: [torch.empty(0, sizes[name])] for name in sizes if name in kept}
+
+    @torch.inference_mode()
+    def add(self, images: np.ndarray | Tensor) -> None:
+        """A batch of uint8 images (N, H, W, 3), C = 3; N = 0 is a batch too."""
+        if not len(images):
+            return
+        images = torch.as_tensor(np.array(images) if isinstance(images, np.ndarray) else images)
+        images = images.to(self.device).permute(0, 3, 1, 2)
+        with exact_float32():
+            for extractor in self.extractors:
+                for name, features in extractor(images).items():
+                    self._take(name, features)
+
+    def _take(self, name: str, features: Tensor) -> None:
+        if not features.isfinite().all():
+            raise ValueError(f"{name} features hold NaN or inf: the network's weights are broken")
+        if name in self.moments:
+            self.moments[name].add(features)
+        if name in self.parts:
+            self.parts[name].append(features.float().cpu())
+
+    def join(self, processes: Processes) -> Features | None:
+        """Everyone's features on the first process, None on the others; a collective."""
+        kept = {name: processes.collect(torch.cat(parts)) for name, parts in self.parts.items()}
+        joined = {name: join_moments(own, processes) for name, own in self.moments.items()}
+        if not processes.first:
+            return None
+        return Features(joined, {name: torch.cat(parts).numpy() for name, parts in kept.items()})
+
+
+def join_moments(own: Moments, processes: Processes) -> Moments:
+    counts = processes.collect(torch.tensor([own.count]))
+    means, squares = processes.collect(own.mean), processes.collect(own.squares)
+    for rank in range(1, len(counts)):
+        other = Moments(0)
+        other.count, other.mean, other.squares = int(counts[rank]), means[rank], squares[rank]
+        own.merge(other)
+    return own
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Convolutions and products in float32 proper: TF32 would show in the third digit of FID."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def extract(
+    extractors: list[nn.Module],
+    batches: Iterable[np.ndarray | Tensor],
+    summed: set[str],
+    kept: set[str],
+    device: torch.device,
+    processes: Processes,
+) -> Features | None:
+    """One pass over every process's batches with the extractors that are needed; a collective."""
+    needed = [module for module in extractors if (summed | kept) & set(module.sizes)]
+    features = FeaturePass(needed, summed, kept, device)
+    for batch in batches:
+        features.add(batch)
+    return features.join(processes)

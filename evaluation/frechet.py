@@ -3,6 +3,8 @@
 d^2 = |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))
 """
 
+import warnings
+
 import numpy as np
 
 
@@ -10,12 +12,24 @@ def statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean (D,) and covariance (D, D), with N - 1 in the denominator, in float64.
 
     Args:
-        features: (N, D), N >= 2.
+        features: (N, D), N >= 2. With N <= D the covariance is singular, and a warning says so.
     """
     features = np.asarray(features, dtype=np.float64)
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"features must be (N, D) with N >= 2, they are {features.shape}")
+    if message := rank_warning(*features.shape):
+        warnings.warn(message, stacklevel=2)
     return features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False))
+
+
+def rank_warning(count: int, dimensions: int) -> str | None:
+    """What to tell users who have too few samples for a covariance of full rank."""
+    if count > dimensions:
+        return None
+    return (
+        f"{count} samples for {dimensions} dimensions: the covariance is singular and the "
+        f"Frechet distance, though finite, far from its value with many samples"
+    )
 
 
 def frechet_distance(
@@ -23,9 +37,10 @@ def frechet_distance(
 ) -> float:
     """The squared Frechet distance, which is what FID reports; computed in float64.
 
-    The trace of the root of S_1 S_2 is the sum of the roots of the eigenvalues of
-    S_1^(1/2) S_2 S_1^(1/2). That matrix is symmetric, so its eigenvalues are real, and they stay
-    accurate where covariances are rank-deficient (fewer samples than dimensions).
+    The trace of the root of S_1 S_2 is the sum of the roots of the eigenvalues of R S_2 R' for
+    any R with R' R = S_1. That matrix is symmetric, so its eigenvalues are real. Those that are
+    zero but for rounding are dropped: each would add the root of a rounding error, which is what
+    spoils the distance where covariances are rank-deficient (fewer samples than dimensions).
 
     Raises `ValueError` when the shapes differ or a value is not finite.
     """
@@ -38,8 +53,25 @@ def frechet_distance(
         )
     if not all(np.isfinite(a).all() for a in (mu1, sigma1, mu2, sigma2)):
         raise ValueError("statistics hold values that are not finite: features hold NaN or inf")
-    values, vectors = np.linalg.eigh(sigma1)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    eigenvalues = np.linalg.eigvalsh(root @ sigma2 @ root).clip(min=0)
-    distance = np.square(mu1 - mu2).sum() + np.trace(sigma1) + np.trace(sigma2)
-    return max(0.0, float(distance - 2 * np.sqrt(eigenvalues).sum()))  # rounding can go below 0
+    return distance_from_root(mu1, sigma1, root(sigma1), mu2, sigma2)
+
+
+def root(sigma: np.ndarray) -> np.ndarray:
+    """R (rank, D) with R' R = sigma."""
+    values, vectors = np.linalg.eigh(sigma)
+    kept = above_rounding(values)
+    return np.sqrt(values[kept])[:, None] * vectors[:, kept].T
+
+
+def distance_from_root(mu1, sigma1, root1, mu2, sigma2) -> float:
+    """`frechet_distance` where root(sigma1) is known already, which is half of the work."""
+    eigenvalues = np.linalg.eigvalsh(root1 @ sigma2 @ root1.T)
+    trace = np.sqrt(eigenvalues[above_rounding(eigenvalues)]).sum()
+    distance = np.square(mu1 - mu2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * trace
+    return max(0.0, float(distance))  # rounding can go below 0
+
+
+def above_rounding(eigenvalues: np.ndarray) -> np.ndarray:
+    """Which eigenvalues are more than the rounding error of an eigenvalue solver."""
+    scale = max(eigenvalues.max(initial=0), 0)
+    return eigenvalues > scale * len(eigenvalues) * np.finfo(np.float64).eps

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from evaluation.features import PIXELS_ARE_NOT_FID
+from evaluation.pixels import PIXELS_ARE_NOT_FID
 from training.images import save_grid
 from training.tracking import read_log
 

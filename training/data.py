@@ -77,7 +77,7 @@ class FolderSource(Dataset):
 
 
 class HubSource(Dataset):
-    """A `datasets` name on the hub or a local folder of parquet files; split "train"."""
+    """A `datasets` name on the hub, or a local parquet file or folder of these; split "train"."""
 
     channels = 3
     mirrors = True
@@ -85,9 +85,11 @@ class HubSource(Dataset):
     def __init__(self, name: str, image_size: int, cache_dir: str | None = None):
         import datasets
 
-        source = HUB_NAMES.get(name, name)
+        source = {"path": HUB_NAMES.get(name, name)}
+        if name.endswith(".parquet"):
+            source = {"path": "parquet", "data_files": name}
         try:
-            self.rows = datasets.load_dataset(source, split="train", cache_dir=cache_dir)
+            self.rows = datasets.load_dataset(**source, split="train", cache_dir=cache_dir)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"--dataset-name {name}: cannot be loaded ({str(error).splitlines()[0]}); "

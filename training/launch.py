@@ -25,16 +25,20 @@ def program_name() -> str:
     return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
 
 
-def parse_command(config: Callable | dict[str, Callable]):
+def parse_command(config: Callable | dict[str, Callable], word: str | None = None):
     """Build `config` from the command line, or the one that its first word names.
 
     A bad flag ends the program with exit code 2.
+
+    Args:
+        word: the command line's first word, where it has told the caller which `config` to build.
     """
     import tyro
 
     cli = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
+    program, args = (f"{program_name()} {word}", sys.argv[2:]) if word else (program_name(), None)
     try:
-        return cli(config, prog=program_name(), console_outputs=is_first_process())
+        return cli(config, prog=program, args=args, console_outputs=is_first_process())
     except SystemExit as exit:
         if exit.code not in (None, 0):
             hold_back()

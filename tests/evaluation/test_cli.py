@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from launching import ENVIRONMENT, ROOT
 
-from evaluation.__main__ import load_images, pixel_metrics
+from evaluation.pixels import load_images, pixel_metrics
 from evaluation.samples import read_samples
 
 

@@ -122,7 +122,7 @@ def test_precision_recall_closed_forms():
 def test_precision_recall_does_not_depend_on_blocks(monkeypatch):
     a, b = rng.normal(size=(50, 4)), rng.normal(size=(41, 4))
     whole = precision_recall(a, b)
-    monkeypatch.setattr("evaluation.manifold.ROWS", 7)
+    monkeypatch.setattr("evaluation.manifold.BLOCK", 7 * 50)
     assert precision_recall(a, b) == whole
 
 

@@ -1,0 +1,154 @@
+"""Metrics of samples against one reference, on one process or many.
+
+    evaluator = Evaluator("VIRTUAL_imagenet256_labeled.npz")       # on every process
+    scores = evaluator.evaluate(batches)                           # on every process
+    scores.metrics["fid"]                                          # on the first; None elsewhere
+
+The features of the reference are taken once, so that an evaluator can score many sets of samples,
+as of a network in training.
+"""
+
+from collections.abc import Iterable
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluation.classes import SPLIT
+from evaluation.features import extract
+from evaluation.inception import Inception
+from evaluation.options import MetricOptions, NetworkOptions, check_metrics
+from evaluation.processes import Processes, choose_device
+from evaluation.reference import load_reference
+from evaluation.scoring import K, Real, Scores, score
+
+
+class Evaluator:
+    """Scores sets of samples against a reference.
+
+    Args:
+        reference: an .npz in ADM's format, or any set of images.
+        options: what else is wanted, and where the networks' weights are.
+        device: where networks run; this process's GPU, if there is one, unless given.
+
+    Raises `ValueError` when the reference or the weights cannot be used. Every process makes one.
+    """
+
+    def __init__(
+        self,
+        reference: str,
+        options: MetricOptions | None = None,
+        device: torch.device | str | None = None,
+    ):
+        self.options = options or MetricOptions()
+        check_metrics(self.options)
+        self.reference = load_reference(reference)
+        self._check_reference()
+        self.device = torch.device(device) if device else choose_device()
+        self.extractors = load_extractors(self.options)
+        self.inception = self.extractors[0]
+        self._check_statistics()
+        for extractor in self.extractors:
+            extractor.to(self.device)
+        self.processes = Processes()
+        self.real: Real | None = None
+
+    @property
+    def features(self) -> set[str]:
+        """Those whose mean and covariance are wanted."""
+        return {"pool", "spatial"} | ({"dinov2"} if self.options.fd_dinov2 else set())
+
+    def _check_reference(self) -> None:
+        where, images, o = f"reference {self.reference.path}", self.reference.images, self.options
+        if images and images.shape[2] != 3:
+            raise ValueError(f"{where}: images of one channel, Inception needs RGB")
+        if images and len(images) < K + 1:
+            raise ValueError(f"{where}: {len(images)} images, precision and recall need {K + 1}")
+        dinov2 = o.fd_dinov2 and "dinov2" not in self.reference.statistics
+        for flag, given in {
+            "--kid": o.kid, "--per-class": o.per_class, "--fd-dinov2": dinov2,
+        }.items():  # fmt: skip
+            if given and not images:
+                raise ValueError(f"{flag} needs images, and {where} holds none")
+        if o.per_class and images.labels is None:
+            raise ValueError(f"--per-class needs labels, and {where} holds none")
+
+    def _check_statistics(self) -> None:
+        """Stored statistics must be of these networks."""
+        where, stored = f"reference {self.reference.path}", self.reference.statistics
+        recipe = self.reference.recipe or {}
+        here = {"inception_sha256": self.inception.sha256}
+        if self.options.fd_dinov2 and "dinov2" in stored:
+            here["dinov2_model"] = self.options.dinov2_model
+        for key, value in here.items():
+            if stored and recipe.get(key, value) != value:
+                raise ValueError(f"{where} was made with another {key}: {recipe[key]}, not {value}")
+        sizes = {name: size for e in self.extractors for name, size in e.sizes.items()}
+        for name, (mean, _) in stored.items():
+            if len(mean) != sizes.get(name, len(mean)):
+                raise ValueError(
+                    f"{where}: statistics of {len(mean)} {name} features, the network has "
+                    f"{sizes[name]}"
+                )
+
+    def prepare(self) -> None:
+        """Take what is needed of the reference's images, once; a collective."""
+        if self.real is not None:
+            return
+        images, statistics = self.reference.images, dict(self.reference.statistics)
+        self.real = Real(statistics)
+        if not images:
+            return
+        batches = self.processes.batches(images.images, self.options.batch_size, "reference")
+        missing = self.features - set(statistics)
+        found = extract(self.extractors, batches, missing, {"pool"}, self.device, self.processes)
+        if found:
+            statistics |= {name: found.statistics(name) for name in found.moments}
+            self.real = Real(statistics, found.kept["pool"], images.labels)
+
+    def evaluate(
+        self, batches: Iterable[np.ndarray | Tensor], labels: np.ndarray | None = None
+    ) -> Scores | None:
+        """Scores of samples, on the first process; None on the others. A collective.
+
+        Args:
+            batches: this process's samples, uint8 (N, H, W, 3) with any N. Inception Score takes
+                its splits in order of the processes, and batch by batch within each.
+            labels: of all samples in that order (N,), to warn if they are sorted and for
+                precision and recall within classes.
+        """
+        self.prepare()
+        features = extract(
+            self.extractors, batches, self.features, {"pool", "logits"}, self.device, self.processes
+        )
+        if features is None:
+            return None
+        return score(features, labels, self.real, self.options, self.device)
+
+    def protocol(self) -> dict:
+        """How the numbers came about, for their record."""
+        o = self.options
+        about = {
+            "inception_sha256": self.inception.sha256,
+            "inception_score_split": SPLIT,
+            "neighbours": K,
+            "pr_dtype": o.pr_dtype,
+            "batch_size": o.batch_size,
+            "processes": self.processes.count,
+            "device": self.device.type,
+            "versions": {"torch": torch.__version__, "torch-fidelity": version("torch-fidelity")},
+        }
+        if o.fd_dinov2:
+            about["dinov2"] = {"model": o.dinov2_model, "weights": o.dinov2_weights or "timm's"}
+        return about | ({"bootstrap": o.bootstrap} if o.bootstrap else {})
+
+
+def load_extractors(o: NetworkOptions) -> list[torch.nn.Module]:
+    """The networks, Inception first; `ValueError` when their weights cannot be had."""
+    extractors = [Inception(o.inception_weights)]
+    if o.fd_dinov2:
+        from evaluation.dinov2 import DinoV2
+
+        extractors.append(DinoV2(o.dinov2_weights, o.dinov2_model))
+    return extractors

@@ -1,0 +1,99 @@
+"""The reference: statistics of a data set, and images of it for precision and recall.
+
+ADM's reference batches hold `mu`, `sigma` (pool), `mu_s`, `sigma_s` (spatial) of a whole training
+set, and 10,000 of its images in `arr_0`. Without statistics they are taken of the images.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.images import ImageSet, content_hash, open_images
+from evaluation.npz import array_names, read_small
+
+STATISTICS = {  # feature: keys of its mean and covariance
+    "pool": ("mu", "sigma"),
+    "spatial": ("mu_s", "sigma_s"),
+    "dinov2": ("mu_dinov2", "sigma_dinov2"),
+}
+REMEDY = "make a reference with `python -m evaluation reference DATA -o FILE`"
+
+
+@dataclass
+class Reference:
+    """A reference as it is on disk; `images` is None where there are statistics alone."""
+
+    path: str
+    images: ImageSet | None
+    statistics: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    recipe: dict | None = None
+
+    def check_shape(self, shape: tuple[int, int, int], name: str) -> None:
+        """`ValueError` unless samples of (H, W, C) can be compared with this reference."""
+        if self.images and shape != self.images.shape:
+            mine = "x".join(map(str, self.images.shape))
+            raise ValueError(
+                f"{name} holds {'x'.join(map(str, shape))} images and the reference {self.path} "
+                f"{mine}: give a reference of the samples' resolution"
+            )
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the whole file."""
+        return content_hash(self.path)
+
+    def describe(self) -> dict:
+        """What a record of an evaluation says of it."""
+        return {
+            "path": self.path,
+            "sha256": self.sha256,
+            "images": len(self.images) if self.images else 0,
+            "stored_statistics": [key for name in self.statistics for key in STATISTICS[name]],
+            "recipe": self.recipe,
+        }
+
+    def summary(self) -> str:
+        """That in a line."""
+        parts = [f"{len(self.images):,} images" if self.images else "no images"]
+        parts += ["stored statistics"] if self.statistics else []
+        parts += [f"of {self.recipe['data']}"] if "data" in (self.recipe or {}) else []
+        return f"{self.path}: {', '.join(parts)}, SHA-256 {self.sha256[:12]}"
+
+
+def load_reference(path: str) -> Reference:
+    """The reference at `path`: ADM's .npz, or any set of images.
+
+    Raises `ValueError` when keys are missing, shapes are wrong or values not finite.
+    """
+    if Path(path).is_dir() or not Path(path).is_file() or Path(path).suffix == ".npy":
+        images = open_images(path)
+        return Reference(path, images, recipe=images.recipe)
+    names = array_names(path)
+    stored = {
+        feature: keys for feature, keys in STATISTICS.items() if any(key in names for key in keys)
+    }
+    if "pool" in stored or "spatial" in stored:
+        stored = {"pool": STATISTICS["pool"], "spatial": STATISTICS["spatial"]} | stored
+    missing = [key for keys in stored.values() for key in keys if key not in names]
+    if missing or not (stored or "arr_0" in names):
+        needed = ", ".join(missing) if missing else "mu, sigma, mu_s, sigma_s and no arr_0"
+        raise ValueError(f"reference {path}: no {needed} in it, only {', '.join(names)}; {REMEDY}")
+    images = open_images(path) if "arr_0" in names else None
+    statistics = {feature: read_statistics(path, *keys) for feature, keys in stored.items()}
+    return Reference(path, images, statistics, images.recipe if images else None)
+
+
+def read_statistics(path: str, mean_key: str, covariance_key: str) -> tuple[np.ndarray, np.ndarray]:
+    mean, covariance = (read_small(path, key) for key in (mean_key, covariance_key))
+    if mean.ndim != 1 or covariance.shape != (*mean.shape, *mean.shape):
+        raise ValueError(
+            f"reference {path}: {mean_key} {mean.shape} and {covariance_key} {covariance.shape} "
+            f"must be (D,) and (D, D)"
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError(
+            f"reference {path}: {mean_key} or {covariance_key} holds NaN or inf; {REMEDY}"
+        )
+    return mean, covariance

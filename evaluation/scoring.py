@@ -1,0 +1,143 @@
+"""From features to numbers: every metric that was asked for, of one set of samples."""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+
+from evaluation.bootstrap import NORMAL_95, deviations
+from evaluation.classes import SPLIT, inception_score, sorted_by_class
+from evaluation.features import Features
+from evaluation.frechet import distance_from_root, rank_warning, root
+from evaluation.manifold import precision_recall
+from evaluation.moments import Moments
+from evaluation.options import MetricOptions
+
+K = 3  # neighbours of precision and recall
+KID_SUBSET = 1000
+FRECHET = {"fid": "pool", "sfid": "spatial", "fd_dinov2": "dinov2"}  # metric: feature
+Statistics = tuple[np.ndarray, np.ndarray]  # mean (D,), covariance (D, D)
+
+
+@dataclass
+class Real:
+    """What samples are compared with; `pool` is None where the reference has no images."""
+
+    statistics: dict[str, Statistics]
+    pool: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    roots: dict[str, np.ndarray] = field(default_factory=dict)
+    """of the covariances: the slower half of a Frechet distance, taken once"""
+
+    def distance(self, name: str, mean: np.ndarray, covariance: np.ndarray) -> float:
+        """Frechet distance of samples' statistics of a feature."""
+        if name not in self.roots:
+            self.roots[name] = root(self.statistics[name][1])
+        return distance_from_root(*self.statistics[name], self.roots[name], mean, covariance)
+
+
+@dataclass
+class Scores:
+    """Of one set of samples; `intervals` are 95% intervals, `per_class` goes by label."""
+
+    metrics: dict[str, float]
+    count: int
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    per_class: dict[int, dict[str, float]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def score(
+    features: Features,
+    labels: np.ndarray | None,
+    real: Real,
+    o: MetricOptions,
+    device: torch.device | str = "cpu",
+) -> Scores:
+    """Every metric that `o` asks for.
+
+    Args:
+        features: moments of the features in FRECHET, and `pool` and `logits` by image.
+        labels: of the samples (N,), if they are known.
+    """
+    pool = features.kept["pool"]
+    probs = torch.from_numpy(features.kept["logits"]).softmax(dim=1).numpy()
+    metrics = {
+        metric: real.distance(name, *features.statistics(name))
+        for metric, name in FRECHET.items()
+        if name in features.moments
+    }
+    metrics["inception_score"] = inception_score(probs)
+    if real.pool is not None:
+        metrics["precision"], metrics["recall"] = precision_recall(
+            real.pool, pool, K, o.pr_dtype, device, progress=True
+        )
+    if o.kid:
+        metrics["kid"] = kernel_distance(real.pool, pool)
+    for count in o.fid_at:
+        metrics[f"fid_at_{count}"] = real.distance("pool", *first_statistics(pool, count))
+    found = Scores(metrics, len(pool), warnings=warnings_about(features, labels, probs, real, o))
+    if o.bootstrap:
+        spread = deviations(pool, probs, partial(real.distance, "pool"), o.bootstrap, device)
+        for name, deviation in spread.items():
+            half = NORMAL_95 * deviation
+            found.intervals[name] = metrics[name] - half, metrics[name] + half
+    if o.per_class:
+        found.per_class = per_class(real, pool, labels, o.pr_dtype, device)
+    return found
+
+
+def kernel_distance(real: np.ndarray, generated: np.ndarray) -> float:
+    """KID: torch-fidelity's mean over 100 random subsets of 1,000, or of all where fewer."""
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+    tensors = torch.from_numpy(generated), torch.from_numpy(real)
+    subset = min(KID_SUBSET, *map(len, tensors))
+    return kid_features_to_metric(*tensors, kid_subset_size=subset, verbose=False)[
+        KEY_METRIC_KID_MEAN
+    ]
+
+
+def first_statistics(pool: np.ndarray, count: int) -> Statistics:
+    moments = Moments(pool.shape[1])
+    for part in torch.from_numpy(pool[:count]).split(4096):
+        moments.add(part)
+    return moments.statistics()
+
+
+def per_class(real: Real, pool: np.ndarray, labels: np.ndarray, dtype: str, device) -> dict:
+    """Precision and recall of each label that has k + 1 images in both sets."""
+    found = {}
+    for label in np.intersect1d(labels, real.labels):
+        theirs, ours = real.pool[real.labels == label], pool[labels == label]
+        if min(len(theirs), len(ours)) > K:
+            precision, recall = precision_recall(theirs, ours, K, dtype, device)
+            found[int(label)] = {"precision": precision, "recall": recall}
+    return found
+
+
+def warnings_about(
+    features: Features, labels: np.ndarray | None, probs: np.ndarray, real: Real, o: MetricOptions
+) -> list[str]:
+    """What readers of these numbers should know."""
+    count = len(probs)
+    found = [
+        f"{metric}: {message}"
+        for metric, name in FRECHET.items()
+        if name in features.moments
+        and (message := rank_warning(count, len(features.moments[name].mean)))
+    ]
+    classes = {"labels": labels, "predicted classes": probs.argmax(axis=1)}
+    in_order = [what for what, c in classes.items() if c is not None and sorted_by_class(c)]
+    if in_order:
+        effect = "is far too low: shuffle the images" if count > SPLIT else "has one split here"
+        found.append(
+            f"{' and '.join(in_order)} are sorted: Inception Score, in file order with {SPLIT:,} "
+            f"images a split, {effect}"
+        )
+    if o.fid_at:
+        found.append("FID depends on the number of samples: compare it at the same number only")
+    if o.kid and min(count, len(real.pool)) < KID_SUBSET:
+        found.append(f"KID: fewer than {KID_SUBSET:,} images, all are taken for every subset")
+    return found
