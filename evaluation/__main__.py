@@ -11,7 +11,7 @@ to results.csv there.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +45,9 @@ class Score:
     """where to add one line; results.csv beside the samples unless given"""
     pixels: bool = False
     """compare small images in pixel space instead, which gives no FID"""
-    metrics: Annotated[MetricOptions, tyro.conf.OmitArgPrefixes] = MetricOptions()
+    metrics: Annotated[MetricOptions, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=MetricOptions
+    )
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,6 @@ def report(config: Score, samples, evaluator, scores, out: Path, results: Path) 
     """Print, write the record, add a line."""
     from evaluation.report import append_line, format_scores, result_line, write_record
 
-    scores.warnings += filter(None, [evaluator.inception.warning()])
     reference = evaluator.reference.describe()
     write_record(
         out,
@@ -128,10 +129,8 @@ def report(config: Score, samples, evaluator, scores, out: Path, results: Path) 
         samples={"path": config.samples, "array": config.array},
         recipe=samples.recipe,
     )
-    append_line(
-        results,
-        result_line(config.samples, scores, reference, config.metrics.pr_dtype, samples.recipe),
-    )
+    how = {"pr_dtype": config.metrics.pr_dtype, "recipe": samples.recipe}
+    append_line(results, result_line(config.samples, scores, reference, **how))
     print(*format_scores(scores), sep="\n")
     for warning in scores.warnings:
         print(f"warning: {warning}", file=sys.stderr)

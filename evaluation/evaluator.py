@@ -48,6 +48,7 @@ class Evaluator:
         self.device = torch.device(device) if device else choose_device()
         self.extractors = load_extractors(self.options)
         self.inception = self.extractors[0]
+        self.warnings = [w for w in (self.inception.warning(),) if w]
         self._check_statistics()
         for extractor in self.extractors:
             extractor.to(self.device)
@@ -124,7 +125,9 @@ class Evaluator:
         )
         if features is None:
             return None
-        return score(features, labels, self.real, self.options, self.device)
+        scores = score(features, labels, self.real, self.options, self.device)
+        scores.warnings += self.warnings
+        return scores
 
     def protocol(self) -> dict:
         """How the numbers came about, for their record."""

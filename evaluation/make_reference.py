@@ -7,7 +7,7 @@ Statistics are of every image; `--images` of them, drawn at random, are stored w
 precision and recall.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +33,9 @@ class MakeReference:
     """of that draw"""
     array: str = "arr_0"
     """name of the images in an .npz"""
-    networks: Annotated[NetworkOptions, tyro.conf.OmitArgPrefixes] = NetworkOptions()
+    networks: Annotated[NetworkOptions, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=NetworkOptions
+    )
 
 
 def make_reference(config: MakeReference) -> None:

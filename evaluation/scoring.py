@@ -65,8 +65,7 @@ def score(
     probs = torch.from_numpy(features.kept["logits"]).softmax(dim=1).numpy()
     metrics = {
         metric: real.distance(name, *features.statistics(name))
-        for metric, name in FRECHET.items()
-        if name in features.moments
+        for metric, name in frechet_of(features)
     }
     metrics["inception_score"] = inception_score(probs)
     if real.pool is not None:
@@ -86,6 +85,11 @@ def score(
     if o.per_class:
         found.per_class = per_class(real, pool, labels, o.pr_dtype, device)
     return found
+
+
+def frechet_of(features: Features) -> list[tuple[str, str]]:
+    """(metric, feature) of each Frechet distance that there are features for."""
+    return [(metric, name) for metric, name in FRECHET.items() if name in features.moments]
 
 
 def kernel_distance(real: np.ndarray, generated: np.ndarray) -> float:
@@ -122,12 +126,11 @@ def warnings_about(
 ) -> list[str]:
     """What readers of these numbers should know."""
     count = len(probs)
-    found = [
-        f"{metric}: {message}"
-        for metric, name in FRECHET.items()
-        if name in features.moments
-        and (message := rank_warning(count, len(features.moments[name].mean)))
-    ]
+    found = []
+    sizes = {metric: len(features.moments[name].mean) for metric, name in frechet_of(features)}
+    deficient = [metric for metric, size in sizes.items() if rank_warning(count, size)]
+    if deficient:
+        found.append(f"{', '.join(deficient)}: {rank_warning(count, max(sizes.values()))}")
     classes = {"labels": labels, "predicted classes": probs.argmax(axis=1)}
     in_order = [what for what, c in classes.items() if c is not None and sorted_by_class(c)]
     if in_order:

@@ -21,7 +21,8 @@ def command(script: str, *args, processes: int = 1) -> list[str]:
     if processes > 1:
         run = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         launcher += run
-    return [*launcher, str(ROOT / script), *map(str, args)]
+    program = [script] if script == "-m" else [str(ROOT / script)]  # -m: a module, named next
+    return [*launcher, *program, *map(str, args)]
 
 
 def run(script: str, *args, processes: int = 1) -> subprocess.CompletedProcess:

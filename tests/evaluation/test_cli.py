@@ -1,15 +1,21 @@
 """python -m evaluation: what it prints, writes and refuses."""
 
+import hashlib
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from launching import ENVIRONMENT, ROOT
+from launching import ENVIRONMENT, ROOT, check
+from PIL import Image
 
+from evaluation import Evaluator
+from evaluation.__main__ import main
+from evaluation.options import MetricOptions
 from evaluation.pixels import load_images, pixel_metrics
-from evaluation.samples import read_samples
+from evaluation.report import append_line, read_lines
 
 
 def evaluate(*args):
@@ -47,34 +53,129 @@ def test_prints_and_writes_scores_with_the_recipe(tmp_path):
         assert name in done.stdout and f"{value:.4f}" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("message", "arrays"),
-    [
-        ("no arr_0 in it", dict(images=np.zeros((5, 8, 8, 1), np.uint8))),
-        ("must be uint8 images .* float64", dict(arr_0=np.zeros((5, 8, 8, 1)))),
-        (r"must be uint8 images .* \(5, 8, 8\)", dict(arr_0=np.zeros((5, 8, 8), np.uint8))),
-    ],
-)
-def test_wrong_arrays_are_refused(tmp_path, message, arrays):
-    np.savez(tmp_path / "s.npz", **arrays)
-    with pytest.raises(ValueError, match=message):
-        read_samples(tmp_path / "s.npz")
-
-
-def test_wrong_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="no such file"):
-        read_samples(tmp_path / "none.npz")
-    np.savez(tmp_path / "s.npz", arr_0=np.zeros((50, 8, 8, 1), np.uint8))
-    content = (tmp_path / "s.npz").read_bytes()
-    (tmp_path / "s.npz").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"truncated, or not an \.npz"):
-        read_samples(tmp_path / "s.npz")
+def test_pixel_scores_need_images_of_one_size():
     with pytest.raises(ValueError, match=r"samples are \(9, 9, 1\) images and the reference"):
-        digits = load_images("digits")
-        pixel_metrics((np.zeros((9, 9, 9, 1), np.uint8), None, None), digits)
+        pixel_metrics((np.zeros((9, 9, 9, 1), np.uint8), None, None), load_images("digits"))
 
 
 def test_an_error_is_one_line(tmp_path):
-    done = evaluate(tmp_path / "none.npz")
+    done = evaluate(tmp_path / "none.npz", "--ref", "digits")
     assert done.returncode == 2
     assert done.stderr.strip() == f"python -m evaluation: error: {tmp_path}/none.npz: no such file"
+
+
+def here(monkeypatch, *args):
+    """The command in this process, where networks can be replaced."""
+    monkeypatch.setattr("sys.argv", [str(ROOT / "evaluation" / "__main__.py"), *map(str, args)])
+    main()
+
+
+def refused(monkeypatch, capsys, *args) -> str:
+    with pytest.raises(SystemExit) as exit:
+        here(monkeypatch, *args)
+    assert exit.value.code == 2
+    text = capsys.readouterr().err
+    assert text.startswith("python -m evaluation: error: ") and text.count("\n") == 1
+    return text
+
+
+@pytest.fixture
+def files(tmp_path, images):
+    """samples.npz with a recipe, ref.npz of the same size, other.npz of another."""
+    recipe = {"model": "SiT-B/2", "solver": {"sampling_method": "heun2"}, "nfe": {"mean": 498.0}}
+    np.savez(tmp_path / "samples.npz", arr_0=images(40, 1), recipe=json.dumps(recipe))
+    np.savez(tmp_path / "ref.npz", images(50, 2), np.arange(50) % 5)
+    np.savez(tmp_path / "other.npz", images(50, 2, size=16))
+    return tmp_path
+
+
+def test_scores_are_printed_and_kept(files, monkeypatch, capsys, tiny_networks):
+    here(monkeypatch, files / "samples.npz", "--ref", files / "ref.npz", "--bootstrap", 3)
+    printed = capsys.readouterr().out
+    record = json.loads((files / "samples.metrics.json").read_text())
+    assert f"{record['metrics']['fid']:.3f}   95%: " in printed
+    assert "40 images of 12x12" in printed and "ref.npz: 50 images" in printed
+    digest = hashlib.sha256((files / "ref.npz").read_bytes()).hexdigest()
+    assert record["reference"]["sha256"] == digest and digest[:12] in printed
+    assert record["recipe"]["nfe"] == {"mean": 498.0}
+    assert record["protocol"]["pr_dtype"] == "float16" and record["count"] == 40
+    (line,) = read_lines(files / "results.csv")
+    assert line["fid"] == f"{record['metrics']['fid']:.6g}" and line["solver"] == "heun2"
+
+
+def test_a_folder_scores_as_its_npz(files, monkeypatch, tiny_networks, images):
+    (files / "samples").mkdir()
+    for i, image in enumerate(images(40, 1)):
+        Image.fromarray(image).save(files / "samples" / f"{i:06d}.png")
+    for name in ("samples.npz", "samples"):
+        out = files / f"{name}.json"
+        here(monkeypatch, files / name, "--ref", files / "ref.npz", "--out", out)
+    records = [json.loads((files / f"{n}.json").read_text()) for n in ("samples.npz", "samples")]
+    assert records[0]["metrics"] == records[1]["metrics"]
+    assert len(read_lines(files / "results.csv")) == 2
+
+
+def test_table_of_results(files, monkeypatch, capsys, tiny_networks):
+    for dtype in ("float16", "float32", "float32"):
+        here(monkeypatch, files / "samples.npz", "--ref", files / "ref.npz", "--pr-dtype", dtype)
+    capsys.readouterr()
+    here(monkeypatch, "table", files / "results.csv")
+    header, rule, row = capsys.readouterr().out.splitlines()  # the same evaluation is one row
+    assert [cell.strip() for cell in header.split("|")[1:8]] == [
+        "samples", "images", "FID", "sFID", "Inception Score", "precision", "recall",
+    ]  # fmt: skip
+    assert "KID" not in header and len(header) == len(rule) == len(row)
+    fid = json.loads((files / "samples.metrics.json").read_text())["metrics"]["fid"]
+    assert f"| {fid:.3f}" in row and "| heun2" in row
+
+
+def test_lines_of_many_processes_are_all_there(tmp_path):
+    path = tmp_path / "results.csv"
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda i: append_line(path, {"samples": f"{i}.npz"}), range(50)))
+    assert sorted(line["samples"] for line in read_lines(path)) == sorted(
+        f"{i}.npz" for i in range(50)
+    )
+
+
+def test_bad_input_is_refused_before_any_work(files, monkeypatch, capsys, tiny_networks):
+    samples, ref = files / "samples.npz", files / "ref.npz"
+
+    def fail(*args):
+        raise AssertionError("work had begun")
+
+    monkeypatch.setattr("evaluation.features.FeaturePass.add", fail)
+    (files / "bad.csv").write_text("a,b\n")
+    np.savez(files / "three.npz", np.zeros((3, 12, 12, 3), np.uint8))
+    np.savez(files / "gray.npz", np.zeros((9, 12, 12, 1), np.uint8))
+    for message, args in {
+        "holds 12x12x3 images and the reference": [samples, "--ref", files / "other.npz"],
+        "none.npz: no such file": [samples, "--ref", files / "none.npz"],
+        "--array NAME chooses another": [samples, "--ref", ref, "--array", "images"],
+        "--fid-at needs 41": [samples, "--ref", ref, "--fid-at", 41],
+        "--fid-at 1: must be": [samples, "--ref", ref, "--fid-at", 1],
+        "--bootstrap 1: must be": [samples, "--ref", ref, "--bootstrap", 1],
+        "samples.npz has none": [samples, "--ref", ref, "--per-class"],
+        "without --fd-dinov2": [samples, "--ref", ref, "--dinov2-weights", "x"],
+        "bad.csv: not a results file": [samples, "--ref", ref, "--results", files / "bad.csv"],
+        "3 images, precision and recall needs 4": [files / "three.npz", "--ref", ref],
+        "one channel, Inception needs RGB": [files / "gray.npz", "--ref", ref],
+    }.items():
+        assert message in refused(monkeypatch, capsys, *args)
+
+
+def test_two_processes_score_as_one(tmp_path, images, inception_weights):
+    """With Inception itself: its features, and both Frechet distances, in 2048 dimensions."""
+    samples, reference = images(7, 1), images(5, 2)
+    np.savez_compressed(tmp_path / "samples.npz", samples)
+    np.savez(tmp_path / "ref.npz", reference)
+    check(
+        "-m", "evaluation", tmp_path / "samples.npz", "--ref", tmp_path / "ref.npz",
+        "--inception-weights", inception_weights, "--batch-size", 2, processes=2,
+    )  # fmt: skip
+    found = json.loads((tmp_path / "samples.metrics.json").read_text())
+    assert found["protocol"]["processes"] == 2
+    evaluator = Evaluator(str(tmp_path / "ref.npz"), MetricOptions(inception_weights))
+    expected = evaluator.evaluate([samples])
+    assert found["metrics"] == pytest.approx(expected.metrics, rel=1e-6)
+    assert any("weights are not the published ones" in w for w in expected.warnings)

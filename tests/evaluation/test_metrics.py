@@ -4,14 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.linalg import sqrtm
 
 from evaluation import frechet_distance, inception_score, precision_recall, statistics
+from evaluation.bootstrap import deviations, weighted_statistics
+from evaluation.classes import sorted_by_class
+from evaluation.moments import Moments
+from evaluation.scoring import kernel_distance
 
 golden = np.load(Path(__file__).parents[1] / "golden" / "eval_small.npz")
 rng = np.random.default_rng(0)
 
 
+@pytest.mark.filterwarnings("ignore:.*samples for")
 def test_golden_frechet_distance():
     reference = statistics(golden["ref"])
     assert frechet_distance(*reference, *statistics(golden["gen"])) == pytest.approx(
@@ -58,6 +64,7 @@ def test_frechet_distance_equals_the_matrix_root_formula():
     assert frechet_distance(m1, s1, m2, s2) == pytest.approx(expected, rel=1e-8)
 
 
+@pytest.mark.filterwarnings("ignore:.*samples for")
 def test_frechet_distance_is_symmetric_zero_for_itself_and_finite_without_rank():
     a, b = statistics(rng.normal(size=(5, 30))), statistics(rng.normal(size=(6, 30)))
     assert frechet_distance(*a, *b) == pytest.approx(frechet_distance(*b, *a), rel=1e-6)
@@ -129,3 +136,126 @@ def test_precision_recall_does_not_depend_on_blocks(monkeypatch):
 def test_too_few_samples_are_refused():
     with pytest.raises(ValueError, match="generated: 3 samples, k = 3 needs at least 4"):
         precision_recall(rng.normal(size=(9, 2)), rng.normal(size=(3, 2)))
+
+
+@pytest.mark.parametrize("sizes", [[60], [1] * 60, [7, 0, 13, 40], [59, 1]])
+def test_moments_do_not_depend_on_batches(sizes):
+    features = 100 + np.random.default_rng(1).normal(size=(60, 5)).astype(np.float32)
+    moments = Moments(5)
+    for part in torch.from_numpy(features).split(sizes):
+        if len(part):
+            moments.add(part)
+    for found, expected in zip(moments.statistics(), statistics(features), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_moments_of_processes_join():
+    features = torch.from_numpy(np.random.default_rng(1).normal(size=(60, 5)))
+    whole, joined, empty = Moments(5), Moments(5), Moments(5)
+    whole.add(features)
+    for part in features.split([11, 49]):
+        other = Moments(5)
+        other.add(part)
+        joined.merge(other)
+    joined.merge(empty)
+    assert joined.count == 60
+    for found, expected in zip(joined.statistics(), whole.statistics(), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_few_samples_warn():
+    with pytest.warns(UserWarning, match="5 samples for 30 dimensions"):
+        statistics(rng.normal(size=(5, 30)))
+
+
+@pytest.mark.filterwarnings("ignore:.*samples for")
+def test_rank_deficient_distance_is_exact():
+    """Covariances of rank 4 in 300 dimensions, equal but for a factor: (1 - 3)^2 tr S."""
+    features = np.random.default_rng(1).normal(size=(5, 300))
+    mean, covariance = statistics(features)
+    found = frechet_distance(mean, covariance, mean, 9 * covariance)
+    assert found == pytest.approx(4 * np.trace(covariance), rel=1e-9)
+
+
+def half_distances(a, b):
+    """ADM's formula in NumPy's float16: every operation rounds, sums over D are float32."""
+    a, b = a.astype(np.float16), b.astype(np.float16)
+    norms = [np.square(x).astype(np.float32).sum(1).astype(np.float16) for x in (a, b)]
+    products = (a.astype(np.float32) @ b.astype(np.float32).T).astype(np.float16)
+    distances = (norms[0][:, None] - np.float16(2) * products) + norms[1]
+    return np.maximum(distances, np.float16(0)).astype(np.float32)
+
+
+def test_half_precision_recall_is_adms():
+    random = np.random.default_rng(1)
+    a = random.normal(4, 1, size=(120, 16)).astype(np.float32)
+    b = random.normal(4.2, 0.9, size=(150, 16)).astype(np.float32)
+    radii = [np.sort(half_distances(x, x), axis=1)[:, 3] for x in (a, b)]
+    distances = half_distances(a, b)
+    precision = (distances <= radii[0][:, None]).any(axis=0).mean()
+    recall = (distances <= radii[1]).any(axis=1).mean()
+    assert precision_recall(a, b, dtype="float16") == pytest.approx((precision, recall), abs=1e-12)
+    assert precision_recall(a, b) != precision_recall(a, b, dtype="float16")
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in")
+def test_half_precision_falls_back_where_it_overflows():
+    random = np.random.default_rng(1)
+    a, b = 100 * random.normal(size=(2, 60, 16)).astype(np.float32)
+    assert not np.isfinite(half_distances(a, b)).all()
+    assert precision_recall(a, b, dtype="float16") == precision_recall(a, b)
+
+
+def test_features_that_are_not_finite_are_refused():
+    a, b = rng.normal(size=(2, 9, 2))
+    b[3, 1] = np.nan
+    with pytest.raises(ValueError, match="generated: features hold values that are not finite"):
+        precision_recall(a, b)
+    with pytest.raises(ValueError, match="dtype bfloat16: choose from float16, float32"):
+        precision_recall(a, a, dtype="bfloat16")
+    with pytest.raises(ValueError, match="not finite"):
+        inception_score(np.full((4, 2), np.nan))
+
+
+def test_sorted_classes_are_noticed():
+    random = np.random.default_rng(0).integers(0, 1000, 50_000)
+    assert sorted_by_class(np.sort(random))
+    assert sorted_by_class(np.repeat(random, 4))  # four of a class at a time
+    assert not sorted_by_class(random)
+    assert not sorted_by_class(np.arange(50_000) % 1000)  # each split has every class
+    assert not sorted_by_class(np.zeros(100, int))  # one class has no order
+    assert not sorted_by_class(random[:1])
+
+
+def test_weighted_statistics_are_those_of_repeated_rows(monkeypatch):
+    monkeypatch.setattr("evaluation.bootstrap.ROWS", 7)
+    features = 50 + np.random.default_rng(1).normal(size=(30, 4)).astype(np.float32)
+    counts = np.random.default_rng(2).integers(0, 4, 30)
+    found = weighted_statistics(features, counts, "cpu")
+    for ours, expected in zip(found, statistics(np.repeat(features, counts, axis=0)), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_bootstrap_deviation_is_that_of_a_mean():
+    """With the first mean as `distance`, its standard error is known: std / sqrt(N)."""
+    features = np.random.default_rng(1).normal(size=(400, 2)).astype(np.float32)
+    probs = np.random.default_rng(2).dirichlet(np.ones(5), size=400)
+    found = deviations(features, probs, lambda mean, covariance: mean[0], 400)
+    assert found["fid"] == pytest.approx(features[:, 0].std() / 20, rel=0.15)
+    assert 0 < found["inception_score"] < 0.2
+
+
+def test_kernel_distance_equals_its_formula():
+    """Unbiased MMD^2 with (x y / D + 1)^3; below 1,000 samples every subset is the whole set."""
+    random = np.random.default_rng(1)
+    a, b = random.normal(size=(40, 8)), random.normal(0.3, 1, size=(40, 8))
+
+    def kernel(x, y):
+        return (x @ y.T / 8 + 1) ** 3
+
+    def mean_off_diagonal(k):
+        return (k.sum() - np.trace(k)) / (40 * 39)
+
+    expected = mean_off_diagonal(kernel(a, a)) + mean_off_diagonal(kernel(b, b))
+    expected -= 2 * kernel(a, b).mean()
+    assert kernel_distance(a, b) == pytest.approx(expected, rel=1e-8)
