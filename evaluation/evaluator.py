@@ -74,17 +74,21 @@ class Evaluator:
                 raise ValueError(f"{flag} needs images, and {where} holds none")
         if o.per_class and images.labels is None:
             raise ValueError(f"--per-class needs labels, and {where} holds none")
+        if o.fd_dinov2 and "dinov2" in self.reference.statistics:
+            self._check_recipe("dinov2_model", o.dinov2_model)
+
+    def _check_recipe(self, key: str, here: str) -> None:
+        """What stored statistics were made with must be what is used here."""
+        there = (self.reference.recipe or {}).get(key, here)
+        if self.reference.statistics and there != here:
+            raise ValueError(
+                f"reference {self.reference.path} was made with another {key}: {there}, not {here}"
+            )
 
     def _check_statistics(self) -> None:
         """Stored statistics must be of these networks."""
         where, stored = f"reference {self.reference.path}", self.reference.statistics
-        recipe = self.reference.recipe or {}
-        here = {"inception_sha256": self.inception.sha256}
-        if self.options.fd_dinov2 and "dinov2" in stored:
-            here["dinov2_model"] = self.options.dinov2_model
-        for key, value in here.items():
-            if stored and recipe.get(key, value) != value:
-                raise ValueError(f"{where} was made with another {key}: {recipe[key]}, not {value}")
+        self._check_recipe("inception_sha256", self.inception.sha256)
         sizes = {name: size for e in self.extractors for name, size in e.sizes.items()}
         for name, (mean, _) in stored.items():
             if len(mean) != sizes.get(name, len(mean)):
