@@ -71,9 +71,18 @@ def open_npz(path: Path, array: str) -> ImageSet:
             f"{path}: no {array} in it, only {', '.join(names)}; --array NAME chooses another"
         )
     key = next((key for key in LABELS if key in names and key != array), None)
-    recipe = json.loads(str(read_small(path, "recipe"))) if "recipe" in names else None
     labels = None if key is None else read_small(path, key)
-    return ImageSet(str(path), open_member(path, array), labels, recipe)
+    return ImageSet(str(path), open_member(path, array), labels, read_recipe(path))
+
+
+def read_recipe(path: str | Path) -> dict | None:
+    """What an .npz says of its making."""
+    if "recipe" not in array_names(path):
+        return None
+    try:
+        return json.loads(str(read_small(path, "recipe")))
+    except json.JSONDecodeError:
+        raise ValueError(f"{path}: its recipe is not JSON; remove that array") from None
 
 
 def check_images(found: ImageSet, array: str) -> None:

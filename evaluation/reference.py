@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.images import ImageSet, content_hash, open_images
+from evaluation.images import ImageSet, content_hash, open_images, read_recipe
 from evaluation.npz import array_names, read_small
 
 STATISTICS = {  # feature: keys of its mean and covariance
@@ -32,11 +32,11 @@ class Reference:
 
     def check_shape(self, shape: tuple[int, int, int], name: str) -> None:
         """`ValueError` unless samples of (H, W, C) can be compared with this reference."""
-        if self.images and shape != self.images.shape:
-            mine = "x".join(map(str, self.images.shape))
+        size = self.images.shape[:2] if self.images else (self.recipe or {}).get("image_size")
+        if size and shape[:2] != tuple(size):
             raise ValueError(
-                f"{name} holds {'x'.join(map(str, shape))} images and the reference {self.path} "
-                f"{mine}: give a reference of the samples' resolution"
+                f"{name} holds images of {shape[0]}x{shape[1]} and the reference {self.path} of "
+                f"{size[0]}x{size[1]}: give a reference of the samples' resolution"
             )
 
     @cached_property
@@ -82,7 +82,7 @@ def load_reference(path: str) -> Reference:
         raise ValueError(f"reference {path}: no {needed} in it, only {', '.join(names)}; {REMEDY}")
     images = open_images(path) if "arr_0" in names else None
     statistics = {feature: read_statistics(path, *keys) for feature, keys in stored.items()}
-    return Reference(path, images, statistics, images.recipe if images else None)
+    return Reference(path, images, statistics, read_recipe(path))
 
 
 def read_statistics(path: str, mean_key: str, covariance_key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from scripts.benchmark_evaluation import save_random_inception
+
 SIZE = 12
 
 
@@ -52,20 +54,6 @@ def tiny_networks(monkeypatch):
 @pytest.fixture(scope="session")
 def inception_weights(tmp_path_factory):
     """A file of Inception weights: random, but features keep their scale through the layers."""
-    from torch_fidelity import feature_extractor_inceptionv3 as inception
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inception, "load_state_dict_from_url", lambda *args, **kwargs: {})
-        patch.setattr(nn.Module, "load_state_dict", lambda self, weights: None)
-        network = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-    torch.manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.8, 1.2)
-            nn.init.uniform_(module.bias, -0.1, 0.1)
-    nn.init.normal_(network.fc.weight, std=0.1)
-    path = tmp_path_factory.mktemp("inception") / "random.pth"
-    torch.save(network.state_dict(), path)
-    return str(path)
+    path = str(tmp_path_factory.mktemp("inception") / "random.pth")
+    save_random_inception(path)
+    return path

@@ -149,7 +149,7 @@ def test_bad_input_is_refused_before_any_work(files, monkeypatch, capsys, tiny_n
     np.savez(files / "three.npz", np.zeros((3, 12, 12, 3), np.uint8))
     np.savez(files / "gray.npz", np.zeros((9, 12, 12, 1), np.uint8))
     for message, args in {
-        "holds 12x12x3 images and the reference": [samples, "--ref", files / "other.npz"],
+        "holds images of 12x12 and the reference": [samples, "--ref", files / "other.npz"],
         "none.npz: no such file": [samples, "--ref", files / "none.npz"],
         "--array NAME chooses another": [samples, "--ref", ref, "--array", "images"],
         "--fid-at needs 41": [samples, "--ref", ref, "--fid-at", 41],
