@@ -57,8 +57,11 @@ def frechet_distance(
 
 
 def root(sigma: np.ndarray) -> np.ndarray:
-    """R (rank, D) with R' R = sigma."""
-    values, vectors = np.linalg.eigh(sigma)
+    """R (rank, D) with R' R = sigma: Cholesky's, or eigenvectors' where sigma is singular."""
+    try:
+        return np.linalg.cholesky(sigma).T
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(sigma)
     kept = above_rounding(values)
     return np.sqrt(values[kept])[:, None] * vectors[:, kept].T
 

@@ -11,6 +11,7 @@ time. Each stage runs in a process of its own, whose peak memory it is.
 import resource
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -244,8 +245,8 @@ def main() -> None:
     print("| stage | measured | seconds | peak memory | seconds for 50,000 |")
     print("|---|---|---|---|---|", flush=True)
     for name in b.stages or STAGES:
-        with get_context("spawn").Pool(1) as process:
-            timing, memory = process.apply(run_stage, (name, b))
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            timing, memory = process.submit(run_stage, name, b).result()
         whole = timing.seconds * timing.factor
         print(
             f"| {name} | {timing.measured} | {timing.seconds:.2f} | {memory} | {whole:.1f} |",

@@ -165,10 +165,12 @@ def test_bad_input_is_refused_before_any_work(files, monkeypatch, capsys, tiny_n
 
 
 def test_two_processes_score_as_one(tmp_path, images, inception_weights):
-    """With Inception itself: its features, and both Frechet distances, in 2048 dimensions."""
-    samples, reference = images(7, 1), images(5, 2)
+    """With Inception itself, its features and their numbers of dimensions."""
+    samples, sizes = images(7, 1), {"": 2048, "_s": 2023}
+    stored = {f"mu{key}": np.ones(size) for key, size in sizes.items()}
+    stored |= {f"sigma{key}": np.eye(size) for key, size in sizes.items()}
     np.savez_compressed(tmp_path / "samples.npz", samples)
-    np.savez(tmp_path / "ref.npz", reference)
+    np.savez(tmp_path / "ref.npz", arr_0=images(4, 2), **stored)
     check(
         "-m", "evaluation", tmp_path / "samples.npz", "--ref", tmp_path / "ref.npz",
         "--inception-weights", inception_weights, "--batch-size", 2, processes=2,
