@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-BLOCK = 2**25  # distances in memory at a time: 128 MB, and three times that while they form
+BLOCK = 2**23  # distances in memory at a time: 32 MB, and three times that while they form
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
@@ -56,8 +56,12 @@ class Points:
 
     def __init__(self, features: np.ndarray, dtype: torch.dtype, device: torch.device | str):
         self.exact = torch.as_tensor(np.asarray(features, dtype=np.float32), device=device)
-        self.dtype, self.rounded = dtype, self.exact.to(dtype).float()
-        squares = [part.to(dtype).square().float().sum(1) for part in self.exact.split(4096)]
+        self.dtype, self.rounded = dtype, self.exact
+        if dtype != torch.float32:
+            self.rounded = self.exact.clone()
+            for part in self.rounded.split(4096):
+                part.copy_(part.to(dtype))
+        squares = [part.to(dtype).square().float().sum(1) for part in self.rounded.split(4096)]
         self.norms = torch.cat(squares).to(dtype)
 
     def __len__(self) -> int:

@@ -5,7 +5,6 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import TensorDataset
 
 from evaluation import frechet_distance
 from evaluation.features import FeaturePass, extract
@@ -70,41 +69,30 @@ def test_three_features_of_one_pass(inception, images):
     assert network.fc.bias.abs().max() > 0
 
 
-@pytest.mark.filterwarnings("ignore:.*worker processes")
 def test_fid_and_kid_are_torch_fidelitys(inception, inception_weights, images):
-    import torch_fidelity
+    from torch_fidelity import metric_fid, metric_kid
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    sets = images(8, 1), images(8, 2)
-    datasets = [torch.from_numpy(array).permute(0, 3, 1, 2) for array in sets]
-    theirs = torch_fidelity.calculate_metrics(
-        input1=Unpacked(datasets[0]),
-        input2=Unpacked(datasets[1]),
-        feature_extractor_weights_path=inception_weights,
-        batch_size=8,
-        cuda=False,
-        fid=True,
-        kid=True,
-        kid_subset_size=8,
-        cache=False,
-        verbose=False,
+    network = FeatureExtractorInceptionV3("theirs", ["2048"], inception_weights)
+    sets = images(5, 1), images(5, 2)
+    theirs = [network(torch.from_numpy(array).permute(0, 3, 1, 2))[0] for array in sets]
+    ours = [extract([inception], [array], {"pool"}, {"pool"}, CPU, Processes()) for array in sets]
+    for mine, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(torch.from_numpy(mine.kept["pool"]), their)
+    kid = metric_kid.kid_features_to_metric(*theirs, kid_subset_size=5, verbose=False)
+    assert kernel_distance(ours[1].kept["pool"], ours[0].kept["pool"]) == pytest.approx(
+        kid[metric_kid.KEY_METRIC_KID_MEAN], rel=1e-4
     )
-    features = [
-        extract([inception], [array], {"pool"}, {"pool"}, CPU, Processes()) for array in sets
+    some = slice(0, 2048, 16)  # their eigenvalues of 2048 x 2048 take a while
+    statistics = [metric_fid.fid_features_to_statistics(their[:, some]) for their in theirs]
+    fid = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)
+    mine = [
+        (mean[some], covariance[some, some])
+        for mean, covariance in (features.statistics("pool") for features in ours)
     ]
-    statistics = [f.statistics("pool") for f in features]
-    assert frechet_distance(*statistics[0], *statistics[1]) == pytest.approx(
-        theirs["frechet_inception_distance"], rel=1e-3
+    assert frechet_distance(*mine[0], *mine[1]) == pytest.approx(
+        fid[metric_fid.KEY_METRIC_FID], rel=1e-5
     )
-    assert kernel_distance(features[1].kept["pool"], features[0].kept["pool"]) == pytest.approx(
-        theirs["kernel_inception_distance_mean"], rel=1e-4
-    )
-
-
-class Unpacked(TensorDataset):
-    """Images alone, as torch-fidelity wants them."""
-
-    def __getitem__(self, index):
-        return super().__getitem__(index)[0]
 
 
 def test_weights_that_cannot_be_had_are_one_line(tmp_path, monkeypatch):
