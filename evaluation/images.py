@@ -5,6 +5,7 @@ Everything that can be wrong with a set is found when it is opened, before any i
 
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,12 @@ def open_folder(folder: Path, image_size: int | None = None) -> ImageSet:
     Args:
         image_size: crop them to this size as ADM does; None: they must all have one size.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, followlinks=True)  # classes may be links
+        for name in names
+        if Path(name).suffix.lower() in SUFFIXES
+    )
     if len(paths) < 2:
         raise ValueError(f"{folder}: {len(paths)} PNG or JPEG images in it, at least 2 are needed")
     height_width = (image_size, image_size) if image_size else common_size(paths)

@@ -16,7 +16,7 @@ def open_source(data: str, image_size: int | None, array: str = "arr_0") -> Imag
     Raises `ValueError` when there are none or when they do not fit.
     """
     path = Path(data)
-    if path.is_dir() and not any(path.rglob("*.parquet")):
+    if path.is_dir() and not any([*path.glob("*.parquet"), *path.glob("data/*.parquet")]):
         return open_folder(path, image_size)
     if path.is_file() and path.suffix != ".parquet":
         found = open_images(path, array)

@@ -37,7 +37,10 @@ def test_labels_come_from_either_name_and_from_folders(tmp_path, images):
     np.savez(tmp_path / "adm.npz", array, labels)
     for label in range(3):
         save_folder(tmp_path / "classes" / "abc"[label], array[2 * label : 2 * label + 2])
-    for name in ("ours.npz", "adm.npz", "classes"):
+    (tmp_path / "linked").mkdir()
+    for label in "abc":
+        (tmp_path / "linked" / label).symlink_to(tmp_path / "classes" / label)
+    for name in ("ours.npz", "adm.npz", "classes", "linked"):
         found = open_images(tmp_path / name)
         np.testing.assert_array_equal(found.labels, labels)
         np.testing.assert_array_equal(found.images[:], array)
