@@ -38,7 +38,7 @@ def load_images(name: str):
         return read_samples(name)
     import numpy as np
 
-    from training.data import DigitsSource
+    from training.sources import DigitsSource
 
     source = DigitsSource()
     images = source.images.permute(0, 2, 3, 1).numpy()

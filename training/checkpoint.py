@@ -38,10 +38,15 @@ def save_checkpoint(path: Path, state: dict, min_free_disk: float = 0.0) -> None
         leftover.unlink()
     check_disk(path.parent, tensor_bytes(state), min_free_disk)
     temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch wraps what the disk says
+        temporary.unlink()
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        raise OSError(f"checkpoint {path}: cannot be written ({cause})") from error
     os.replace(temporary, path)
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)  # the rename itself
