@@ -7,10 +7,10 @@ import pytest
 import torch
 from launching import ROOT
 
+from sampling.config import ODE, SDE, check_sample_config
 from training.checks import check_train_config, layer_sync_settings
 from training.config import TrainConfig
 from training.launch import parse_command
-from training.sampling import ODE, SDE, check_sample_config
 
 TEXT = (ROOT / "README.md").read_text()
 

@@ -27,6 +27,8 @@ from pathlib import Path
 
 import torch
 
+from training.hub import fetch, is_hub_name
+
 
 def save_checkpoint(path: Path, state: dict, min_free_disk: float = 0.0) -> None:
     """Write to a temporary file, flush it to the disk, then rename: all of it or none of it.
@@ -84,10 +86,13 @@ def prune_checkpoints(folder: Path, keep_last: int | None, keep_every: int | Non
 def read_checkpoint(path: str | Path, mmap: bool = False) -> dict:
     """The dict in a checkpoint file, on the CPU, without unpickling anything but tensors.
 
-    `ValueError` for a missing, truncated or foreign file.
+    A name that is no local file may be one on the hub. `ValueError` for a missing, truncated or
+    foreign file.
     """
     if not Path(path).is_file():
-        raise ValueError(f"checkpoint {path}: no such file")
+        if not is_hub_name(path):
+            raise ValueError(f"checkpoint {path}: no such file")
+        path = fetch(str(path))
     if Path(path).suffix == ".safetensors":
         return read_safetensors(path)
     try:

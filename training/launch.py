@@ -33,8 +33,11 @@ def program_name() -> str:
     return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
 
 
-def parse_command(config: Callable | dict[str, Callable]):
+def parse_command(config: Callable | dict[str, Callable], args: list[str] | None = None):
     """Build `config` from the command line, or the one that its first word names.
+
+    Args:
+        args: the command line's words, `sys.argv[1:]` unless given.
 
     A bad flag ends the program with exit code 2.
     """
@@ -42,7 +45,7 @@ def parse_command(config: Callable | dict[str, Callable]):
 
     cli = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
     try:
-        return cli(config, prog=program_name(), console_outputs=is_first_process())
+        return cli(config, prog=program_name(), args=args, console_outputs=is_first_process())
     except SystemExit as exit:
         if exit.code not in (None, 0):
             hold_back()
