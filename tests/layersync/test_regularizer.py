@@ -328,9 +328,9 @@ def test_shapes_that_do_not_match_are_refused_with_their_numbers(student, teache
     assert all(text in str(error.value) for text in named)
 
 
-def test_output_that_is_no_tensor_is_refused_by_its_type():
-    with pytest.raises(ValueError, match=r"block 2.*tuple"):
-        sync_of(tokens(1, 2, 4), (tokens(1, 2, 4), None)).loss()
+def test_output_without_a_tensor_is_refused_by_its_type():
+    with pytest.raises(ValueError, match=r"block 2.*str 'none'"):
+        sync_of(tokens(1, 2, 4), "none").loss()
 
 
 @pytest.mark.parametrize(
