@@ -125,8 +125,8 @@ def open_lists(names: Iterable[str], modules: dict[str, nn.Module]) -> Iterable[
 
 
 def no_match(model: nn.Module, pattern: str, names: list[str]) -> str:
-    globs = {f"{name.rpartition('.')[0]}.*" for name in names if name.endswith(".0")}
-    near = get_close_matches(str(pattern), [*globs, *names], n=4, cutoff=0.5)
+    globs = [f"{name.removesuffix('.0')}.*" for name in names if name.endswith(".0")]
+    near = get_close_matches(str(pattern), [*globs, *names], n=3, cutoff=0.5)
     nearest = f" Nearest names: {', '.join(near)}." if near else ""
     return f"names: {pattern!r} matches no module. {module_tree(model)}{nearest} Name one of these"
 
