@@ -1,11 +1,14 @@
 """LayerSync on tiny transformers of other libraries: gradients, output, one step."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from architectures import ARCHITECTURES, docs_table
 from launching import ROOT
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from layersync import LayerSync, find_blocks
 
@@ -43,6 +46,10 @@ def selected(arch, output) -> Tensor:
     select = arch.selector()
     output = select(output) if callable(select) else output if select is None else output[select]
     return output if arch.options.get("batch_first", True) else output.transpose(0, 1)
+
+
+def by_family(family):
+    return next(arch for arch in ARCHITECTURES if arch.family == family)
 
 
 def gradients(model):
@@ -115,8 +122,46 @@ def test_one_step_on_the_loss_raises_the_similarity(arch):
     assert after > before + 1e-6
 
 
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("family", ["Flux", "Wan"])
+def test_gradient_checkpointing_of_diffusers_changes_no_gradient(family, use_reentrant):
+    arch = by_family(family)
+    model, batch = arch.model(), arch.batch()
+    found = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            recompute = partial(checkpoint, use_reentrant=use_reentrant)
+            model.enable_gradient_checkpointing(recompute)
+        sync = arch.sync(model)
+        with sync.capture():
+            returned = out(model, batch)
+        (returned.square().mean() + sync.loss()).backward()
+        found.append({name: gradient.clone() for name, gradient in gradients(model).items()})
+        model.zero_grad()
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
+def test_compiled_blocks_have_the_gradients_of_eager():
+    arch = by_family("Flux")
+    model, batch = arch.model(), arch.batch()
+    found = []
+    for compiled in (False, True):
+        if compiled:
+            torch._dynamo.reset()
+            model.compile_repeated_blocks(backend="aot_eager")
+        loss, _ = captured_loss(arch, model, batch)
+        loss.backward()
+        found.append(gradients(model))
+        model.zero_grad()
+    eager, compiled = found
+    assert eager.keys() <= compiled.keys()
+    for name, gradient in compiled.items():  # what had no gradient may have one of zeros
+        expected = eager.get(name, torch.zeros_like(gradient))
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_two_streams_without_select_are_refused_with_what_there_is():
-    (flux,) = (arch for arch in ARCHITECTURES if arch.family == "Flux")
+    flux = by_family("Flux")
     model = flux.model()
     sync = LayerSync.from_names(model, flux.names, [(2, 3)])
     with sync.capture():
