@@ -44,7 +44,8 @@ def split_mask(mask: Mask | None, shapes: Sequence[tuple[int, int]]) -> list[Ten
         if not isinstance(given, Tensor) or given.dtype != torch.bool:
             found = given.dtype if isinstance(given, Tensor) else type(given).__name__
             raise TypeError(
-                f"mask: expected a bool tensor (N, T), True where a token counts, got {found}"
+                f"mask: expected a bool tensor (N, T), True where a token counts, got {found}; "
+                f"mask.bool() makes one of numbers"
             )
     found = [tuple(given.shape) for given in masks]
     masks = [given.flatten(1) if given.dim() > 1 else given for given in masks]

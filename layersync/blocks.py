@@ -63,7 +63,7 @@ def as_blocks(blocks: Iterable) -> Blocks:
     for number, module in enumerate(modules, start=1):
         if not isinstance(module, nn.Module):
             raise TypeError(
-                f"blocks: number {number} of {len(modules)} is {module!r}, a {kind(module)}; "
+                f"blocks: number {number} of {len(modules)} is {module!r}, of type {kind(module)}; "
                 f"every block must be a torch.nn.Module"
             )
     return Blocks(modules)
@@ -82,7 +82,9 @@ def find_blocks(model: nn.Module, names: str | Iterable[str]) -> Blocks:
     the lists of modules and the names nearest to it, or for a module that is matched twice.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {model!r}, a {kind(model)}")
+        raise TypeError(f"model: expected a torch.nn.Module, got {model!r}, of type {kind(model)}")
+    if not isinstance(names, Iterable):
+        raise TypeError(f"names: expected glob patterns, got {names!r}, of type {kind(names)}")
     patterns = [names] if isinstance(names, str) else list(names)
     if not patterns:
         raise ValueError(f"names: got none. {module_tree(model)} Name one or more of them")

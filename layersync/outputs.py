@@ -42,8 +42,8 @@ class TokenReader:
         select = self.select
         if not (select is None or callable(select) or type(select) in (int, str)):
             raise TypeError(
-                f"select: expected a position, a name or a function, got {select!r}, a "
-                f"{type(select).__name__}"
+                f"select: expected a position, a name or a function, got {select!r}, "
+                f"of type {type(select).__name__}"
             )
 
     def tokens(self, output: Any) -> Tensor:

@@ -15,6 +15,11 @@ def check_pairs(pairs: Iterable[Pair], depth: int, found: str = "") -> tuple[Pai
     Raises `ValueError` for an empty list, a student that is not shallower than its teacher, a
     number outside 1..depth, or a pair given twice.
     """
+    if isinstance(pairs, str) or not isinstance(pairs, Iterable):
+        raise ValueError(
+            f"pairs: {pairs!r} is not a list of (student, teacher) pairs like [(8, 16)]; "
+            f"parse_pairs reads one from text"
+        )
     pairs = tuple(pairs)
     for pair in pairs:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -48,6 +53,8 @@ def check_pairs(pairs: Iterable[Pair], depth: int, found: str = "") -> tuple[Pai
 
 def check_weights(weights: Iterable[float], pairs: Sequence[Pair]) -> tuple[float, ...]:
     """Return `weights` as a tuple of one positive number for each pair; `ValueError` otherwise."""
+    if isinstance(weights, str) or not isinstance(weights, Iterable):
+        raise ValueError(f"weights: {weights!r} is not a list with one number for each pair")
     weights = tuple(weights)
     if len(weights) != len(pairs):
         raise ValueError(

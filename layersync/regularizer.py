@@ -125,7 +125,7 @@ class LayerSync:
         tokens = self._tokens(self._recorder.take())
         cosines = {pair: self._cosine(tokens, pair, mask) for pair in self.pairs}  # (N,) each
         self._similarity = {pair: cosine.detach().mean() for pair, cosine in cosines.items()}
-        losses = -self._combine(torch.stack(list(cosines.values())))  # (N,)
+        losses = -self._combine(list(cosines.values()))  # (N,)
         self._loss = losses.detach().mean()
         return losses.mean() if reduction == "mean" else losses
 
@@ -144,11 +144,11 @@ class LayerSync:
         similarity = torch.stack(list(self.similarity_tensors().values())).mean()
         return {"layersync_loss": self._loss.item(), "layersync_similarity": similarity.item()}
 
-    def _combine(self, cosines: Tensor) -> Tensor:
-        """Over the pairs, which are the first axis: the mean, or the weighted sum."""
+    def _combine(self, cosines: list[Tensor]) -> Tensor:
+        """The mean over pairs, or their weighted sum, (N,); in float32 under autocast too."""
         if self.weights is None:
-            return cosines.mean(dim=0)
-        return cosines.new_tensor(self.weights) @ cosines
+            return torch.stack(cosines).mean(dim=0)
+        return sum(weight * cosine for weight, cosine in zip(self.weights, cosines, strict=True))
 
     def _cosine(self, tokens: dict[int, list[Tensor]], pair: Pair, mask: Mask | None) -> Tensor:
         """The cosine of a pair for each sample of each pass, (N,)."""
@@ -212,7 +212,8 @@ class LayerSync:
         try:
             return self._reader.tokens(output)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{self._name(number)} {error}") from error
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{self._name(number)} {error}") from error
 
     def _name(self, number: int) -> str:
         return f"block {number} ({self.blocks.describe(number)})"

@@ -123,6 +123,8 @@ def test_other_wrong_names_are_refused(model):
         find_blocks(model, [])
     with pytest.raises(TypeError, match=r"model: expected a torch\.nn\.Module, got 'x'"):
         find_blocks("x", ["double_blocks.*"])
+    with pytest.raises(TypeError, match=r"names: .*got 3, of type int"):
+        find_blocks(model, 3)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def test_other_wrong_names_are_refused(model):
         (nn.ModuleList(), ValueError, "empty ModuleList"),
         ("blocks.*", TypeError, r"'blocks\.\*'.*from_names"),
         (4, TypeError, "got 4"),
-        ([nn.Tanh(), "tanh"], TypeError, r"number 2 of 2 is 'tanh', a str"),
+        ([nn.Tanh(), "tanh"], TypeError, r"number 2 of 2 is 'tanh', of type str"),
         ([[nn.Tanh()], None], TypeError, r"number 2 of 2 is None"),
     ],
 )

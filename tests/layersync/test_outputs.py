@@ -123,7 +123,7 @@ def test_outputs_without_tokens_are_refused_with_what_they_hold(wrap, options, e
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (dict(select=1.5), TypeError, "select: .*1.5, a float"),
+        (dict(select=1.5), TypeError, r"select: .*1\.5, of type float"),
         (dict(select=True), TypeError, "select: .*True"),
         (dict(batch_first=0), TypeError, "batch_first: .*0"),
         (dict(channels_first="no"), TypeError, "channels_first: .*'no'"),

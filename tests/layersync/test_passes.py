@@ -117,6 +117,9 @@ def test_weights_make_the_weighted_sum_of_the_pairs():
     torch.testing.assert_close(sync.loss("none"), 0.2 * first + 3 * second)
     similarity = {(1, 2): -first.mean().item(), (2, 3): -second.mean().item()}
     assert sync.similarity() == pytest.approx(similarity)  # without weights
+    with torch.autocast("cpu", torch.bfloat16):
+        half = emitted(values, pairs=[(1, 2), (2, 3)], weights=[0.2, 3]).loss("none")
+    torch.testing.assert_close(half, 0.2 * first + 3 * second)  # dtypes too
     plain = emitted(values, pairs=[(1, 2), (2, 3)]).loss("none")
     torch.testing.assert_close(plain, (first + second) / 2)
 
@@ -131,6 +134,8 @@ def test_weights_make_the_weighted_sum_of_the_pairs():
         ([1, float("inf")], "inf"),
         ([1, "2"], "'2'"),
         ([1, True], "True"),
+        (0.2, r"weights: 0\.2 is not a list"),
+        ("12", "weights: '12' is not a list"),
     ],
 )
 def test_weights_that_are_no_positive_number_for_each_pair_are_refused(weights, message):
