@@ -41,9 +41,7 @@ def test_a_file_is_found_by_name_or_as_the_only_one(cache, name):
 def test_what_is_not_there_is_said_in_one_line(cache):
     with pytest.raises(ValueError, match=r"2 files of weights there, name one: org/two/a\.pt, org"):
         read_checkpoint("org/two")
-    with pytest.raises(
-        ValueError, match=r"^checkpoint org/tiny/gone\.pt: no such file, and not"
-    ):
+    with pytest.raises(ValueError, match=r"^checkpoint org/tiny/gone\.pt: no such file, and not"):
         read_checkpoint("org/tiny/gone.pt")
 
 
