@@ -2,25 +2,23 @@
 
     torchrun --nproc_per_node=8 sample_ddp.py ODE --ckpt 0400000.pt --num-fid-samples 50000
     torchrun --nproc_per_node=8 sample_ddp.py SDE --ckpt 0400000.pt --cfg-scale 1.5
-    python sample_ddp.py ODE --ckpt 0400000.pt --sampling-method heun2
+    python sample_ddp.py --preset paper-ode-heun250 --ckpt 0400000.pt
 
 Label, noise and SDE draws of image i are a function of (seed, i), and batches are fixed slices of
 i dealt out to the processes: the .npz is the same for any number of processes. They never wait for
 each other; a run that was killed continues where it was when the same command is given again.
 """
 
-from training.launch import is_first_process, parse_command, usage_errors
-from training.sampling import (
-    ODE,
-    SDE,
-    check_sample_config,
-    resolve,
-    solver_settings,
-    stored_settings,
-)
+import sys
 
-if __name__ == "__main__":
-    CONFIG = parse_command({"ODE": ODE, "SDE": SDE})  # before torch is loaded
+from sampling.config import ODE, SDE, check_sample_config, solver_settings
+from sampling.presets import expand_preset
+from training.launch import is_first_process, parse_command, run_errors, usage_errors
+
+if __name__ == "__main__":  # before torch is loaded
+    with usage_errors():
+        ARGS = expand_preset(sys.argv[1:])
+    CONFIG = parse_command({"ODE": ODE, "SDE": SDE}, ARGS)
 
 import hashlib
 import json
@@ -33,10 +31,13 @@ import torch
 from tqdm import tqdm
 
 import layersync
-from evaluation.samples import SampleParts
 from models import find_model, load_codec
 from models.codecs import latent_size
 from models.zoo import describe_weights
+from sampling.labels import balanced_labels, random_labels
+from sampling.network import Network, prepare_model
+from sampling.parts import SampleParts
+from sampling.stored import resolve, stored_settings
 from training.checkpoint import read_checkpoint
 from training.images import save_grid
 from training.randomness import image_streams
@@ -61,9 +62,9 @@ class Sampling:
 
         path = config.ckpt or OFFICIAL_NAME
         checkpoint = read_checkpoint(path, mmap=True)  # the optimizer stays on disk
-        weights = weights_of(checkpoint, path)
-        arch = describe_weights(weights)
-        settings = resolve(config, arch, stored_settings(checkpoint))
+        weights, stored = weights_of(checkpoint, path, config.weights), stored_settings(checkpoint)
+        arch = describe_weights(weights, config.num_classes or (stored or {}).get("num_classes"))
+        settings = resolve(config, arch, stored)
         turned = reversed_time(checkpoint)
         self.codec = load_codec(settings["vae"], self.device, arch["in_channels"])
         if self.codec.channels != arch["in_channels"]:
@@ -81,11 +82,11 @@ class Sampling:
         sizes = {key: value for key, value in arch.items() if key != "name"}
         model = find_model(arch["name"])(**sizes)
         load_weights(model, weights, path)
-        model = model.to(self.device).eval()
-        self.model = CountCalls(ReversedTime(model) if turned else model)
-
+        model = prepare_model(model.to(self.device).eval(), config.bf16, config.compile)
+        self.network = Network(ReversedTime(model) if turned else model, config.bf16)
         channels = None if config.cfg_channels == "all" else int(config.cfg_channels)
-        self.network = Guidance(self.model, config.cfg_scale, channels)
+        scale, interval = config.cfg_scale, config.guidance_interval
+        self.guided = Guidance(self.network, scale, channels, interval)
         keys = "path_type", "prediction", "sample_eps"
         self.sampler = Sampler(create_transport(**{key: settings[key] for key in keys}))
         self.sample = make_solver(self.sampler, config)
@@ -95,6 +96,8 @@ class Sampling:
             self.recipe,
             config.num_fid_samples,
             config.per_proc_batch_size,
+            (image_size, image_size, self.codec.image_channels),
+            config.save_png,
         )
 
     def describe(self, settings: dict, arch: dict, weights: dict, step: int | None) -> dict:
@@ -102,23 +105,29 @@ class Sampling:
         c = self.config
         return {
             "weights_sha256": hash_weights(weights),
+            "weights": c.weights,
             "step": step,
             **settings,
             "vae": self.codec.name,
             "solver": solver_settings(c),
             "cfg_scale": c.cfg_scale,
             "cfg_channels": c.cfg_channels,
+            "guidance_interval": c.guidance_interval,
             "seed": c.global_seed,
-            "label_sampling": "random",
+            "label_sampling": c.label_sampling,
             "num_samples": c.num_fid_samples,
             "batch_size": c.per_proc_batch_size,
-            "dtype": "float32" + (" (TF32 products)" if self.tf32_in_force() else ""),
+            "dtype": self.dtype(),
+            "compiled": c.compile,
             "device": self.device.type,
             "versions": {"layersync": layersync.__version__, "torch": torch.__version__},
         }
 
-    def tf32_in_force(self) -> bool:
-        return self.config.tf32 and self.device.type == "cuda"
+    def dtype(self) -> str:
+        if self.config.bf16:
+            return "bfloat16 (autocast)"
+        tf32 = self.config.tf32 and self.device.type == "cuda"
+        return "float32 (TF32 products)" if tf32 else "float32"
 
     def out(self, model: str, step: int | None) -> Path:
         c = self.config
@@ -133,17 +142,23 @@ class Sampling:
 
     def batch(self, k: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Images of batch k and, per image, label, number of function evaluations, likelihood."""
-        size = self.config.per_proc_batch_size
-        streams = image_streams(
-            self.config.global_seed, range(k * size, (k + 1) * size), self.device
-        )
-        labels = streams.integers(self.recipe["num_classes"])
+        c, size = self.config, self.config.per_proc_batch_size
+        numbers = range(k * size, (k + 1) * size)
+        streams = image_streams(c.global_seed, numbers, self.device)
+        classes = self.recipe["num_classes"]
+        labels = random_labels(streams, classes)  # drawn in any case: the noise comes after it
+        if c.label_sampling == "balanced":
+            labels = balanced_labels(c.global_seed, numbers, classes).to(self.device)
         z = streams.normal(self.shape)  # (N, C, H, W)
-        extra = {"noise": lambda step: streams.normal(self.shape)} if is_sde(self.config) else {}
-        self.model.calls = 0
-        latents = self.sample(z, self.network, y=labels, **extra)[-1]
-        columns = {"labels": labels, "nfe": torch.full((size,), self.model.calls)}
-        if isinstance(self.config, ODE) and self.config.likelihood:
+        extra = {"noise": lambda step: streams.normal(self.shape)} if is_sde(c) else {}
+        self.network.reset()
+        latents = self.sample(z, self.guided, y=labels, **extra)[-1]
+        columns = {
+            "labels": labels,
+            "nfe": torch.full((size,), self.network.evaluations),
+            "network_passes": torch.full((size,), self.network.passes),
+        }
+        if isinstance(c, ODE) and c.likelihood:
             columns["bits_per_dim"] = self.bits_per_dimension(latents, labels, streams)
         images = self.codec.decode(latents).cpu().numpy()
         return images, {name: column.cpu().numpy() for name, column in columns.items()}
@@ -157,7 +172,7 @@ class Sampling:
             rtol=c.rtol,
         )
         probe = streams.normal(self.shape).sign()
-        log_density, _ = evaluate(latents, self.network, probe=probe, y=labels)
+        log_density, _ = evaluate(latents, self.guided, probe=probe, y=labels)
         return bits_per_dimension(log_density, latents[0].numel())
 
     def run(self, rank: int, world_size: int) -> None:
@@ -184,25 +199,6 @@ class Sampling:
             save_grid(parts.head(PREVIEW), parts.out.with_suffix(".png"))
             recipe = parts.assemble()
             print(f"{parts.out}: {parts.count} images, NFE {recipe['nfe']['mean']:g}")
-
-
-class CountCalls:
-    """A network that counts its evaluations; guidance's two halves are one evaluation."""
-
-    def __init__(self, model):
-        self.model, self.calls = model, 0
-
-    @property
-    def null_label(self) -> int:
-        return self.model.null_label
-
-    def __call__(self, *args, **kwargs):
-        self.calls += 1
-        return self.model(*args, **kwargs)
-
-    def forward_with_cfg(self, *args, **kwargs):
-        self.calls += 1
-        return self.model.forward_with_cfg(*args, **kwargs)
 
 
 def make_solver(sampler: Sampler, c: ODE | SDE):
@@ -245,11 +241,16 @@ def hash_weights(weights: dict[str, torch.Tensor]) -> str:
 def main(config: ODE | SDE) -> None:
     with usage_errors():
         sampling = Sampling(config)
-        unfinished = sampling.parts.prepare()
-    if unfinished:
+        unfinished = sampling.parts.check()
+    parts = sampling.parts
+    if not unfinished:
+        parts.clean_up()
+        if is_first_process():
+            print(f"{parts.out} is complete already")
+        return
+    with run_errors(f"What is finished in {parts.folder} is kept: the same command continues"):
+        parts.prepare()
         sampling.run(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-    elif is_first_process():
-        print(f"{sampling.parts.out} is complete already")
 
 
 if __name__ == "__main__":

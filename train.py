@@ -15,7 +15,7 @@ processes changes nothing but float rounding.
 
 from training.checks import check_train_config, layer_sync_settings
 from training.config import TrainConfig
-from training.launch import parse_command, usage_errors
+from training.launch import parse_command, run_errors, usage_errors
 
 if __name__ == "__main__":
     CONFIG = parse_command(TrainConfig)  # before torch is loaded: --help and typos answer at once
@@ -34,7 +34,7 @@ from tqdm import tqdm
 from layersync import LayerSync
 from models import find_model
 from training.checkpoint import prune_checkpoints, save_checkpoint
-from training.data import StepBatches, batch_shard, load_source, make_loader
+from training.data import StepBatches, batch_shard, make_loader
 from training.encoding import Encoder
 from training.images import save_grid
 from training.optimizer import learning_rate, make_optimizer
@@ -43,6 +43,7 @@ from training.preemption import EXIT_PREEMPTED, StopRequest
 from training.preview import preview
 from training.randomness import step_streams
 from training.runs import find_checkpoint, read_start, run_folder
+from training.sources import load_source
 from training.tracking import Meter, RunLog
 from training.validation import Validation
 from training.weights import load_weights, start_from_weights
@@ -233,8 +234,10 @@ class Training:
         c = self.config
         if not c.val_data_path:
             return None
-        held_out = dataclasses.replace(c, data_path=c.val_data_path, dataset_name=None)
-        source = load_source(dataclasses.replace(held_out, global_batch_size=1))
+        named = dict(data_path=c.val_data_path, dataset_name=None, streaming=False)
+        source = load_source(dataclasses.replace(c, **named, global_batch_size=1))
+        if source.latents:
+            source.check_codec(self.encoder.codec, c.image_size)
         return Validation(source, c.val_samples, c.global_seed, self.accelerator)
 
     def draw_samples(self) -> None:
@@ -285,7 +288,9 @@ def main(config: TrainConfig) -> None:
     with usage_errors():
         training = Training(config)
     announce(training)
-    sys.exit(training.run())
+    checkpoints = training.folder / "checkpoints"
+    with run_errors(f"What {checkpoints} holds is whole; --resume latest continues from there"):
+        sys.exit(training.run())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import tyro
 
 from evaluation.make_reference import MakeReference
 from evaluation.options import MetricOptions, check_metrics
-from training.launch import is_first_process, parse_command, usage_errors
+from training.launch import is_first_process, parse_command, program_name, usage_errors
 
 Positional = tyro.conf.Positional
 
@@ -155,7 +155,8 @@ COMMANDS = {"reference": (MakeReference, run_reference), "table": (Table, run_ta
 def main() -> None:
     word = sys.argv[1] if len(sys.argv) > 1 and sys.argv[1] in COMMANDS else None
     config_class, run = COMMANDS.get(word, (Score, run_score))
-    config = parse_command(config_class, word)
+    program = f"{program_name()} {word}" if word else None
+    config = parse_command(config_class, sys.argv[2:] if word else None, program)
     with usage_errors():
         run(config)
 

@@ -178,7 +178,7 @@ class FolderImages:
             return np.stack(list(threads.map(self._decode, self.paths[rows])))
 
     def _decode(self, path: Path) -> np.ndarray:
-        from training.data import center_crop
+        from training.pixels import center_crop
 
         with open_image(path) as image:
             try:

@@ -102,8 +102,7 @@ def write_reference(out: Path, source, config: MakeReference, statistics: dict, 
 
     import numpy as np
 
-    from evaluation.npz import CompressedArray
-    from evaluation.samples import write_array
+    from evaluation.npz import CompressedArray, write_array
 
     count = min(config.images, len(source))
     chosen = np.random.default_rng(config.seed).permutation(len(source))[:count]

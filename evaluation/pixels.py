@@ -46,7 +46,7 @@ def load_images(name: str):
     """(images, labels or None, recipe or None) of a set of images, or of "digits"."""
     if name != "digits":
         return read_samples(name)
-    from training.data import DigitsSource
+    from training.sources import DigitsSource
 
     source = DigitsSource()
     images = source.images.permute(0, 2, 3, 1).numpy()

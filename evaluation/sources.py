@@ -1,10 +1,12 @@
 """Data sets that a reference can be made of, as sets of images."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
 from evaluation.images import ImageSet, open_folder, open_images
+from training.launch import RunError
 
 
 def open_source(data: str, image_size: int | None, array: str = "arr_0") -> ImageSet:
@@ -31,16 +33,19 @@ def open_source(data: str, image_size: int | None, array: str = "arr_0") -> Imag
 
 def open_data_set(data: str, image_size: int | None) -> ImageSet:
     """By its name on the hub, or local parquet files; split "train"."""
-    from training.data import HubSource
+    from training.sources import RowSource
 
     if image_size is None:
         raise ValueError(f"{data} is no file or folder of images; a data set needs --image-size")
     try:
-        source = HubSource(data, image_size)
+        flags = SimpleNamespace(
+            image_size=image_size, cache_dir=None, image_column=None, label_column=None
+        )
+        source = RowSource("data", data, flags)
     except ValueError as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(f"{data}: cannot be loaded as a data set ({reason})") from None
-    return ImageSet(data, DataSetImages(source), np.array(source.rows[source.label]))
+    return ImageSet(data, DataSetImages(source), source.labels)
 
 
 class DataSetImages:
@@ -59,6 +64,6 @@ class DataSetImages:
         numbers = range(*rows.indices(len(self)))
         try:
             images = [self.source[number][0].permute(1, 2, 0).numpy() for number in numbers]
-        except RuntimeError as error:
+        except RunError as error:
             raise ValueError(error) from None
         return np.stack(images)

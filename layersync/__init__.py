@@ -12,8 +12,18 @@
 The package needs torch and nothing else.
 """
 
+from layersync.blocks import find_blocks
 from layersync.pairs import check_pairs, parse_pairs, suggest_pair
 from layersync.regularizer import LayerSync
+from layersync.settings import Settings, read_settings
 
-__all__ = ["LayerSync", "check_pairs", "parse_pairs", "suggest_pair"]
+__all__ = [
+    "LayerSync",
+    "Settings",
+    "check_pairs",
+    "find_blocks",
+    "parse_pairs",
+    "read_settings",
+    "suggest_pair",
+]
 __version__ = "0.1.0"

@@ -1,17 +1,25 @@
 """Pairs (student, teacher) of block numbers: 1-based, student < teacher <= depth."""
 
 import ast
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 Pair = tuple[int, int]
 
 
-def check_pairs(pairs: Iterable[Pair], depth: int) -> tuple[Pair, ...]:
+def check_pairs(pairs: Iterable[Pair], depth: int, found: str = "") -> tuple[Pair, ...]:
     """Return `pairs` as a tuple, after checking them against a model of `depth` blocks.
+
+    `found` describes the blocks, for the message when a number is outside 1..depth.
 
     Raises `ValueError` for an empty list, a student that is not shallower than its teacher, a
     number outside 1..depth, or a pair given twice.
     """
+    if isinstance(pairs, str) or not isinstance(pairs, Iterable):
+        raise ValueError(
+            f"pairs: {pairs!r} is not a list of (student, teacher) pairs like [(8, 16)]; "
+            f"parse_pairs reads one from text"
+        )
     pairs = tuple(pairs)
     for pair in pairs:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -36,11 +44,35 @@ def check_pairs(pairs: Iterable[Pair], depth: int) -> tuple[Pair, ...]:
         if student < 1 or teacher > depth:
             raise ValueError(
                 f"pair {pair}: the model has {depth} blocks, numbered 1 to {depth}; "
-                f"1 <= student < teacher <= {depth} is needed"
+                f"1 <= student < teacher <= {depth} is needed{found and f'. Found: {found}'}"
             )
     if len(set(pairs)) < len(pairs):
         raise ValueError(f"pairs {list(pairs)}: a pair is given twice")
     return pairs
+
+
+def check_weights(weights: Iterable[float], pairs: Sequence[Pair]) -> tuple[float, ...]:
+    """Return `weights` as a tuple of one positive number for each pair; `ValueError` otherwise."""
+    if isinstance(weights, str) or not isinstance(weights, Iterable):
+        raise ValueError(f"weights: {weights!r} is not a list with one number for each pair")
+    weights = tuple(weights)
+    if len(weights) != len(pairs):
+        raise ValueError(
+            f"weights {list(weights)}: {len(weights)} for {len(pairs)} pairs {list(pairs)}; "
+            f"give one for each pair, or none for their mean"
+        )
+    for weight, pair in zip(weights, pairs, strict=True):
+        if not is_positive(weight):
+            raise ValueError(
+                f"weight {weight!r} of pair {pair}: must be a finite number above 0; "
+                f"leave out a pair that is not wanted"
+            )
+    return weights
+
+
+def is_positive(number) -> bool:
+    """Whether this is a finite int or float above 0 (a bool is neither)."""
+    return type(number) in (int, float) and math.isfinite(number) and number > 0
 
 
 def parse_pairs(text: str) -> tuple[Pair, ...]:

@@ -1,69 +1,132 @@
 """The regulariser: minus the cosine between a block's tokens and a deeper block's."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layersync.capture import BlockRecorder
-from layersync.pairs import Pair, check_pairs
+from layersync.alignment import Mask, sample_cosine, split_mask
+from layersync.blocks import as_blocks, find_blocks
+from layersync.capture import BlockRecorder, Outputs
+from layersync.outputs import Select, TokenReader, describe
+from layersync.pairs import Pair, check_pairs, check_weights
+from layersync.settings import read_settings
 
 
 class LayerSync:
     """Align blocks in pairs: L_sync = - mean over pairs, samples and tokens of cos(z_k, z_k').
 
     Args:
-        blocks: the model's blocks in order, as in `model.blocks`; each returns a tensor (N, T, D).
-        pairs: (student, teacher) block numbers, counted from 1, student < teacher <= len(blocks).
+        blocks: the model's blocks in the order in which they run, as in `model.blocks`, or several
+            lists of them in a row, `[model.double_blocks, model.single_blocks]`. The outputs of a
+            pair's blocks are tokens of the same shape, once `select` and the layout are applied.
+        pairs: (student, teacher) block numbers, counted from 1, student < teacher <= their number.
+        weights: one factor above 0 for each pair; the loss is then the weighted sum over pairs
+            instead of their mean.
+        select: which part of a block's output is compared, where it is not one tensor or not all
+            of its tokens: a position, a name, or a function `select(output) -> Tensor`.
+        batch_first: False for hidden states (T, N, D).
+        channels_first: True for maps (N, D, H, W) or (N, D, T, H, W). Otherwise hidden states are
+            (N, T, D), or (N, T, P, D) and flattened.
 
     The teacher is detached, so a gradient reaches the student's block and those before it. There
     are no parameters, and between `capture()` calls the model carries no trace of this object.
 
-    Raises `ValueError` when the pairs do not fit the blocks.
+    Raises `ValueError` or `TypeError` when the settings do not fit each other or the blocks.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], pairs: Sequence[Pair]):
-        self.depth = len(blocks)
-        self.pairs = check_pairs(pairs, self.depth)
-        numbers = sorted({number for pair in self.pairs for number in pair})
-        self._recorder = BlockRecorder({number: blocks[number - 1] for number in numbers})
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        pairs: Sequence[Pair],
+        *,
+        weights: Sequence[float] | None = None,
+        select: Select | None = None,
+        batch_first: bool = True,
+        channels_first: bool = False,
+    ):
+        self.blocks = as_blocks(blocks)
+        self.depth = len(self.blocks)
+        self.pairs = check_pairs(pairs, self.depth, found=self.blocks.summary())
+        self.weights = None if weights is None else check_weights(weights, self.pairs)
+        self._reader = TokenReader(select, batch_first, channels_first)
+        self._numbers = sorted({number for pair in self.pairs for number in pair})
+        # a module that stands in several places is recorded once, under the first of them
+        self._first = {n: self.blocks.modules.index(self.blocks[n - 1]) + 1 for n in self._numbers}
+        self._recorder = BlockRecorder({n: self.blocks[n - 1] for n in self._first.values()})
         self._similarity: dict[Pair, Tensor] = {}
+        self._loss: Tensor | None = None
+
+    @classmethod
+    def from_names(
+        cls, model: nn.Module, names: str | Iterable[str], pairs: Sequence[Pair], **options
+    ) -> "LayerSync":
+        """Find the blocks by name: ["transformer_blocks.*", "single_transformer_blocks.*"].
+
+        `names` are as in `find_blocks`, `options` as in the class.
+        """
+        return cls(find_blocks(model, names), pairs, **options)
+
+    @classmethod
+    def from_settings(
+        cls,
+        blocks: Sequence[nn.Module],
+        settings: Mapping[str, Any] | str | os.PathLike,
+        **options,
+    ) -> "LayerSync | None":
+        """One pair from SimpleTuner's settings, see `read_settings`; None if they disable it.
+
+        `layersync_lambda` is the pair's weight: `loss()` is to be added as it is. `blocks` and
+        `options` are as in the class; `find_blocks` finds them by name.
+        """
+        read = read_settings(settings)
+        if read is None:
+            return None
+        return cls(blocks, [read.pair], weights=[read.lambda_], **options)
 
     def __repr__(self) -> str:
-        return f"LayerSync(depth={self.depth}, pairs={list(self.pairs)})"
+        numbers = ", ".join(f"{n}: {self.blocks.describe(n)}" for n in self._numbers)
+        weights = f", weights={list(self.weights)}" if self.weights else ""
+        return f"LayerSync(depth={self.depth}, pairs={list(self.pairs)}{weights}; {numbers})"
 
     @contextmanager
     def capture(self) -> Iterator[None]:
         """Record the paired blocks in forward passes inside this `with` statement.
 
-        Several passes are treated as one larger batch. Each `capture()` forgets the one before.
-        Copy or pickle the model outside, where nothing of this is attached to it.
+        Several passes, of whatever token counts, are treated as one larger batch. Each `capture()`
+        forgets the one before.
         """
-        self._similarity = {}
+        self._similarity, self._loss = {}, None
         with self._recorder.recording():
             yield
 
-    def loss(self, reduction: str = "mean") -> Tensor:
-        """Minus the mean cosine, in float32 whatever the autocast dtype, in [-1, 1].
+    def loss(self, reduction: str = "mean", mask: Mask | None = None) -> Tensor:
+        """Minus the mean cosine, in float32 whatever the autocast dtype.
+
+        In [-1, 1]; with `weights`, in plus or minus their sum.
 
         Args:
             reduction: "mean" for a scalar, "none" for one value per sample, (N,).
+            mask: (N, T) bool, True for the tokens that count; each sample is the mean over its
+                own, and 0 without any. After several passes, a list with one for each, or one
+                for the larger batch.
 
         Lets go of the recorded outputs: call it once after each `capture()`.
 
         Raises `RuntimeError` when a paired block has not run inside `capture()`, or ran where its
-        output carries no gradient; `ValueError` when the shapes of a pair differ.
+        output carries no gradient; `ValueError` or `TypeError` when an output holds no tokens, the
+        shapes of a pair differ, or the mask does not fit.
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f'reduction must be "mean" or "none", got {reduction!r}')
-        self._check_recorded()
-        outputs = {n: join(calls) for n, calls in self._recorder.outputs.items()}
-        self._recorder.clear()
-        cosines = {pair: token_cosine(outputs, pair).mean(dim=1) for pair in self.pairs}  # (N,)
+        tokens = self._tokens(self._recorder.take())
+        cosines = {pair: self._cosine(tokens, pair, mask) for pair in self.pairs}  # (N,) each
         self._similarity = {pair: cosine.detach().mean() for pair, cosine in cosines.items()}
-        losses = -torch.stack(list(cosines.values())).mean(dim=0)  # (N,)
+        losses = -self._combine(list(cosines.values()))  # (N,)
+        self._loss = losses.detach().mean()
         return losses.mean() if reduction == "mean" else losses
 
     def similarity(self) -> dict[Pair, float]:
@@ -76,47 +139,81 @@ class LayerSync:
             raise RuntimeError("no similarity yet: call loss() after a forward pass in capture()")
         return self._similarity
 
-    def _check_recorded(self) -> None:
-        missing = self._recorder.missing()
+    def logs(self) -> dict[str, float]:
+        """The last loss, weighted, and the mean cosine over pairs, under SimpleTuner's names."""
+        similarity = torch.stack(list(self.similarity_tensors().values())).mean()
+        return {"layersync_loss": self._loss.item(), "layersync_similarity": similarity.item()}
+
+    def _combine(self, cosines: list[Tensor]) -> Tensor:
+        """The mean over pairs, or their weighted sum, (N,); in float32 under autocast too."""
+        if self.weights is None:
+            return torch.stack(cosines).mean(dim=0)
+        return sum(weight * cosine for weight, cosine in zip(self.weights, cosines, strict=True))
+
+    def _cosine(self, tokens: dict[int, list[Tensor]], pair: Pair, mask: Mask | None) -> Tensor:
+        """The cosine of a pair for each sample of each pass, (N,)."""
+        students, teachers = (tokens[number] for number in pair)
+        masks = split_mask(mask, [tuple(student.shape[:2]) for student in students])
+        passes = zip(students, teachers, masks, strict=True)
+        return torch.cat([sample_cosine(*tensors) for tensors in passes])
+
+    def _tokens(self, recorded: Outputs) -> dict[int, list[Tensor]]:
+        """{number: tokens (N, T, D) of each of its calls}, checked."""
+        missing = [n for n in self._numbers if self._first[n] not in recorded]
         if missing:
             raise RuntimeError(
-                f"blocks {list(missing)} did not run inside capture() since the last loss(): "
-                f"call the model inside `with sync.capture():`, then loss() once"
+                f"blocks {missing} did not run inside capture() since the last loss(): "
+                f"call the model inside `with sync.capture():`, then loss() once "
+                f"({', '.join(self._name(number) for number in missing)})"
             )
-        counts = {n: len(calls) for n, calls in self._recorder.outputs.items()}
+        outputs = {number: self._calls(number, recorded) for number in self._numbers}
+        counts = {number: len(calls) for number, calls in outputs.items()}
         if len(set(counts.values())) > 1:
             raise RuntimeError(f"the paired blocks ran unequally often (block: calls): {counts}")
-        for number, calls in self._recorder.outputs.items():
-            for output in calls:
-                check_tokens(number, output)
-        students = {student for student, _ in self.pairs}
-        if torch.is_grad_enabled():
-            for number in sorted(students):
-                if not all(output.requires_grad for output in self._recorder.outputs[number]):
-                    raise RuntimeError(
-                        f"block {number} is a student, but its output carries no gradient: its "
-                        f"pass ran under no_grad, frozen, or in reentrant activation "
-                        f"checkpointing (use checkpoint(..., use_reentrant=False))"
-                    )
+        tokens = {n: [self._read(n, call) for call in calls] for n, calls in outputs.items()}
+        for pair in self.pairs:
+            for i in range(len(outputs[pair[0]])):
+                found = {n: (outputs[n][i], tokens[n][i].shape) for n in pair}
+                if len({shape for _, shape in found.values()}) > 1:
+                    raise ValueError(self._mismatch(pair, found))
+        for student in sorted({student for student, _ in self.pairs}):
+            if torch.is_grad_enabled() and not all(t.requires_grad for t in tokens[student]):
+                raise RuntimeError(
+                    f"block {student} is a student, but its output carries no gradient: its "
+                    f"pass ran under no_grad, frozen, or in reentrant activation "
+                    f"checkpointing (use checkpoint(..., use_reentrant=False))"
+                )
+        return tokens
 
-
-def join(calls: list[Tensor]) -> Tensor:
-    return calls[0] if len(calls) == 1 else torch.cat(calls)  # cat would copy a single one too
-
-
-def check_tokens(number: int, output) -> None:
-    if not isinstance(output, Tensor) or output.dim() != 3:
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"block {number} must return one tensor (N, T, D), it returned {found}")
-
-
-def token_cosine(outputs: dict[int, Tensor], pair: Pair) -> Tensor:
-    """cos(z_k, stopgrad(z_k')) for each token, (N, T), float32: half precision has given NaN."""
-    student, teacher = (outputs[number] for number in pair)
-    if student.shape != teacher.shape:
-        raise ValueError(
-            f"pair {pair}: block {pair[0]} returned {tuple(student.shape)} and block {pair[1]} "
-            f"{tuple(teacher.shape)}; student and teacher must have the same tokens and width"
+    def _mismatch(self, pair: Pair, found: dict[int, tuple[Any, tuple]]) -> str:
+        returned = " and ".join(
+            f"{self._name(number)} returned {describe(output)}, tokens {tuple(shape)}"
+            for number, (output, shape) in found.items()
         )
-    with torch.autocast(student.device.type, enabled=False):
-        return F.cosine_similarity(student.float(), teacher.detach().float(), dim=-1)
+        return (
+            f"pair {pair}: student and teacher must have the same tokens and width (N, T, D), but "
+            f"{returned}; drop tokens that only one of them has with select, or choose blocks of "
+            f"one width"
+        )
+
+    def _calls(self, number: int, recorded: Outputs) -> list[Any]:
+        """The outputs of a block; of a module in several places, those of every round's turn."""
+        module = self.blocks[number - 1]
+        places = [n for n, other in enumerate(self.blocks, start=1) if other is module]
+        calls = recorded[self._first[number]]
+        if len(calls) % len(places):
+            raise RuntimeError(
+                f"blocks {places} are one module, {type(module).__name__}, which must run once for "
+                f"each of them in a pass; it ran {len(calls)} times"
+            )
+        return calls[places.index(number) :: len(places)]
+
+    def _read(self, number: int, output: Any) -> Tensor:
+        try:
+            return self._reader.tokens(output)
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{self._name(number)} {error}") from error
+
+    def _name(self, number: int) -> str:
+        return f"block {number} ({self.blocks.describe(number)})"

@@ -67,9 +67,14 @@ class VAECodec:
     @torch.no_grad()
     def encode(self, images: Tensor, noise: Callable) -> Tensor:
         """Sample the posterior; `noise(shape)` gives the standard-normal draws."""
+        mean, std = self.moments(images).unbind(1)
+        return (mean + std * noise(mean.shape[1:])) * self.scale
+
+    @torch.no_grad()
+    def moments(self, images: Tensor) -> Tensor:
+        """Mean and standard deviation of the posterior, not scaled: float32 (N, 2, C, h, w)."""
         posterior = self.vae.encode(to_unit_range(images)).latent_dist
-        draws = noise(posterior.mean.shape[1:])
-        return (posterior.mean + posterior.std * draws) * self.scale
+        return torch.stack([posterior.mean, posterior.std], 1)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -33,15 +33,20 @@ def find_model(name: str) -> partial:
     return SiT_models[name]
 
 
-def describe_weights(weights: dict) -> dict:
+def describe_weights(weights: dict, num_classes: int | None = None) -> dict:
     """The network that a state dict belongs to: what rebuilds it, with its name.
 
-    `ValueError` when it is not a SiT of the zoo with a null label.
+    Args:
+        weights: a SiT's state dict.
+        num_classes: tells a table of K labels from one of K - 1 and the null label, which is what
+            it is taken for otherwise.
+
+    `ValueError` when it is not a SiT of the zoo.
     """
     try:
         patches = weights["x_embedder.proj.weight"].shape  # (D, C, p, p)
         tokens = weights["pos_embed"].shape[1]
-        classes = weights["y_embedder.embedding_table.weight"].shape[0] - 1
+        rows = weights["y_embedder.embedding_table.weight"].shape[0]
         outputs = weights["final_layer.linear.weight"].shape[0]
         depth = 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("blocks."))
     except (KeyError, ValueError) as error:
@@ -53,7 +58,11 @@ def describe_weights(weights: dict) -> dict:
                 name=name,
                 input_size=math.isqrt(tokens) * patches[2],
                 in_channels=patches[1],
-                num_classes=classes,
+                **(
+                    dict(num_classes=rows, class_dropout_prob=0.0)
+                    if rows == num_classes
+                    else dict(num_classes=rows - 1)
+                ),
                 learn_sigma=outputs == 2 * patches[1] * patches[2] ** 2,
             )
     raise ValueError(f"no model of the zoo has {found}")

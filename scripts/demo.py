@@ -111,7 +111,7 @@ def main() -> None:
     for name in RUNS:
         train_sample_score(name)
     run(f"{BIN}/python -m evaluation digits --ref digits --out {RESULTS}/real.metrics.json")
-    from training.data import DigitsSource
+    from training.sources import DigitsSource
 
     real = DigitsSource().images[:64].permute(0, 2, 3, 1)
     save_grid(np.asarray(real), RESULTS / "real.png")

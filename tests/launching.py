@@ -9,8 +9,25 @@ from pathlib import Path
 
 import psutil
 
+from training.config import OptimConfig, TrainConfig
+from training.tracking import read_log
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--model", "SiT-Ti/2", "--image-size", "8", "--vae", "none"]
+TINY_DIGITS = TrainConfig(
+    model="SiT-Ti/2",
+    dataset_name="digits",
+    image_size=8,
+    num_classes=10,
+    vae="none",
+    global_batch_size=8,
+    max_steps=4,
+    log_every=1,
+    num_workers=0,
+    sample_every=0,
+    optim=OptimConfig(lr=1e-2),
+)
+LOGGED = ("loss", "velocity_loss", "sync_loss", "grad_norm")
 # one thread for each process: as many as the machine has cores would only get in each other's way
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -53,16 +70,27 @@ def kill_when(condition, script: str, *args, processes: int = 1) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.time() + 120
-    while not condition():
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.time() < deadline, "nothing to kill after two minutes"
-        time.sleep(0.005)
+    wait_until(condition, process)
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for member in family:
         member.send_signal(signal.SIGKILL)
     psutil.wait_procs(family, timeout=30)
     process.wait()
+
+
+def wait_until(condition, process: subprocess.Popen) -> None:
+    """`process` makes condition() true before it ends, within two minutes."""
+    deadline = time.time() + 120
+    while not condition():
+        assert process.poll() is None, "it ended too early"
+        assert time.time() < deadline, "nothing happened for two minutes"
+        time.sleep(0.005)
+
+
+def logged_rows(folder: Path) -> list[list[float]]:
+    """What a run logged at each step, of `LOGGED`."""
+    rows = read_log(folder / "metrics.jsonl")
+    return [[row[name] for name in LOGGED] for row in rows if "loss" in row]
 
 
 def lines(path: Path) -> int:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from launching import ROOT
 
+from sampling.config import ODE, SDE, check_sample_config
+from sampling.presets import expand_preset
 from training.checks import check_train_config, layer_sync_settings
 from training.config import TrainConfig
 from training.launch import parse_command
-from training.sampling import ODE, SDE, check_sample_config
 
 TEXT = (ROOT / "README.md").read_text()
 
@@ -60,7 +61,7 @@ def test_sampling_commands_are_valid(page, monkeypatch):
     assert found
     for args in found:
         monkeypatch.setattr("sys.argv", ["sample_ddp.py", *args])
-        check_sample_config(parse_command({"ODE": ODE, "SDE": SDE}))
+        check_sample_config(parse_command({"ODE": ODE, "SDE": SDE}, expand_preset(args)))
 
 
 def test_pages_that_are_linked_exist():

@@ -3,17 +3,20 @@
 import argparse
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from launching import check, kill_when, run
+from PIL import Image
 
 import sample_ddp
 from evaluation.samples import read_samples
 from models import SiT_models
+from sampling.config import ODE, SDE
+from training.launch import RunError
 from training.randomness import image_streams
-from training.sampling import ODE, SDE
 
 COUNT, BATCH = 22, 4
 
@@ -49,7 +52,8 @@ def flags(checkpoint, out):
 def sample_here(config, order=(0,)) -> bytes:
     """Sample in this process, in the roles of several ranks one after the other; rank 0 last."""
     sampling = sample_ddp.Sampling(config)
-    assert sampling.parts.prepare()
+    assert sampling.parts.check()
+    sampling.parts.prepare()
     for rank in reversed(order):
         sampling.run(rank, len(order))
     return sampling.parts.out.read_bytes()
@@ -133,6 +137,132 @@ def test_likelihood_is_stored_for_each_image(checkpoint, tmp_path):
     assert bits.shape == (COUNT,) and np.isfinite(bits).all()
 
 
+def test_an_interval_costs_what_it_should(checkpoint, tmp_path):
+    """Euler at t = 0, 0.2, ... 0.8: guided at 0.4, 0.6 and 0.8."""
+    settings = dict(sampling_method="euler", guidance_interval=(0.3, 0.9))
+    sample_here(config(ODE, checkpoint, tmp_path / "a.npz", **settings))
+    images, _, recipe = read_samples(tmp_path / "a.npz")
+    assert recipe["nfe"]["max"] == 5 and recipe["network_passes"]["max"] == 8
+    assert recipe["guidance_interval"] == [0.3, 0.9]
+    sample_here(config(ODE, checkpoint, tmp_path / "b.npz", sampling_method="euler"))
+    always, _, recipe = read_samples(tmp_path / "b.npz")
+    assert recipe["network_passes"]["max"] == 10 and not np.array_equal(images, always)
+
+
+def test_balanced_labels_change_labels_and_not_noise(checkpoint, tmp_path):
+    settings = dict(label_sampling="balanced", num_fid_samples=20)
+    sampling = sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "a.npz", **settings))
+    drawn = sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "b.npz", num_fid_samples=20))
+    seen = []
+    for one in (sampling, drawn):
+        one.sample = lambda z, network, y: seen.append((z, y)) or [z]
+        one.batch(1)
+    (z, y), (z_drawn, y_drawn) = seen
+    assert torch.equal(z, z_drawn) and not torch.equal(y, y_drawn)
+    sample_here(config(ODE, checkpoint, tmp_path / "c.npz", **settings))
+    labels = read_samples(tmp_path / "c.npz")[1]
+    assert np.bincount(labels).tolist() == [4] * 5
+    # the parts of one kind are not continued with the other
+    half = sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "d.npz", **settings))
+    half.parts.prepare()
+    with pytest.raises(ValueError, match="label_sampling: balanced there, random here"):
+        sample_here(config(ODE, checkpoint, tmp_path / "d.npz", num_fid_samples=20))
+
+
+def test_the_trained_network_can_be_sampled_instead_of_its_average(checkpoint, tmp_path):
+    weights = torch.load(checkpoint, weights_only=True)["ema"]
+    other = {key: value + 0.05 * (value.dim() == 1) for key, value in weights.items()}
+    torch.save({"ema": weights, "model": other}, tmp_path / "both.pt")
+    torch.save({"ema": other}, tmp_path / "other.pt")
+    sample_here(config(ODE, tmp_path / "both.pt", tmp_path / "a.npz", weights="model"))
+    sample_here(config(ODE, tmp_path / "other.pt", tmp_path / "b.npz"))
+    sample_here(config(ODE, tmp_path / "both.pt", tmp_path / "c.npz"))
+    a, b, c = (read_samples(tmp_path / f"{name}.npz") for name in "abc")
+    assert np.array_equal(a[0], b[0]) and not np.array_equal(a[0], c[0])
+    assert a[2]["weights"] == "model" and a[2]["weights_sha256"] == b[2]["weights_sha256"]
+    with pytest.raises(ValueError, match="no model in it, only ema"):
+        settings = dict(weights="model")
+        sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "d.npz", **settings))
+
+
+def test_bfloat16_changes_little_and_is_recorded(checkpoint, tmp_path):
+    sample_here(config(ODE, checkpoint, tmp_path / "a.npz"))
+    sample_here(config(ODE, checkpoint, tmp_path / "b.npz", bf16=True))
+    a, b = (read_samples(tmp_path / name) for name in ("a.npz", "b.npz"))
+    assert b[2]["dtype"] == "bfloat16 (autocast)" and not np.array_equal(a[0], b[0])
+    assert np.abs(a[0].astype(int) - b[0]).mean() < 2
+
+
+def test_damaged_parts_are_made_again(checkpoint, tmp_path):
+    """Truncated, with a flipped byte, or empty: seen by content, not by name."""
+    whole = sample_here(config(ODE, checkpoint, tmp_path / "whole.npz"))
+    sampling = sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "a.npz"))
+    parts = sampling.parts
+    parts.prepare()
+    for k in range(4):
+        images, columns = sampling.batch(k)
+        parts.write(k, images, **columns)
+    content = parts.path(1).read_bytes()
+    parts.path(1).write_bytes(content[: len(content) // 2])
+    flipped = content.replace(content[300:310], bytes(10))
+    parts.path(2).write_bytes(flipped)
+    parts.path(3).write_bytes(b"")
+    kept = parts.path(0).stat().st_mtime_ns
+    again = sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "a.npz"))
+    assert [again.parts.finished(k) for k in range(4)] == [True, False, False, False]
+    assert again.parts.path(0).stat().st_mtime_ns == kept
+    assert sample_here(config(ODE, checkpoint, tmp_path / "a.npz")) == whole
+
+
+def test_a_part_that_another_process_left_damaged_is_named_and_removed(checkpoint, tmp_path):
+    sampling = sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "a.npz"))
+    sampling.parts.prepare()
+    for k in range(sampling.parts.batches):
+        images, columns = sampling.batch(k)
+        sampling.parts.write(k, images, **columns)
+    sampling.parts.path(3).write_bytes(b"PK")
+    with pytest.raises(RunError, match=r"000003\.npz was damaged .* and is removed"):
+        sampling.parts.assemble()
+    assert not sampling.parts.path(3).exists() and not sampling.parts.out.exists()
+    sample_here(config(ODE, checkpoint, tmp_path / "a.npz"))
+
+
+def test_images_can_be_had_as_files_too(checkpoint, tmp_path):
+    sample_here(config(ODE, checkpoint, tmp_path / "a.npz", save_png=True))
+    images = read_samples(tmp_path / "a.npz")[0]
+    paths = sorted((tmp_path / "a").iterdir())
+    assert [path.name for path in paths] == [f"{i:06d}.png" for i in range(COUNT)]
+    assert np.array_equal(np.stack([np.asarray(Image.open(path)) for path in paths]), images)
+
+
+def test_folders_and_disks_that_will_not_do_are_refused_first(checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    blocked = sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "file" / "a.npz"))
+    with pytest.raises(ValueError, match="file is no folder that can be written to"):
+        blocked.parts.check()
+    sampling = sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "a.npz"))
+    needed = 2 * COUNT * (8 * 8 * 3 + 64)
+    usage = type("Usage", (), {"free": needed - 1})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ValueError, match="GB needed, for the parts and"):
+        sampling.parts.check()
+    usage.free += 1
+    assert sampling.parts.check()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_model_without_a_null_label_is_sampled_but_not_guided(tmp_path):
+    model = SiT_models["SiT-Ti/2"](
+        input_size=8, in_channels=3, num_classes=5, class_dropout_prob=0.0
+    )
+    torch.save({"ema": model.state_dict()}, tmp_path / "plain.pt")
+    settings = dict(num_classes=5, num_fid_samples=4)
+    with pytest.raises(ValueError, match="no null label"):
+        sample_ddp.Sampling(config(ODE, tmp_path / "plain.pt", tmp_path / "a.npz", **settings))
+    sample_here(config(ODE, tmp_path / "plain.pt", tmp_path / "a.npz", cfg_scale=1.0, **settings))
+    assert read_samples(tmp_path / "a.npz")[2]["num_classes"] == 5
+
+
 def test_wrong_settings_are_refused_before_sampling(checkpoint, tmp_path):
     refused = {
         "checkpoint SiT-XL-2-256x256.pt: no such file": dict(checkpoint=None),
@@ -143,6 +273,9 @@ def test_wrong_settings_are_refused_before_sampling(checkpoint, tmp_path):
         "--cfg-scale 0.5": dict(cfg_scale=0.5),
         "sampling_method 'heun'": dict(sampling_method="heun"),
         "--likelihood needs": dict(likelihood=True),
+        "--likelihood needs .* no --bf16": dict(likelihood=True, cfg_scale=1.0, bf16=True),
+        "--guidance-interval 0.7 0.2: it must be two times": dict(guidance_interval=(0.7, 0.2)),
+        "--guidance-interval 0.2 1 has no effect": dict(cfg_scale=1.0, guidance_interval=(0.2, 1)),
         "--num-fid-samples 0": dict(num_fid_samples=0),
         "name of an .npz": dict(out="samples.png"),
     }

@@ -27,6 +27,8 @@ from pathlib import Path
 
 import torch
 
+from training.hub import fetch, is_hub_name
+
 
 def save_checkpoint(path: Path, state: dict, min_free_disk: float = 0.0) -> None:
     """Write to a temporary file, flush it to the disk, then rename: all of it or none of it.
@@ -38,10 +40,15 @@ def save_checkpoint(path: Path, state: dict, min_free_disk: float = 0.0) -> None
         leftover.unlink()
     check_disk(path.parent, tensor_bytes(state), min_free_disk)
     temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch wraps what the disk says
+        temporary.unlink()
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        raise OSError(f"checkpoint {path}: cannot be written ({cause})") from error
     os.replace(temporary, path)
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)  # the rename itself
@@ -79,10 +86,13 @@ def prune_checkpoints(folder: Path, keep_last: int | None, keep_every: int | Non
 def read_checkpoint(path: str | Path, mmap: bool = False) -> dict:
     """The dict in a checkpoint file, on the CPU, without unpickling anything but tensors.
 
-    `ValueError` for a missing, truncated or foreign file.
+    A name that is no local file may be one on the hub. `ValueError` for a missing, truncated or
+    foreign file.
     """
     if not Path(path).is_file():
-        raise ValueError(f"checkpoint {path}: no such file")
+        if not is_hub_name(path):
+            raise ValueError(f"checkpoint {path}: no such file")
+        path = fetch(str(path))
     if Path(path).suffix == ".safetensors":
         return read_safetensors(path)
     try:

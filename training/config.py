@@ -86,10 +86,16 @@ class SaveConfig:
 class TrainConfig:
     # --- data
     data_path: str | None = free(None)
-    """folder of images in class folders (ImageFolder)"""
+    """a folder of images in class folders (ImageFolder), of parquet files, or of latents that
+    scripts/cache_latents.py made; or a name on the Hugging Face hub"""
     dataset_name: str | None = None
-    """"digits" (embedded), a name on the Hugging Face hub, or a local folder of parquet files;
-    imagenet-1k if no data is named"""
+    """the original's name for that, and "digits" (embedded); imagenet-1k if no data is named"""
+    image_column: str | None = free(None)
+    """column of the images in parquet files and data sets of the hub; found by its type"""
+    label_column: str | None = free(None)
+    """column of the labels there; found by its type"""
+    streaming: bool = False
+    """read that data as it comes over the network, instead of downloading it first"""
     cache_dir: str | None = free(None)
     """where the hub's files are kept"""
     image_size: int = 256
@@ -102,7 +108,7 @@ class TrainConfig:
     num_workers: int = free(4)
     """data loading processes per training process"""
     val_data_path: str | None = free(None)
-    """held-out images, a folder as --data-path: their velocity loss by time is logged"""
+    """held-out images, given as --data-path: their velocity loss by time is logged"""
     val_every: int = free(5_000)
     """steps between those"""
     val_samples: int = free(1024)

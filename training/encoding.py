@@ -1,4 +1,4 @@
-"""From what a source gives to x_1, what the network learns to make: images through a codec."""
+"""From what a source gives to x_1, which the network learns to make: images, or cached latents."""
 
 import torch
 from torch import Tensor
@@ -6,6 +6,7 @@ from torch import Tensor
 from models import find_model, load_codec
 from models.codecs import latent_size
 from training.config import TrainConfig
+from training.latents import sample_posterior
 from training.randomness import Streams
 
 
@@ -18,7 +19,9 @@ class Encoder:
     def __init__(self, config: TrainConfig, source, device: torch.device):
         self.source = source
         self.codec = load_codec(config.vae, device, source.channels)
-        if self.codec.image_channels != source.channels:
+        if source.latents:
+            source.check_codec(self.codec, config.image_size)
+        elif self.codec.image_channels != source.channels:
             raise ValueError(
                 f"--vae {config.vae} encodes images of {self.codec.image_channels} channels, the "
                 f"data has {source.channels}: give --vae none for pixels, or other data"
@@ -34,7 +37,13 @@ class Encoder:
             )
 
     def __call__(self, images: Tensor, mirrored: Tensor, draws: Streams) -> Tensor:
-        """uint8 images (N, C, H, W) and booleans (N,) to x_1 (N, channels, h, w), float32."""
+        """uint8 images (N, C, H, W) and booleans (N,) to x_1 (N, channels, h, w), float32.
+
+        From a latent cache come moments instead of images, and the same draws give the same x_1.
+        """
+        if images.dim() == 6:  # (N, 2, 2, C, h, w)
+            noise = draws.normal((self.channels, self.latent_size, self.latent_size))
+            return sample_posterior(images, mirrored, noise, self.codec.scale)
         if self.source.mirrors:
             images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         return self.codec.encode(images, draws.normal)

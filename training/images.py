@@ -1,4 +1,4 @@
-"""Grids of images, for people to look at."""
+"""Images and grids of them as files, for people to look at."""
 
 from pathlib import Path
 
@@ -7,6 +7,12 @@ from PIL import Image
 
 GAP = 6  # pixels between images
 SMALLEST_SIDE = 64  # smaller images are enlarged by whole pixels, so that one can see them
+
+
+def save_image(image: np.ndarray, path: Path) -> None:
+    """Write a uint8 image (H, W, C), C = 1 or 3, as a PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
 
 
 def save_grid(images: np.ndarray, path: Path, columns: int = 8) -> None:
@@ -20,5 +26,4 @@ def save_grid(images: np.ndarray, path: Path, columns: int = 8) -> None:
     for i, image in enumerate(images):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
         canvas[top : top + height, left : left + width] = image
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas).save(path)
+    save_image(canvas, path)

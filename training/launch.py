@@ -1,10 +1,13 @@
 """Starting up: command lines, and errors said once by whichever process is the first.
 
+What ends a run later through no fault of the program is said by the process that meets it.
+
 Under torchrun every process meets the same bad flag. The first one says so; the others keep quiet
 and hold back for a moment, because the launcher stops the first when another one exits before it.
 """
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 EXIT_USAGE = 2
+EXIT_FAILED = 1
 HOLD_BACK_SECONDS = 20
+
+
+class RunError(Exception):
+    """What ends a run through no fault of the program; `str(error)` is for the user."""
 
 
 def is_first_process() -> bool:
@@ -25,20 +33,25 @@ def program_name() -> str:
     return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
 
 
-def parse_command(config: Callable | dict[str, Callable], word: str | None = None):
+def parse_command(
+    config: Callable | dict[str, Callable],
+    args: list[str] | None = None,
+    program: str | None = None,
+):
     """Build `config` from the command line, or the one that its first word names.
 
-    A bad flag ends the program with exit code 2.
-
     Args:
-        word: the command line's first word, where it has told the caller which `config` to build.
+        args: the command line's words, `sys.argv[1:]` unless given.
+        program: what --help calls it, as it is called unless given.
+
+    A bad flag ends the program with exit code 2.
     """
     import tyro
 
     cli = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
-    program, args = (f"{program_name()} {word}", sys.argv[2:]) if word else (program_name(), None)
     try:
-        return cli(config, prog=program, args=args, console_outputs=is_first_process())
+        name = program or program_name()
+        return cli(config, prog=name, args=args, console_outputs=is_first_process())
     except SystemExit as exit:
         if exit.code not in (None, 0):
             hold_back()
@@ -56,6 +69,29 @@ def usage_errors() -> Iterator[None]:
             print(f"[rank {os.environ['RANK']}] ", end="", file=sys.stderr)
         print(f"{program_name()}: error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_USAGE) from None
+
+
+@contextmanager
+def run_errors(remedy: str) -> Iterator[None]:
+    """Turn bad data, a failing disk or a killed worker into one line and exit code 1."""
+    try:
+        yield
+    except (RunError, OSError) as error:
+        first, *more = str(error).strip().splitlines()
+        # from a loader's process it comes with the traceback there, the error in the last line
+        reason = re.sub(r"^[\w.]+: ", "", more[-1]) if more else first
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = (
+            f"{str(error).splitlines()[0].rstrip('. ')}: a data loading process was killed from "
+            f"outside, often for want of memory; fewer --num-workers need less"
+        )
+    else:
+        return
+    rank = "" if is_first_process() else f"[rank {os.environ['RANK']}] "
+    print(f"\n{rank}{program_name()}: error: {reason}. {remedy}", file=sys.stderr, flush=True)
+    raise SystemExit(EXIT_FAILED)
 
 
 def hold_back() -> None:

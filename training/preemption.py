@@ -5,7 +5,9 @@ SLURM announces a preemption or the end of the time limit by SIGTERM, or by the 
 exit code 75 ("temporary failure, try again"); the same command with --resume latest continues.
 """
 
+import os
 import signal
+import threading
 
 import torch
 
@@ -35,7 +37,15 @@ class StopRequest:
         return self.accelerator.reduce(flag, "sum").item() > 0
 
 
-def ignore_signals(worker: int) -> None:
+def obey_parent_only(worker: int) -> None:
     """For data loading workers: a signal to the whole job must not end them before the run does."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS, which has no such schedulers either
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _wait_for_parent(parent: int) -> None:
+    while signal.sigwaitinfo(SIGNALS).si_pid != parent:
+        pass
+    os._exit(0)  # or a run that ends by an error would wait for its workers for ever

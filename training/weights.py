@@ -16,6 +16,9 @@ def weights_of(checkpoint: dict, path: str | Path, kind: str = "ema") -> dict[st
 
     Prefixes left by DDP and torch.compile are removed and REPA's projector keys dropped.
     """
+    dicts = [key for key in ("ema", "model") if isinstance(checkpoint.get(key), dict)]
+    if dicts and kind not in dicts:
+        raise ValueError(f"checkpoint {path}: no {kind} in it, only {dicts[0]}")
     weights = checkpoint.get(kind, checkpoint)
     if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
         raise ValueError(f"checkpoint {path}: no state dict in it (neither {kind} nor weights)")

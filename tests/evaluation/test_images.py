@@ -8,7 +8,7 @@ from PIL import Image
 
 from evaluation.images import content_hash, open_folder, open_images
 from evaluation.sources import open_source
-from training.data import center_crop
+from training.pixels import center_crop
 
 
 def save_folder(folder, array, suffix=".png"):

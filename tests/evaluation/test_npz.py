@@ -5,8 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from evaluation.npz import CompressedArray, open_member, open_npy
-from evaluation.samples import write_array
+from evaluation.npz import CompressedArray, open_member, open_npy, write_array
 
 ARRAY = np.random.default_rng(0).integers(0, 256, (37, 5, 4, 3), dtype=np.uint8)
 

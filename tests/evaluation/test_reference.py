@@ -9,7 +9,7 @@ from PIL import Image
 from evaluation import Evaluator, statistics
 from evaluation.images import open_images
 from evaluation.make_reference import MakeReference, make_reference
-from training.data import FolderSource
+from training.sources import FolderSource
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 
@@ -48,7 +48,7 @@ def test_a_folder_is_cropped_as_for_training(tmp_path):
         Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
     out = tmp_path / "ref.npz"
     make_reference(MakeReference(str(tmp_path / "data"), str(out), image_size=12))
-    trained = FolderSource(str(tmp_path / "data"), 12)
+    trained = FolderSource("data", str(tmp_path / "data"), 12)
     expected = {(image.permute(1, 2, 0).numpy().tobytes(), label) for image, label in trained}
     found = open_images(out)
     pairs = zip(found.images, found.labels, strict=True)

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 import torch
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from layersync import LayerSync
 from layersync.capture import BlockRecorder
@@ -225,6 +225,33 @@ def test_a_copy_of_the_model_lives_its_own_life(golden_model, golden_batch):
         sync.loss()
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copy_made_inside_capture_runs_its_own_blocks_and_is_not_recorded(
+    copied, golden_model, golden_batch
+):
+    sync, expected = sync_on(golden_model), golden_model(*golden_batch)
+    with sync.capture():
+        twin = copied(golden_model)
+        golden_model(*golden_batch)
+        assert twin(*golden_batch).equal(expected)
+    assert sync.loss(reduction="none").shape == (len(expected),)  # one pass, not two
+    with torch.no_grad():
+        for parameter in golden_model.parameters():
+            parameter.zero_()
+    assert twin(*golden_batch).equal(expected)
+    assert copied(twin)(*golden_batch).equal(expected)
+
+
+def test_the_weights_of_a_model_are_saved_and_loaded_inside_capture(golden_model, golden_batch):
+    expected = golden_model(*golden_batch)
+    with sync_on(golden_model).capture():
+        state = {key: value.clone() for key, value in golden_model.state_dict().items()}
+        for parameter in golden_model.parameters():
+            parameter.data.zero_()
+        golden_model.load_state_dict(state, strict=True)
+        assert golden_model(*golden_batch).equal(expected)
+
+
 class Checkpointed(torch.nn.Module):
     """A block within activation checkpointing."""
 
@@ -286,14 +313,30 @@ def test_student_in_the_middle_of_reentrant_checkpointing_is_refused_with_the_re
     assert blocks[0].weight.grad.norm() > 0
 
 
-def test_backward_inside_capture_keeps_no_recomputed_output(golden_model, golden_batch):
-    model, blocks = checkpointed(golden_model, use_reentrant=False)
+@pytest.mark.parametrize("early_stop", [True, False])
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_backward_inside_capture_keeps_no_recomputed_output(
+    use_reentrant, early_stop, golden_model, golden_batch
+):
+    model, blocks = checkpointed(golden_model, use_reentrant)
     sync = LayerSync(blocks, [PAIR])
     outputs = []
     for block in blocks:
         block.register_forward_hook(lambda m, a, o: outputs.append(weakref.ref(o)))
-    with sync.capture():
+    with sync.capture(), set_checkpoint_early_stop(early_stop):
         out = model(*golden_batch)
         (out.square().mean() + sync.loss()).backward()
-    del out
+        del out
+        assert alive(outputs) == 0
+        with pytest.raises(RuntimeError, match="did not run"):
+            sync.loss()
+
+
+def test_a_loss_that_is_refused_keeps_nothing_either(golden_model, golden_batch):
+    sync = LayerSync(golden_model.blocks, [PAIR], select="tokens")
+    outputs = watch(golden_model)
+    with sync.capture():
+        golden_model(*golden_batch)
+    with pytest.raises(ValueError, match="no entry select='tokens'"):
+        sync.loss()
     assert alive(outputs) == 0

@@ -37,11 +37,12 @@ def test_other_pairs_are_refused_with_their_numbers(pairs, named):
     assert named in str(error.value)
 
 
-@pytest.mark.parametrize("pairs", [(2, 4), [2, 4], [(1, 2, 3)], [(2,)]])
+@pytest.mark.parametrize("pairs", [(2, 4), [2, 4], [(1, 2, 3)], [(2,)], 8, None, "[(2, 4)]"])
 def test_what_is_no_list_of_pairs_is_refused_with_its_value(pairs):
     with pytest.raises(ValueError) as error:
         check_pairs(pairs, depth=6)
-    assert str(pairs) in str(error.value) or str(pairs[0]) in str(error.value)
+    shown = pairs[0] if isinstance(pairs, tuple | list) else pairs
+    assert str(pairs) in str(error.value) or str(shown) in str(error.value)
 
 
 def test_equal_depths_are_refused_because_they_have_no_gradient():

@@ -1,18 +1,11 @@
 """The loss: golden values, cosines by hand, who gets a gradient, precision, and what is refused."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
 from layersync import LayerSync
 from transport import create_transport
-
-ROOT = Path(__file__).parents[2]
 
 
 class Emit(nn.Module):
@@ -328,9 +321,9 @@ def test_shapes_that_do_not_match_are_refused_with_their_numbers(student, teache
     assert all(text in str(error.value) for text in named)
 
 
-def test_output_that_is_no_tensor_is_refused_by_its_type():
-    with pytest.raises(ValueError, match=r"block 2.*tuple"):
-        sync_of(tokens(1, 2, 4), (tokens(1, 2, 4), None)).loss()
+def test_output_without_a_tensor_is_refused_by_its_type():
+    with pytest.raises(ValueError, match=r"block 2.*str 'none'"):
+        sync_of(tokens(1, 2, 4), "none").loss()
 
 
 @pytest.mark.parametrize(
@@ -346,75 +339,3 @@ def test_pairs_are_checked_against_the_blocks(pairs, named, golden_model):
 def test_repr_says_depth_and_pairs(golden_model):
     text = repr(LayerSync(golden_model.blocks, [(2, 4)]))
     assert "6" in text and "(2, 4)" in text
-
-
-def test_importing_layersync_imports_torch_and_none_of_the_rest():
-    heavy = "timm accelerate torchvision diffusers datasets models transport training evaluation"
-    code = f"import sys, layersync; print([m for m in {heavy.split()} if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
-
-
-DDP_SCRIPT = """
-import sys
-import torch
-from torch import nn
-import torch.distributed as dist
-from layersync import LayerSync
-
-torch.set_num_threads(1)
-
-class Stack(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
-
-    def forward(self, x):
-        for block in self.blocks:
-            x = x + block(x).tanh()
-        return x
-
-def gradients(model, blocks, x):
-    sync = LayerSync(blocks, [(1, 3), (2, 4)])
-    for _ in range(2):  # the second step meets what the first left behind
-        model.zero_grad()
-        with sync.capture():
-            out = model(x)
-        (out.square().mean() + 0.5 * sync.loss()).backward()
-    return [p.grad.clone() for p in blocks.parameters()]
-
-folder, rank = sys.argv[1], int(sys.argv[2])
-dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-torch.manual_seed(0)
-model, x = Stack(), torch.randn(6, 5, 8)
-whole = gradients(model, model.blocks, x)
-ddp = nn.parallel.DistributedDataParallel(model)
-shared = gradients(ddp, model.blocks, x[3 * rank : 3 * rank + 3])
-for one, two in zip(whole, shared, strict=True):
-    torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-7)
-assert any(gradient.norm() > 0 for gradient in whole)
-dist.destroy_process_group()
-"""
-
-
-def test_two_ddp_processes_have_the_gradients_of_one_with_the_whole_batch(tmp_path):
-    script = tmp_path / "ddp.py"
-    script.write_text(DDP_SCRIPT)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, script, tmp_path, str(rank)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [rank.communicate(timeout=120)[1] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], errors

@@ -8,42 +8,25 @@ import signal
 import numpy as np
 import pytest
 import torch
-from launching import check
+from launching import TINY_DIGITS, check, logged_rows
 
 import train
 from training.checkpoint import prune_checkpoints, read_checkpoint, save_checkpoint
-from training.config import EngineConfig, OptimConfig, SaveConfig, TrainConfig
+from training.config import EngineConfig, OptimConfig, SaveConfig
 from training.optimizer import learning_rate
 from training.preemption import EXIT_PREEMPTED
-from training.tracking import read_log
-
-DIGITS = TrainConfig(
-    model="SiT-Ti/2",
-    dataset_name="digits",
-    image_size=8,
-    num_classes=10,
-    vae="none",
-    global_batch_size=8,
-    max_steps=4,
-    log_every=1,
-    num_workers=0,
-    sample_every=0,
-    run_name="run",
-    optim=OptimConfig(lr=1e-2),
-)
-LOGGED = ("loss", "velocity_loss", "sync_loss", "grad_norm")
 
 
 def config(tmp_path, **changes):
-    return dataclasses.replace(DIGITS, results_dir=str(tmp_path), **changes)
+    changes = dict(run_name="run", results_dir=str(tmp_path)) | changes
+    return dataclasses.replace(TINY_DIGITS, **changes)
 
 
 def run(tmp_path, **changes):
     """Train in this process; returns (exit code, the logged values of each step)."""
     training = train.Training(config(tmp_path, **changes))
     code = training.run()
-    rows = read_log(training.folder / "metrics.jsonl")
-    return code, [[row[name] for name in LOGGED] for row in rows if "loss" in row]
+    return code, logged_rows(training.folder)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +67,7 @@ def flags(tmp_path, name, *more):
 
 def test_sharded_run_equals_plain_one_and_each_resumes_the_other(tmp_path, plain):
     check("train.py", *flags(tmp_path, "fsdp", "--fsdp", "--max-grad-norm", 1e9), processes=2)
-    rows = read_log(tmp_path / "fsdp" / "metrics.jsonl")
-    np.testing.assert_allclose([[row[n] for n in LOGGED] for row in rows], plain, rtol=2e-4)
+    np.testing.assert_allclose(logged_rows(tmp_path / "fsdp"), plain, rtol=2e-4)
     assert (tmp_path / "fsdp" / "samples" / "0000004.png").exists()
 
     sharded = tmp_path / "fsdp" / "checkpoints" / "0000002.pt"
@@ -100,8 +82,7 @@ def test_sharded_run_equals_plain_one_and_each_resumes_the_other(tmp_path, plain
     shutil.copy(tmp_path / "one" / "run" / "checkpoints" / "0000002.pt", sharded)
     again = flags(tmp_path, "fsdp", "--fsdp", "--max-grad-norm", 1e9, "--resume", "latest")
     check("train.py", *again, processes=2)
-    rows = read_log(tmp_path / "fsdp" / "metrics.jsonl")[2:]
-    np.testing.assert_allclose([[row[n] for n in LOGGED] for row in rows], plain[2:], rtol=2e-4)
+    np.testing.assert_allclose(logged_rows(tmp_path / "fsdp")[2:], plain[2:], rtol=2e-4)
 
 
 def test_learning_rate_schedules():

@@ -5,30 +5,22 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from launching import TINY_DIGITS
 from PIL import Image
 
 import train
+from scripts.cache_latents import CacheConfig
+from scripts.cache_latents import main as cache_latents
 from training.checkpoint import read_checkpoint, save_checkpoint
-from training.config import OptimConfig, SaveConfig, TrainConfig, TransportConfig
+from training.config import OptimConfig, SaveConfig, TransportConfig
 from training.tracking import read_log
 
-DIGITS = TrainConfig(
-    model="SiT-Ti/2",
-    dataset_name="digits",
-    image_size=8,
-    num_classes=10,
-    vae="none",
-    global_batch_size=4,
-    max_steps=2,
-    log_every=1,
-    num_workers=0,
-    sample_every=0,
-)
+SHORT = dataclasses.replace(TINY_DIGITS, global_batch_size=4, max_steps=2, optim=OptimConfig())
 MULTIPLE = dict(loss_type="multiple_sync", multi_blocks_match="[(1,3),(2,6)]")
 
 
 def config(tmp_path, **changes):
-    return dataclasses.replace(DIGITS, results_dir=str(tmp_path / "results"), **changes)
+    return dataclasses.replace(SHORT, results_dir=str(tmp_path / "results"), **changes)
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +222,26 @@ def tiny_vae(tmp_path_factory):
         norm_num_groups=4,
     ).save_pretrained(folder)
     return str(folder)
+
+
+def test_training_from_cached_latents_is_training_from_images(tmp_path, tiny_vae):
+    """In float32, with the same seed: the same mirrors, posterior samples and losses."""
+    folder, cache = images(tmp_path / "data", 20), str(tmp_path / "cache")
+    flags = dict(vae=tiny_vae, image_size=16)
+    settings = CacheConfig(out=cache, data_path=folder, dtype="float32", num_workers=0, **flags)
+    cache_latents(settings)
+    losses = []
+    for name, path in {"images": folder, "latents": cache}.items():
+        run = config(
+            tmp_path, data_path=path, dataset_name=None, num_classes=2, run_name=name, **flags
+        )
+        train.Training(dataclasses.replace(run, val_data_path=path, val_every=2)).run()
+        rows = read_log(tmp_path / "results" / name / "metrics.jsonl")
+        losses.append([row.get("loss", row.get("val_loss")) for row in rows])
+    assert len(losses[0]) == 3
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    with pytest.raises(ValueError, match="holds latents of another codec or size"):
+        train.Training(dataclasses.replace(run, run_name="other", image_size=20))
 
 
 def test_trains_on_images_through_an_autoencoder(tmp_path, tiny_vae):

@@ -1,33 +1,38 @@
-"""Settings of a sampling run, and how they combine with what the checkpoint says. No torch here.
+"""Settings of a sampling run. No torch here: --help is instant.
 
-Settings that describe the network have no default: they come from the checkpoint, and a flag that
-contradicts it is an error. Flags of the original sample_ddp.py keep their names and meaning.
+Settings that describe the network have no default: they come from the checkpoint
+(sampling/stored.py). Flags of the original sample_ddp.py keep their names and meaning.
 """
 
 import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from sampling.presets import Preset
 from training.checks import require
-from training.config import flag
-
-PATHS = ("Linear", "GVP", "VP")
-OFFICIAL = {"vae": "ema", "path_type": "Linear", "prediction": "velocity", "sample_eps": None}
-"""What a checkpoint without a config, as the official ones are, was trained with."""
 
 
 @dataclass(frozen=True)
 class SampleConfig:
     # --- what to sample
     ckpt: str | None = None
-    """checkpoint of train.py, SiT, REPA or LayerSync; its EMA weights are used. SiT's own name for
-    its weights, SiT-XL-2-256x256.pt in this folder, unless given"""
+    """checkpoint of train.py, SiT, REPA or LayerSync, .pt or .safetensors, or ORG/NAME/FILE on the
+    Hugging Face hub. SiT's own name for its weights, SiT-XL-2-256x256.pt in this folder, unless
+    given"""
+    weights: Literal["ema", "model"] = "ema"
+    """which of the checkpoint's networks: the average, or the one that was trained"""
+    preset: Preset | None = None
+    """a named set of flags, which other flags override: see docs/sampling.md"""
     num_fid_samples: int = 50_000
     """number of images"""
     cfg_scale: float = 1.0
     """guidance scale; 1 is no guidance"""
     cfg_channels: Literal["3", "all"] = "3"
     """latent channels that are guided; SiT's published numbers guide 3 of 4"""
+    guidance_interval: tuple[float, float] | None = None
+    """LOW HIGH: guide at these times only (t = 0 is noise), everywhere unless given"""
+    label_sampling: Literal["random", "balanced"] = "random"
+    """labels drawn independently, or each class once in every K images, in drawn orders"""
     global_seed: int = 0
     """image i depends on the seed and i alone"""
     num_sampling_steps: int = 250
@@ -38,10 +43,16 @@ class SampleConfig:
     """images per batch; part of the recipe, because adaptive solvers couple a batch's images"""
     tf32: bool = True
     """TF32 matrix products on hardware that has them"""
+    bf16: bool = False
+    """the network in bfloat16 autocast; the solver's state stays float32"""
+    compile: bool = False
+    """compile the blocks with torch.compile"""
     sample_dir: str = "samples"
     """the .npz and a preview .png are written in here"""
     out: str | None = None
     """the .npz to write, instead of a name made of the settings in --sample-dir"""
+    save_png: bool = False
+    """write every image as a .png too, into a folder beside the .npz"""
 
     # --- the network: read from the checkpoint; checked against it when given
     model: str | None = None
@@ -104,51 +115,27 @@ def check_sample_config(c: SampleConfig) -> None:
         require(c, name, getattr(c, name) >= 1, "at least 1")
     require(c, "global_seed", c.global_seed >= 0, "at least 0")
     require(c, "cfg_scale", c.cfg_scale >= 1, "at least 1, which means no guidance")
+    check_interval(c)
     require(c, "out", c.out is None or c.out.endswith(".npz"), "the name of an .npz file")
     if isinstance(c, ODE):
         require(c, "atol", c.atol > 0, "positive")
         require(c, "rtol", c.rtol > 0, "positive")
-    if isinstance(c, ODE) and c.likelihood and (c.cfg_scale > 1 or c.reverse):
-        raise ValueError("--likelihood needs --cfg-scale 1 and no --reverse: a guided field has no "
-                         "density of its own")  # fmt: skip
+    if isinstance(c, ODE) and c.likelihood and (c.cfg_scale > 1 or c.reverse or c.bf16):
+        raise ValueError(
+            "--likelihood needs --cfg-scale 1, no --reverse and no --bf16: a guided field has no "
+            "density of its own, and the divergence needs float32"
+        )
 
 
-def resolve(c: SampleConfig, arch: dict, stored: dict | None) -> dict:
-    """The settings in force: the checkpoint's, else the flag's, else the official ones.
-
-    Args:
-        arch: the network as read from the checkpoint.
-        stored: the config of the training run, None for a checkpoint that carries none.
-
-    Raises `ValueError` for a flag that contradicts the checkpoint.
-    """
-    stored = stored or {}
-    transport = stored.get("transport", {})
-    known = {"model": arch["name"], "num_classes": arch["num_classes"]}
-    known |= {key: stored[key] for key in ("image_size", "vae") if key in stored}
-    known |= {key: transport[key] for key in ("path_type", "prediction") if key in transport}
-    for name, value in known.items():
-        given = getattr(c, name)
-        decodes_alike = name == "vae" and "none" not in (given, value)
-        if given is not None and given != value and not decodes_alike:
-            raise ValueError(
-                f"{flag(name)} {given}: the checkpoint says {value}; leave the flag out"
-            )
-    defaults = OFFICIAL | known | {"sample_eps": transport.get("sample_eps")}
-    given = {key: getattr(c, key) for key in (*OFFICIAL, "image_size")}
-    return defaults | {key: value for key, value in given.items() if value is not None}
-
-
-def stored_settings(checkpoint: dict) -> dict | None:
-    """What a checkpoint says of its training: our config, or the command line that SiT stores."""
-    if "config" in checkpoint:
-        codec = {"vae": checkpoint["codec"]} if "codec" in checkpoint else {}  # a folder, resolved
-        return checkpoint["config"] | codec
-    args = checkpoint.get("args")
-    if getattr(args, "path_type", None) not in PATHS:
-        return None  # none, or of another program
-    transport = {key: getattr(args, key, None) for key in ("path_type", "prediction", "sample_eps")}
-    return {"image_size": args.image_size, "transport": transport}
+def check_interval(c: SampleConfig) -> None:
+    if c.guidance_interval is None:
+        return
+    low, high = c.guidance_interval
+    given = f"--guidance-interval {low:g} {high:g}"
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"{given}: it must be two times LOW < HIGH in [0, 1]; t = 0 is noise")
+    if c.cfg_scale == 1:
+        raise ValueError(f"{given} has no effect with --cfg-scale 1")
 
 
 def solver_settings(c: ODE | SDE) -> dict:

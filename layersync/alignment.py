@@ -1,0 +1,57 @@
+"""cos(z_k, stopgrad(z_k')), token by token, and its mean over the tokens of a sample."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Mask = Tensor | Sequence[Tensor]
+
+
+def sample_cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The mean over tokens of cos(student, stopgrad(teacher)), (N,), float32.
+
+    Args:
+        student, teacher: (N, T, D); half precision is widened first, for it has given NaN.
+        mask: (N, T) bool, True where a token counts. A sample without any has the value 0.
+    """
+    teacher = teacher.detach()
+    with torch.autocast(student.device.type, enabled=False):
+        if mask is None:
+            return F.cosine_similarity(student.float(), teacher.float(), dim=-1).mean(dim=1)
+        # zeroed tokens have the cosine 0, and not even a NaN of theirs reaches the gradient
+        kept = mask.unsqueeze(-1)
+        student, teacher = student.where(kept, 0).float(), teacher.where(kept, 0).float()
+        cosine = F.cosine_similarity(student, teacher, dim=-1)  # (N, T)
+        return cosine.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def split_mask(mask: Mask | None, shapes: Sequence[tuple[int, int]]) -> list[Tensor | None]:
+    """One mask (N, T) for each forward pass, whose tokens have the `shapes` (N, T).
+
+    A single mask covers the passes one after the other; axes after the first are flattened, as
+    they are in hidden states. Raises `TypeError` or `ValueError` for masks that do not fit.
+    """
+    if mask is None:
+        return [None] * len(shapes)
+    if isinstance(mask, Tensor):
+        sizes = [n for n, _ in shapes]
+        masks = mask.split(sizes) if mask.dim() and len(mask) == sum(sizes) else [mask]
+    else:
+        masks = list(mask)
+    for given in masks:
+        if not isinstance(given, Tensor) or given.dtype != torch.bool:
+            found = given.dtype if isinstance(given, Tensor) else type(given).__name__
+            raise TypeError(
+                f"mask: expected a bool tensor (N, T), True where a token counts, got {found}; "
+                f"mask.bool() makes one of numbers"
+            )
+    found = [tuple(given.shape) for given in masks]
+    masks = [given.flatten(1) if given.dim() > 1 else given for given in masks]
+    if [tuple(given.shape) for given in masks] != list(shapes):
+        raise ValueError(
+            f"mask: shapes {found} do not fit the tokens (N, T) {list(shapes)} of the captured "
+            f"passes; give one mask for all of them, or a list with one for each"
+        )
+    return masks

@@ -1,0 +1,101 @@
+"""LayerSync as SimpleTuner's users configure it: four settings, in a dict or in JSON.
+
+    {"layersync_enabled": true, "layersync_student_block": 8, "layersync_teacher_block": 16,
+     "layersync_lambda": 0.2}
+
+Names, meaning and defaults are those of SimpleTuner's documentation, with two differences. A
+teacher must be named: there it defaults to the student, and the loss to a constant without a
+gradient. And numbers count from 1 only: there, one that is too large is tried as an index from 0.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from layersync.pairs import Pair, is_positive
+
+PREFIX = "layersync_"
+DEFAULT_LAMBDA = 0.2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One pair and its weight. Raises `ValueError` for values that do not make sense."""
+
+    student_block: int | None = None
+    teacher_block: int | None = None
+    lambda_: float = DEFAULT_LAMBDA
+
+    def __post_init__(self):
+        for role in ("student", "teacher"):
+            number = getattr(self, f"{role}_block")
+            name = f"{PREFIX}{role}_block"
+            if number is None:
+                raise ValueError(f"{name} is missing: the number of the {role}, counted from 1")
+            if type(number) is not int or number < 1:
+                raise ValueError(f"{name}: {number!r} is no block number; they count from 1")
+        if self.student_block >= self.teacher_block:
+            equal = self.student_block == self.teacher_block
+            why = ": equal blocks have the constant loss -1, without a gradient" if equal else ""
+            raise ValueError(
+                f"{PREFIX}teacher_block: {self.teacher_block} is not deeper than "
+                f"{PREFIX}student_block, {self.student_block}{why}; choose a deeper teacher"
+            )
+        if not is_positive(self.lambda_):
+            raise ValueError(
+                f"{PREFIX}lambda: {self.lambda_!r} must be a finite number above 0; "
+                f"to train without, set {PREFIX}enabled to false"
+            )
+
+    @property
+    def pair(self) -> Pair:
+        return self.student_block, self.teacher_block
+
+
+def read_settings(source: Mapping[str, Any] | str | os.PathLike) -> Settings | None:
+    """The `layersync_` settings in a dict, a JSON text, or a JSON file given as a `Path`.
+
+    Other settings are left alone, so that a whole configuration can be given; a leading `--`, as
+    in SimpleTuner's files, is dropped. None if `layersync_enabled` is false or not there.
+
+    Raises `TypeError` or `ValueError` that names the setting, its value and the remedy.
+    """
+    given = {str(key).removeprefix("--"): value for key, value in load(source).items()}
+    given = {key: value for key, value in given.items() if key.startswith(PREFIX)}
+    known = [f"{PREFIX}{name}" for name in ("enabled", "student_block", "teacher_block", "lambda")]
+    for key, value in given.items():
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            raise ValueError(f"{key}: {value!r} is no setting of LayerSync; {meant}")
+    enabled = given.pop(f"{PREFIX}enabled", False)
+    if type(enabled) is not bool:
+        raise ValueError(f"{PREFIX}enabled: {enabled!r} is neither true nor false")
+    if not enabled:
+        return None
+    values = {key.removeprefix(PREFIX): value for key, value in given.items()}
+    if values.get("lambda") is not None:
+        values["lambda_"] = values["lambda"]
+    values.pop("lambda", None)
+    return Settings(**values)
+
+
+def load(source: Mapping[str, Any] | str | os.PathLike) -> Mapping[str, Any]:
+    if isinstance(source, Mapping):
+        return source
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            f"settings: expected a dict, JSON text or a Path, got {type(source).__name__}"
+        )
+    text = source if isinstance(source, str) else Path(source).read_text()
+    try:
+        loaded = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"settings: {source!r:.100} is not JSON ({error})") from None
+    if not isinstance(loaded, dict):
+        raise ValueError(f"settings: {source!r:.100} is JSON, but not an object of settings")
+    return loaded

@@ -1,0 +1,52 @@
+"""A network as a solver sees it: evaluations counted, in its precision, its output float32."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Network:
+    """Counts evaluations, and makes them in bfloat16 if asked.
+
+    `evaluations` is the solver's number of function evaluations (NFE); `passes` counts a guided one
+    twice, for its conditional and its unconditional half.
+
+    Args:
+        model: a SiT, or anything called as model(x, t, y) with `forward_with_cfg`.
+        bf16: whether its matrix products are bfloat16; what goes in and comes out is float32.
+    """
+
+    def __init__(self, model, bf16: bool = False):
+        self.model, self.bf16 = model, bf16
+        self.reset()
+
+    def reset(self) -> None:
+        self.evaluations = self.passes = 0
+
+    @property
+    def null_label(self) -> int:
+        return self.model.null_label
+
+    def __call__(self, x: Tensor, *args, **kwargs) -> Tensor:
+        self.evaluations, self.passes = self.evaluations + 1, self.passes + 1
+        with self.autocast(x):
+            return self.model(x, *args, **kwargs).to(x.dtype)
+
+    def forward_with_cfg(self, x: Tensor, *args, **kwargs) -> Tensor:
+        self.evaluations, self.passes = self.evaluations + 1, self.passes + 2
+        with self.autocast(x):
+            return self.model.forward_with_cfg(x, *args, **kwargs).to(x.dtype)
+
+    def autocast(self, x: Tensor):
+        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16)
+
+
+def prepare_model(model: nn.Module, bf16: bool, compile: bool) -> nn.Module:
+    """Cast once what autocast would cast in every evaluation, and compile the blocks."""
+    if bf16:
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.to(torch.bfloat16)
+    if compile:
+        for block in model.blocks:
+            block.compile()
+    return model

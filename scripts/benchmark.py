@@ -1,0 +1,111 @@
+"""Measure this implementation on this machine: one command, one JSON file, one table for each part.
+
+    python scripts/benchmark.py                                   # everything
+    python scripts/benchmark.py --parts steps --models SiT-B/2:8 --precisions fp32 bf16
+    python scripts/benchmark.py --parts steps --compiled both     # eager and compiled
+
+steps        training with and without LayerSync, alternating: images/s from the median step, the
+             cost of LayerSync from the median ratio of neighbouring steps. "of_peak" is the
+             fraction of the matrix-product rate measured at the start in the same precision. Memory
+             is the allocator's peak on a GPU, what a step saves for its backward pass on a CPU
+checkpoints  writing, flushed to the disk, and reading
+latents      reading a latent cache in shuffled order, with 0, 1 and 2 loading processes
+"""
+
+# ruff: noqa: E402 (the command line is parsed before torch is imported)
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from training.launch import parse_command, usage_errors
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    parts: tuple[Literal["steps", "checkpoints", "latents"], ...] = (
+        "steps",
+        "checkpoints",
+        "latents",
+    )
+    """what to measure"""
+    models: tuple[str, ...] = ("SiT-S/2:8", "SiT-B/2:8", "SiT-XL/2:2")
+    """models and their batch sizes, for latents of 256 x 256 images"""
+    precisions: tuple[Literal["fp32", "tf32", "bf16"], ...] = ("fp32", "bf16")
+    """fp32, tf32 (GPU) and bf16 autocast; what the device only emulates is left out"""
+    compiled: Literal["no", "yes", "both"] = "no"
+    """whether blocks are compiled"""
+    repeats: int = 7
+    """counted runs of each variant, after two that are not"""
+    out: str = "benchmark.json"
+    """where to write the figures"""
+
+    def sizes(self) -> list[tuple[str, int]]:
+        """(model, batch size) pairs; `ValueError` for what is not MODEL:BATCH."""
+        pairs = [model.rpartition(":") for model in self.models]
+        wrong = [model for model, (name, _, n) in zip(self.models, pairs, strict=True)
+                 if not name or not n.isdigit() or n == "0"]  # fmt: skip
+        if wrong:
+            raise ValueError(f"--models {wrong[0]}: write MODEL:BATCH, as in SiT-B/2:8")
+        return [(name, int(batch)) for name, _, batch in pairs]
+
+
+if __name__ == "__main__":
+    CONFIG = parse_command(Benchmark)
+
+import json
+import os
+import platform
+
+import torch
+
+from scripts.benchmarks import steps, storage
+from scripts.benchmarks.timing import DEVICE, matmul_peaks
+
+
+def device_name() -> str:
+    if DEVICE.type == "cuda":
+        return torch.cuda.get_device_name()
+    models = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ] if Path("/proc/cpuinfo").exists() else []  # fmt: skip
+    name = models[0] if models else platform.processor()
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def markdown(rows: list[dict], columns: dict[str, str]) -> str:
+    """A table of the columns, name to format, that any row has."""
+    columns = {name: form for name, form in columns.items() if any(name in row for row in rows)}
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for row in rows:
+        cells = [format(row[name], form) if name in row else "" for name, form in columns.items()]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(c: Benchmark) -> None:
+    with usage_errors():
+        c.sizes()
+    print(f"{device_name()}; torch {torch.__version__}, {torch.get_num_threads()} threads")
+    record = dict(device=device_name(), torch=torch.__version__, settings=asdict(c))
+    if "steps" in c.parts:
+        peaks = record["matmul"] = matmul_peaks(c.precisions)
+        for precision, rate in peaks.items():
+            print(f"matrix products, {precision}: {rate / 1e12:.3g} TFLOP/s")
+        record["steps"] = steps.run(c, peaks)
+        print("\n" + markdown(record["steps"], steps.COLUMNS))
+    if "checkpoints" in c.parts:
+        record["checkpoints"] = storage.checkpoints(c)
+        print("\n" + markdown(record["checkpoints"], storage.CHECKPOINT_COLUMNS))
+    if "latents" in c.parts:
+        record["latents"] = storage.latents(c)
+        print("\n" + markdown(record["latents"], storage.LATENT_COLUMNS))
+    Path(c.out).write_text(json.dumps(record, indent=1) + "\n")
+    print(f"\nwritten to {c.out}")
+
+
+if __name__ == "__main__":
+    main(CONFIG)

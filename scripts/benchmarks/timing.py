@@ -1,0 +1,65 @@
+"""Timing on a machine that others use too: alternating runs, medians, ratios of neighbours."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def seconds(work: Callable) -> float:
+    """Wall time of work() with everything that it started on the device."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def alternate(works: dict[str, Callable], repeats: int, warmup: int = 2) -> dict[str, list[float]]:
+    """Seconds of each work, `repeats` times in turn, after `warmup` rounds that do not count."""
+    times = {name: [] for name in works}
+    for i in range(warmup + repeats):
+        for name, work in works.items():
+            taken = seconds(work)
+            if i >= warmup:
+                times[name].append(taken)
+    return times
+
+
+def ratio(times: list[float], base: list[float]) -> float:
+    """The median ratio of neighbouring runs, which a drifting machine leaves alone."""
+    return statistics.median(a / b for a, b in zip(times, base, strict=True))
+
+
+def set_precision(precision: str) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
+
+
+def autocast(precision: str) -> torch.autocast:
+    return torch.autocast(DEVICE.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def matmul_rate(precision: str, n: int, repeats: int = 7) -> float:
+    """FLOP/s of a square matrix product, the median."""
+    set_precision(precision)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(n, n, device=DEVICE).to(dtype) for _ in range(2))
+    a @ b
+    return 2 * n**3 / statistics.median(seconds(lambda: a @ b) for _ in range(repeats))
+
+
+def matmul_peaks(precisions: tuple[str, ...]) -> dict[str, float]:
+    """FLOP/s of large matrix products by precision, without those that the device only emulates."""
+    small = {precision: matmul_rate(precision, 256) for precision in {*precisions, "fp32"}}
+    native = [p for p in precisions if small[p] > small["fp32"] / 2]
+    for precision in set(precisions) - set(native):
+        times = small["fp32"] / small[precision]
+        print(f"{precision}: left out, emulated on this device ({times:.0f} x slower than fp32)")
+    n = 8192 if DEVICE.type == "cuda" else 3072
+    return {precision: matmul_rate(precision, n) for precision in native}

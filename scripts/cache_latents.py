@@ -1,0 +1,311 @@
+"""Encode a data set once: the autoencoder's posterior of every image and its mirror, on disk.
+
+    torchrun --nproc_per_node=8 scripts/cache_latents.py --data-path /path/to/imagenet/train \\
+        --vae ema --image-size 256 --out /path/to/latents
+    python scripts/cache_latents.py ...                          # one process, CPU or GPU
+    python scripts/cache_latents.py --out /path/to/latents --verify   # recompute the checksums
+
+Shards of consecutive images are dealt out to the processes, which never wait for each other; the
+first one writes the manifest when all shards are there. A run that was killed continues when the
+same command is given again, on any number of processes, and the files are the same. The format is
+described in training/latents.py.
+"""
+
+# ruff: noqa: E402 (the command line is parsed before torch is imported)
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from training.launch import (
+    RunError,
+    is_first_process,
+    parse_command,
+    program_name,
+    run_errors,
+    usage_errors,
+)
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    out: str
+    """folder of the cache, a new one or one to be continued"""
+    verify: bool = False
+    """recompute the checksums of the complete cache in --out, and nothing else"""
+
+    # --- what is encoded
+    data_path: str | None = None
+    """a folder of images in class folders (ImageFolder) or of parquet files, or a name on the
+    Hugging Face hub"""
+    dataset_name: str | None = None
+    """the original's name for that; imagenet-1k if no data is named"""
+    image_column: str | None = None
+    """column of the images in parquet files and data sets of the hub; found by its type"""
+    label_column: str | None = None
+    """column of the labels there; found by its type"""
+    cache_dir: str | None = None
+    """where the hub's files are kept"""
+    skip_unreadable: bool = False
+    """leave out images that cannot be read, and list them in the manifest, instead of failing"""
+
+    # --- into what
+    vae: str = "ema"
+    """ema or mse (Stability's fine-tuned SD autoencoders), a hub id, or a folder"""
+    image_size: int = 256
+    """side of the images after ADM's centre crop, pixels"""
+    dtype: Literal["float16", "float32"] = "float16"
+    """of the stored means and standard deviations. With float16 the convolutions use TF32 on
+    hardware that has it, as training does by default; with float32 they do not"""
+    shard_size: int = 4096
+    """images per file"""
+
+    # --- how
+    batch_size: int = 64
+    """images encoded at a time by each process"""
+    num_workers: int = 4
+    """image reading processes of each process"""
+    min_free_disk: float = 1.0
+    """GB that must remain free on the disk of --out"""
+
+
+if __name__ == "__main__":
+    CONFIG = parse_command(CacheConfig)
+
+import hashlib
+import shutil
+import time
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from models import load_codec
+from models.codecs import PIXELS, latent_size
+from training.checks import require
+from training.latent_writer import CacheWriter, ShardWriter
+from training.latents import CacheSettings, LatentSource, encode_moments, weights_fingerprint
+from training.pixels import UnreadableImage
+from training.sources import open_source
+
+POLL_SECONDS = 0.5
+
+
+class Caching:
+    """The work of one process: everything loaded and checked, nothing encoded yet."""
+
+    def __init__(self, config: CacheConfig, rank: int, world_size: int):
+        check_cache_config(config)
+        self.config, self.rank, self.world_size = config, rank, world_size
+        self.device = choose_device(config)
+        self.source = image_source(config)
+        self.names = [self.source.name(i) for i in range(len(self.source))]
+        self.codec = load_codec(config.vae, self.device)
+        settings = CacheSettings(
+            codec=self.codec.name,
+            codec_fingerprint=weights_fingerprint(self.codec.vae),
+            scaling_factor=self.codec.scale,
+            image_size=config.image_size,
+            latent_channels=self.codec.channels,
+            latent_size=latent_size(config.image_size, self.codec),
+            dtype=config.dtype,
+            num_classes=self.source.num_classes or int(self.source.labels.max()) + 1,
+            images=len(self.source),
+            source=full_name(config.data_path or config.dataset_name or "imagenet-1k"),
+            source_fingerprint=fingerprint(self.names, self.source.labels.tolist()),
+            shard_size=config.shard_size,
+        )
+        self.cache = CacheWriter(config.out, settings)
+        self.cache.check_folder()
+        if rank == 0:
+            check_disk(self.cache, config.min_free_disk)
+        self.cache.prepare()
+        self.looked = 0.0  # when the progress was last shown
+
+    def run(self) -> None:
+        """Encode this process's shards; the first process then waits for all of them."""
+        cache = self.cache
+        own = range(self.rank, cache.shards, self.world_size)
+        shards = [k for k in own if not cache.finished(k)]
+        self.progress = tqdm(
+            desc=cache.root.name,
+            initial=cache.images_written(),
+            total=cache.settings.images,
+            unit="image",
+            disable=self.rank > 0,
+        )
+        slices = {k: cut(cache.images_of(k), self.config.batch_size) for k in shards}
+        batches = iter(self.loader([batch for k in shards for batch in slices[k]]))
+        for k in shards:
+            with ShardWriter(cache, k) as shard:
+                for _ in slices[k]:
+                    images, labels, errors = next(batches)
+                    unreadable = [
+                        {"index": i, "image": self.names[i], "error": error} for i, error in errors
+                    ]
+                    shard.add(self.moments(images), labels, unreadable)
+                    self.show_progress()
+        while self.rank == 0 and not cache.complete():
+            time.sleep(POLL_SECONDS)
+            self.show_progress()
+        self.show_progress(last=True)
+        self.progress.close()
+
+    def show_progress(self, last: bool = False) -> None:
+        """Of all processes together, on the first one."""
+        if self.rank == 0 and (last or time.time() - self.looked >= POLL_SECONDS):
+            self.looked = time.time()
+            self.progress.update(max(0, self.cache.images_written() - self.progress.n))
+
+    def loader(self, batches: list[range]) -> DataLoader:
+        return DataLoader(
+            ReadableImages(self.source),
+            batch_sampler=batches,
+            collate_fn=gather,
+            num_workers=self.config.num_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def moments(self, images: torch.Tensor) -> np.ndarray:
+        """uint8 (N, 3, H, W) to (N, 2, 2, C, h, w) in the cache's dtype, on the CPU."""
+        settings = self.cache.settings
+        if not len(images):
+            return np.empty((0, *settings.row_shape), settings.dtype)
+        moments = encode_moments(self.codec, images.to(self.device, non_blocking=True))
+        moments = moments.to(getattr(torch, settings.dtype)).cpu()
+        if not moments.isfinite().all():
+            raise RunError(
+                f"--vae {self.config.vae}: its latents are not finite in {settings.dtype}; try "
+                f"--dtype float32 with another --out, or another autoencoder"
+            )
+        return moments.numpy()
+
+    def finish(self) -> None:
+        """The first process: write the manifest, or list the unreadable images and fail."""
+        cache, unreadable = self.cache, self.cache.unreadable()
+        new = [entry for entry in unreadable if "error" in entry]  # others the manifest lists
+        for entry in new:
+            path = Path(cache.settings.source, entry["image"])
+            print(f"unreadable: {path}: {entry['error']}", file=sys.stderr)
+        nothing_left = len(unreadable) == cache.settings.images
+        if new and (nothing_left or not self.config.skip_unreadable):
+            cache.reject()
+            sys.exit(
+                f"{program_name()}: error: {len(new)} of {cache.settings.images} images "
+                f"cannot be read, listed above: put good files in their places, or add "
+                f"--skip-unreadable to leave them out, and give the command again. All other "
+                f"shards are kept"
+            )
+        manifest = cache.finish()
+        left_out = f", {len(unreadable)} unreadable left out" if unreadable else ""
+        print(f"{cache.root}: {manifest['count']} images in {cache.shards} shards{left_out}")
+
+
+class ReadableImages(Dataset):
+    """A source's (image, label, None), or (None, index, error) where the bytes are not an image."""
+
+    def __init__(self, source: Dataset):
+        self.source = source
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor | None, int, str | None]:
+        try:
+            return (*self.source[index], None)
+        except UnreadableImage as error:
+            return None, index, " ".join(str(error.__cause__ or error).split())
+
+
+def gather(items: list) -> tuple[torch.Tensor, list[int], list[tuple[int, str]]]:
+    """Readable images (n, 3, H, W), their labels, and (index, error) of the others."""
+    good = [(image, int(label)) for image, label, error in items if error is None]
+    images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
+    errors = [(index, error) for _, index, error in items if error is not None]
+    return images, [label for _, label in good], errors
+
+
+def cut(images: range, size: int) -> list[range]:
+    return [images[start : start + size] for start in range(0, len(images), size)]
+
+
+def image_source(c: CacheConfig) -> Dataset:
+    """The images that the flags name, as training reads them."""
+    source = open_source(c)
+    if source.channels != 3 or source.latents:
+        name = c.data_path or c.dataset_name
+        raise ValueError(f"{name}: an autoencoder needs RGB images, this is something else")
+    return source
+
+
+def fingerprint(names: list[str], labels: list[int]) -> str:
+    """16 hex digits that change when an image is added, removed, renamed or relabelled."""
+    lines = (f"{name}\t{label}\n" for name, label in zip(names, labels, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+def full_name(source: str) -> str:
+    return str(Path(source).resolve()) if Path(source).is_dir() else source
+
+
+def choose_device(c: CacheConfig) -> torch.device:
+    """This process's GPU, counted on its own machine; the CPU where there is none.
+
+    Set up so that an image's latent is the same bytes whatever the number of processes.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = c.dtype == "float16"
+    torch.backends.cudnn.deterministic = True
+    torch.set_num_threads(1)  # several add up in another order; torchrun makes use of more cores
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    torch.cuda.set_device(device)
+    return device
+
+
+def check_cache_config(c: CacheConfig) -> None:
+    if c.data_path and c.dataset_name:
+        raise ValueError("--data-path and --dataset-name both name the data: give one of them")
+    if c.vae == PIXELS:
+        raise ValueError(f"--vae {PIXELS}: pixels need no cache; train.py reads the images")
+    for name in ("image_size", "shard_size", "batch_size"):
+        require(c, name, getattr(c, name) >= 1, "at least 1")
+    for name in ("num_workers", "min_free_disk"):
+        require(c, name, getattr(c, name) >= 0, "at least 0")
+
+
+def check_disk(cache: CacheWriter, min_free_disk: float) -> None:
+    """`ValueError` unless everything that is still to be written fits on the disk."""
+    root = cache.root.absolute()
+    free = shutil.disk_usage(next(p for p in (root, *root.parents) if p.exists())).free
+    needed = cache.bytes_needed()
+    if free - needed < min_free_disk * 1e9 and needed:
+        raise ValueError(
+            f"--out {cache.root}: {needed / 1e9:.3g} GB needed and {free / 1e9:.3g} GB free, of "
+            f"which --min-free-disk {min_free_disk:g} GB must remain; make room, or give --out on "
+            f"another disk"
+        )
+
+
+def verify(root: str) -> None:
+    source = LatentSource(root)
+    for shard in tqdm(source.shards, desc=f"verifying {root}", unit="shard"):
+        source.check_shard(shard, checksums=True)
+    print(f"{root}: {len(source)} images in {len(source.shards)} shards, all checksums hold")
+
+
+def main(config: CacheConfig) -> None:
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    with usage_errors():
+        if config.verify:
+            return verify(config.out) if is_first_process() else None
+        caching = Caching(config, rank, world_size)
+    safe = f"Nothing that is finished in {config.out} is lost: the same command continues"
+    with run_errors(safe):
+        caching.run()
+    if rank == 0:
+        caching.finish()
+
+
+if __name__ == "__main__":
+    main(CONFIG)

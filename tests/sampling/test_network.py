@@ -1,0 +1,82 @@
+"""The network as a solver sees it: counted, in its precision, compiled."""
+
+import pytest
+import torch
+
+from models import SiT_models
+from sampling.network import Network, prepare_model
+from transport import Guidance
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = SiT_models["SiT-Ti/2"](input_size=8, num_classes=5).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def inputs():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(3, 4, 8, 8, generator=generator)
+    return x, torch.full((3,), 0.5), torch.tensor([0, 1, 4])
+
+
+@torch.no_grad()
+def test_a_guided_evaluation_is_two_passes_inside_the_interval_and_one_outside(model):
+    network = Network(model)
+    guided = Guidance(network, 2.0, interval=(0.25, 0.75))
+    x, _, y = inputs()
+    for t in (0.0, 0.2, 0.25, 0.5, 0.75, 0.8, 1.0):
+        guided(x, torch.full((3,), t), y)
+    assert (network.evaluations, network.passes) == (7, 7 + 3)
+    network.reset()
+    assert (network.evaluations, network.passes) == (0, 0)
+
+
+@torch.no_grad()
+def test_outside_the_interval_guidance_is_the_conditional_network(model):
+    x, t, y = inputs()
+    guided = Guidance(Network(model), 2.0, interval=(0.6, 1.0))
+    assert torch.equal(guided(x, t, y), model(x, t, y))
+    within = Guidance(Network(model), 2.0, interval=(0.3, 1.0))
+    assert torch.equal(within(x, t, y), Guidance(model, 2.0)(x, t, y))
+    at_grid_point = torch.linspace(0, 1, 11)[3].expand(3)  # 0.3 in float32 is above 0.3
+    edge = Guidance(Network(model), 2.0, interval=(0.0, 0.3))
+    assert not torch.equal(edge(x, at_grid_point, y), model(x, at_grid_point, y))
+
+
+@pytest.mark.parametrize("interval", [(0.5, 0.5), (0.7, 0.3), (-0.1, 1.0), (0.0, 1.1)])
+def test_an_interval_that_is_none_is_refused(model, interval):
+    with pytest.raises(ValueError, match="must be low < high within"):
+        Guidance(model, 2.0, interval=interval)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_bfloat16_is_what_autocast_computes_and_comes_out_as_float32(model, scale):
+    """Weights cast beforehand or by autocast in every evaluation: the same roundings."""
+    x, t, y = inputs()
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = Guidance(model, scale)(x, t, y).float()
+    exact = Guidance(model, scale)(x, t, y)
+    out = Guidance(Network(prepare_model(model, bf16=True, compile=False), bf16=True), scale)(
+        x, t, y
+    )
+    assert out.dtype == torch.float32 and torch.equal(out, expected)
+    error = (out - exact).norm() / exact.norm()
+    assert 0 < error < 0.05
+
+
+@torch.no_grad()
+def test_compiled_blocks_give_the_same(model, monkeypatch):
+    """With the graph captured but not lowered, so that no C++ compiler is needed."""
+    x, t, y = inputs()
+    expected = model(x, t, y)
+    compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile(self, backend="aot_eager"))
+    torch._dynamo.reset()
+    network = Network(prepare_model(model, bf16=False, compile=True))
+    torch.testing.assert_close(network(x, t, y), expected, rtol=1e-5, atol=1e-6)
