@@ -23,7 +23,6 @@ if __name__ == "__main__":
 import dataclasses
 import math
 import sys
-from contextlib import nullcontext
 from copy import deepcopy
 
 import torch
@@ -31,17 +30,18 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from layersync import LayerSync
 from models import find_model
 from training.checkpoint import prune_checkpoints, save_checkpoint
 from training.data import StepBatches, batch_shard, make_loader
 from training.encoding import Encoder
 from training.images import save_grid
+from training.objective import Batch, Objective
 from training.optimizer import learning_rate, make_optimizer
 from training.parallel import Parallel, resolve_precision, start_accelerator
 from training.preemption import EXIT_PREEMPTED, StopRequest
 from training.preview import preview
 from training.randomness import step_streams
+from training.regularizers.layer_sync import LayerSyncRegularizer
 from training.runs import find_checkpoint, read_start, run_folder
 from training.sources import load_source
 from training.tracking import Meter, RunLog
@@ -60,8 +60,8 @@ class Training:
         precision = resolve_precision(config.engine.precision)
         engine = dataclasses.replace(config.engine, precision=precision)
         config = dataclasses.replace(config, engine=engine)  # as it is recorded
-        pairs, self.weight = layer_sync_settings(config)
-        self.config, self.folder = config, run_folder(config, pairs, self.weight)
+        pairs, weight = layer_sync_settings(config)
+        self.config, self.folder = config, run_folder(config, pairs, weight)
         start = find_checkpoint(config, self.folder)
         self.transport = create_transport(**dataclasses.asdict(config.transport))
         self.accelerator = start_accelerator(config.engine, self.folder, config.wandb)
@@ -81,7 +81,8 @@ class Training:
             learn_sigma=True,
         )
         self.network = build_network(self.arch, config.global_seed)
-        self.sync = LayerSync(self.network.blocks, pairs) if pairs else None
+        regularizers = [LayerSyncRegularizer(self.network, pairs, weight)] if pairs else []
+        self.objective = Objective(self.transport, regularizers)
         state = None
         if start:
             state = read_start(config, self.arch, len(self.source), self.last_step, start)
@@ -95,9 +96,7 @@ class Training:
         if state:
             self.parallel.load_state(self.optimizer, state)
 
-        names = ["loss", "velocity_loss", "grad_norm"]
-        if self.sync:
-            names += ["sync_loss", *(f"similarity_{s}_{t}" for s, t in self.sync.pairs)]
+        names = [*self.objective.names, "grad_norm"]
         self.meter = Meter(self.accelerator, names, state and state["meter"])
         self.step = state["step"] if state else 0
         self.stop = StopRequest(self.accelerator)
@@ -152,7 +151,7 @@ class Training:
             with self.parallel.accumulating(last=i == parts - 1):
                 values = self.forward_backward(images[rows], labels[rows], self.shard[rows], parts)
             sums = values if sums is None else [a + b for a, b in zip(sums, values, strict=True)]
-        loss, velocity_loss, *rest = [value / parts for value in sums]
+        values = [value / parts for value in sums]
 
         optim, grad_norm = self.config.optim, self.parallel.gradient_norm()
         if optim.max_grad_norm:
@@ -165,10 +164,17 @@ class Training:
         self.optimizer.zero_grad()
         weights = list(self.parallel.ema.parameters()), list(self.network.parameters())
         self.update_ema(*weights, None)
-        return [loss, velocity_loss, grad_norm, *rest]
+        return [*values, grad_norm]
 
     def forward_backward(self, images, labels, positions: range, parts: int) -> list[Tensor]:
         """Add the gradients of the samples at `positions` of the global batch."""
+        batch = self.draw(images, labels, positions)
+        loss, values = self.objective(self.parallel.model, batch, self.parallel.autocast())
+        self.accelerator.backward(loss / parts)
+        return values
+
+    def draw(self, images: Tensor, labels: Tensor, positions: range) -> Batch:
+        """Everything random about these samples. The order of draws is part of a run."""
         device = self.accelerator.device
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         draws = step_streams(self.config.global_seed, self.step, positions, device)
@@ -177,22 +183,7 @@ class Training:
         t = self.transport.training_times(draws.uniform())  # (N,)
         x_1 = self.encoder(images, mirrored, draws)  # (N, C, H, W)
         x_0 = draws.normal(x_1.shape[1:])
-
-        with self.sync.capture() if self.sync else nullcontext(), self.parallel.autocast():
-            velocity_losses = self.transport.training_losses(
-                self.parallel.model, x_1, dict(y=labels, force_drop_ids=dropped), t=t, x0=x_0
-            )["loss"]  # (N,)
-        losses = velocity_losses
-        if self.sync:
-            sync_losses = self.sync.loss(reduction="none")  # (N,)
-            losses = velocity_losses + self.weight * sync_losses if self.weight else losses
-        loss = losses.mean()
-        self.accelerator.backward(loss / parts)
-
-        values = [loss, velocity_losses.mean()]
-        if self.sync:
-            values += [sync_losses.mean(), *self.sync.similarity_tensors().values()]
-        return [value.detach() for value in values]
+        return Batch(images, mirrored, labels, dropped, t, x_1, x_0, draws)
 
     def rate(self, step: int) -> float:
         return learning_rate(self.config.optim, step, self.last_step)
@@ -272,10 +263,8 @@ def announce(training: Training) -> None:
         return
     config, count = training.config, sum(p.numel() for p in training.network.parameters())
     print(f"{config.model}: {count / 1e6:.1f}M parameters, {len(training.source)} images")
-    if training.sync:
-        pairs = ", ".join(f"blocks[{s - 1}] -> blocks[{t - 1}]" for s, t in training.sync.pairs)
-        effect = f"lambda {training.weight}" if training.weight else "logged only"
-        print(f"LayerSync: {pairs} (outputs of blocks), {effect}")
+    for regularizer in training.objective.regularizers:
+        print(regularizer.announcement())
     print(
         f"{training.accelerator.num_processes} x {training.accelerator.device.type}, "
         f"{config.engine.precision}, steps {training.step} to "

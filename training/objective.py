@@ -1,0 +1,72 @@
+"""What a step minimises: the velocity loss and regularisers, per sample, in one forward pass."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from training.randomness import Streams
+from transport import Transport
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of a step with all that they drew, on the device."""
+
+    images: Tensor  # as the source gives them: uint8 (N, C, H, W), or cached moments
+    mirrored: Tensor  # (N,) booleans
+    labels: Tensor  # (N,)
+    dropped: Tensor  # (N,) booleans: labels that the network does not see
+    t: Tensor  # (N,)
+    x_1: Tensor  # (N, C, h, w), mirrored where drawn
+    x_0: Tensor  # as x_1
+    draws: Streams  # for what a regulariser draws besides
+
+    @property
+    def conditions(self) -> dict[str, Tensor]:
+        """What the network is called with besides x_t and t."""
+        return dict(y=self.labels, force_drop_ids=self.dropped)
+
+
+class Regularizer(Protocol):
+    names: list[str]
+    """of what `losses` logs"""
+
+    def capture(self) -> AbstractContextManager:
+        """Around the network's forward pass."""
+
+    def losses(self, batch: Batch) -> tuple[Tensor | None, list[Tensor]]:
+        """After that pass: weighted losses (N,) to add, if any, and scalars to log."""
+
+    def announcement(self) -> str:
+        """One line for the start of a run."""
+
+
+class Objective:
+    """Called with the network: the mean loss, which is minimised, and what is logged of it."""
+
+    def __init__(self, transport: Transport, regularizers: Sequence[Regularizer]):
+        self.transport, self.regularizers = transport, list(regularizers)
+        added = [name for regularizer in self.regularizers for name in regularizer.names]
+        self.names = ["loss", "velocity_loss", *added]
+
+    def __call__(
+        self, model, batch: Batch, autocast: AbstractContextManager
+    ) -> tuple[Tensor, list[Tensor]]:
+        """(scalar loss, detached values of `names`); the pass runs under `autocast`."""
+        with ExitStack() as stack:
+            for regularizer in self.regularizers:
+                stack.enter_context(regularizer.capture())
+            stack.enter_context(autocast)
+            velocity_losses = self.transport.training_losses(
+                model, batch.x_1, batch.conditions, t=batch.t, x0=batch.x_0
+            )["loss"]  # (N,)
+        losses, logged = velocity_losses, [velocity_losses.mean()]
+        for regularizer in self.regularizers:
+            added, values = regularizer.losses(batch)
+            losses = losses if added is None else losses + added
+            logged += values
+        loss = losses.mean()
+        return loss, [value.detach() for value in (loss, *logged)]
