@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.randomness import Streams
 from transport import Transport
@@ -31,14 +31,19 @@ class Batch:
 
 
 class Regularizer(Protocol):
-    names: list[str]
+    names: Sequence[str]
     """of what `losses` logs"""
+    head: nn.Module | None
+    """what it trains besides the network (training/heads.py)"""
 
     def capture(self) -> AbstractContextManager:
         """Around the network's forward pass."""
 
     def losses(self, batch: Batch) -> tuple[Tensor | None, list[Tensor]]:
-        """After that pass: weighted losses (N,) to add, if any, and scalars to log."""
+        """After that pass: weighted losses (N,) to add, if any, and scalars to log.
+
+        What is a property of the whole batch is a scalar instead of (N,).
+        """
 
     def announcement(self) -> str:
         """One line for the start of a run."""

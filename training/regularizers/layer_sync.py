@@ -11,6 +11,8 @@ from training.objective import Batch
 class LayerSyncRegularizer:
     """Adds `weight * L_sync`; with weight 0 the similarity is only logged."""
 
+    head = None
+
     def __init__(self, network: nn.Module, pairs: list[tuple[int, int]], weight: float):
         self.sync, self.weight = LayerSync(network.blocks, pairs), weight
         self.names = ["sync_loss", *(f"similarity_{s}_{t}" for s, t in self.sync.pairs)]
