@@ -116,8 +116,8 @@ def check_local_batch(c: TrainConfig, samples: int) -> None:
     if "dispersive" in methods(c) and samples < 2:
         raise ValueError(
             f"--global-batch-size {c.global_batch_size}: the dispersive loss compares the samples "
-            f"of a pass on one process, and there is {samples} of them; use fewer processes or "
-            f"--accumulation-steps, or a larger batch"
+            f"that one process sees in one pass, which are {samples} here; give a larger batch, "
+            f"fewer processes or fewer --accumulation-steps"
         )
 
 

@@ -180,7 +180,6 @@ class TrainConfig:
     reg_weight: float | None = None
     """lambda, the weight of the regulariser; the paper's for the model unless given"""
 
-    # --- what LayerSync is compared with
     dispersive: Annotated[DispersiveConfig, tyro.conf.OmitArgPrefixes] = DispersiveConfig()
     sra: Annotated[SRAConfig, tyro.conf.OmitArgPrefixes] = SRAConfig()
     repa: Annotated[REPAConfig, tyro.conf.OmitArgPrefixes] = REPAConfig()
