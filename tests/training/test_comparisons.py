@@ -1,11 +1,12 @@
 """The compared methods as runs of train.py: their flags, resuming, processes, and checkpoints."""
 
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
 import torch
-from launching import TINY_DIGITS, check
+from launching import ROOT, TINY_DIGITS, check
 from PIL import Image
 
 import train
@@ -156,30 +157,39 @@ def test_the_dispersive_loss_is_that_of_each_pass(config):
         )
 
 
-@pytest.mark.parametrize(
-    ("loss_type", "more"),
-    [("sra", ["--fsdp", "--max-grad-norm", 1]), ("repa", ["--accumulation-steps", 2])],
-)
-def test_two_processes_are_one_process(config, tmp_path, weights, loss_type, more):
-    optim = OptimConfig(lr=1e-2, max_grad_norm=1.0 if loss_type == "sra" else None)
-    alone, state = run(config(loss_type, run_name="alone", optim=optim))
-    encoder = ["--repa-encoder", "test_vit", "--repa-encoder-weights", weights]
-    flags = [
-        "--model", "SiT-Ti/2", "--dataset-name", "digits", "--image-size", 8, "--num-classes", 10,
-        "--vae", "none", "--global-batch-size", 8, "--max-steps", 4, "--log-every", 1,
-        "--num-workers", 0, "--sample-every", 0, "--lr", 1e-2, "--results-dir", tmp_path,
-        "--run-name", "two", "--loss-type", loss_type, *(encoder if loss_type == "repa" else []),
-    ]  # fmt: skip
-    check("train.py", *flags, *more, processes=2)
-    for a, b in zip(alone, values(tmp_path / "two"), strict=True):
-        assert a == pytest.approx(b, rel=5e-4)
-    two = read_checkpoint(tmp_path / "two" / "checkpoints" / "0000004.pt")
-    assert two["heads"].keys() == state["heads"].keys()
-    for key, value in state["heads"].items():
-        torch.testing.assert_close(two["heads"][key], value, rtol=1e-2, atol=1e-3)
-    # and what two processes wrote, one continues
-    path = str(tmp_path / "two" / "checkpoints" / "0000004.pt")
-    run(config(loss_type, run_name="on", optim=optim, resume=path, max_steps=5))
+SEVERAL_RUNS = """
+import pickle, sys
+sys.path[:0] = sys.argv[1:3]
+import train
+for config in pickle.load(open(sys.argv[3], "rb")):
+    training = train.Training(config)
+    training.accelerator.end_training = lambda: None  # the next run goes on in the same group
+    training.run()
+"""
+
+
+def test_two_processes_are_one_process(config, tmp_path):
+    """SRA sharded and clipped, REPA with DDP and accumulation."""
+    clipped = OptimConfig(lr=1e-2, max_grad_norm=1.0)
+    runs = {
+        "sra": (config("sra", optim=clipped), EngineConfig(fsdp=True)),
+        "repa": (config("repa"), EngineConfig(accumulation_steps=2)),
+    }
+    two = [dataclasses.replace(c, engine=e, run_name=f"{k}2") for k, (c, e) in runs.items()]
+    (tmp_path / "configs").write_bytes(pickle.dumps(two))
+    (tmp_path / "runs.py").write_text(SEVERAL_RUNS)
+    check(tmp_path / "runs.py", ROOT, ROOT / "tests", tmp_path / "configs", processes=2)
+    for name, (settings, _) in runs.items():
+        alone, state = run(dataclasses.replace(settings, run_name=f"{name}1"))
+        for a, b in zip(alone, values(tmp_path / f"{name}2"), strict=True):
+            assert a == pytest.approx(b, rel=5e-4)
+        path = tmp_path / f"{name}2" / "checkpoints" / "0000004.pt"
+        there = read_checkpoint(path)
+        assert there["heads"].keys() == state["heads"].keys()
+        for key, value in state["heads"].items():
+            torch.testing.assert_close(there["heads"][key], value, rtol=1e-2, atol=1e-3)
+        # and what two processes wrote, one continues
+        run(dataclasses.replace(settings, run_name=f"{name}3", resume=str(path), max_steps=5))
 
 
 def test_repa_encodes_images_that_the_network_sees_as_latents(config, tmp_path):
