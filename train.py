@@ -41,6 +41,7 @@ from training.optimizer import learning_rate, make_optimizer
 from training.parallel import Parallel, resolve_precision, start_accelerator
 from training.preemption import EXIT_PREEMPTED, StopRequest
 from training.preview import preview
+from training.probing import Probing
 from training.randomness import step_streams
 from training.runs import find_checkpoint, read_start, run_folder
 from training.sources import load_source
@@ -69,7 +70,7 @@ class Training:
         self.shard = batch_shard(config.global_batch_size, *ranks, config.engine.accumulation_steps)
         self.source = load_source(config)
         self.encoder = Encoder(config, self.source, self.accelerator.device)
-        self.validation = self.held_out()
+        self.validation, self.probing = self.held_out(), self.probes()
         epoch = len(self.source) // config.global_batch_size
         self.last_step = min(config.epochs * epoch, config.max_steps or sys.maxsize)
 
@@ -139,6 +140,9 @@ class Training:
             if self.validation and self.step % c.val_every == 0:
                 losses = self.validation.losses(self.parallel.ema, self.encoder, self.transport)
                 self.log.write_extra(self.step, losses)
+            if self.probing and self.step % c.probe_every == 0:
+                values = self.probing.values(self.parallel.ema, self.encoder, self.transport)
+                self.log.write_extra(self.step, values)
         self.log.close()
         return EXIT_PREEMPTED if stopping and self.step < self.last_step else 0
 
@@ -239,6 +243,14 @@ class Training:
         if source.latents:
             source.check_codec(self.encoder.codec, c.image_size)
         return Validation(source, c.val_samples, c.global_seed, self.accelerator)
+
+    def probes(self) -> Probing | None:
+        """Of held-out images if there are any, else of the training data."""
+        c = self.config
+        if not c.probe_every:
+            return None
+        source = self.validation.source if self.validation else self.source
+        return Probing(source, c.probe_samples, c.global_seed, self.accelerator.device)
 
     def draw_samples(self) -> None:
         if not (self.accelerator.is_main_process or self.parallel.sharded):

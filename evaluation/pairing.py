@@ -72,7 +72,7 @@ class Candidate:
     ranks: tuple[float, float]
 
     def reasons(self) -> list[str]:
-        """For and against, in words."""
+        """What speaks for and against it, in words."""
         (student, teacher), (low, high) = self.pair, self.ranks
         change = f"{100 * abs(self.gain):.1f} points (+- {100 * self.error:.1f})"
         better = "better" if self.gain >= 0 else "worse"
@@ -80,7 +80,7 @@ class Candidate:
             f"a linear probe reads the class {change} {better} off {teacher} than off {student}"
         ]
         if self.gain <= ERRORS * self.error:
-            words.append("that is no more than noise: train longer, or use more --probe-samples")
+            words.append("that may be noise: train longer, or use more --probe-samples")
         alike = f"their tokens' cosine is {self.similarity:.2f}"
         words.append(f"{alike}: little is left to align" * (self.similarity > ALIKE) or alike)
         ranks = f"effective rank {low:.1f} -> {high:.1f}"
@@ -106,7 +106,7 @@ def rank_pairs(report: BlockReport) -> list[Candidate]:
             (s, t),
             gains[s, t].mean().item(),
             standard_error(gains[s, t]),
-            within_noise(gains[best] - gains[s, t]),
+            (s, t) == best or within_noise(gains[best] - gains[s, t]),
             similarity[s - 1, t - 1].item(),
             (ranks[s - 1].item(), ranks[t - 1].item()),
         )

@@ -52,7 +52,8 @@ class PairConfig:
     seed: int = 0
     """of the choice of images and of their noise"""
     out: str | None = None
-    """the .json to write, with a .png beside it; beside the checkpoint unless given"""
+    """the .json to write, with a .png beside it; FILE.pairs.json beside the checkpoint unless
+    given"""
 
 
 if __name__ == "__main__":
@@ -65,7 +66,6 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from matplotlib.patches import Polygon
 
 import layersync
 from evaluation.pairing import Candidate, Rule, allowed_pairs, rank_pairs
@@ -156,8 +156,13 @@ def check_pair_config(c: PairConfig) -> None:
 
 
 def data_settings(c: PairConfig, stored: dict) -> dict:
-    """The flags' data if they name any, else that of the run, read at once and not streamed."""
+    """The flags' data if they name any, else that of the run."""
     given = c if c.data_path or c.dataset_name else None
+    if stored.get("streaming") and not given:
+        raise ValueError(
+            f"checkpoint {c.ckpt}: its run streamed its data, of which images cannot be chosen by "
+            f"class: name data to read with --data-path or --dataset-name"
+        )
     values = {key: getattr(given, key) if given else stored.get(key) for key in DATA}
     flags = {key: getattr(c, key) for key in DATA if getattr(c, key) is not None}
     return values | flags
@@ -198,38 +203,41 @@ def print_pairs(candidates: list[Candidate], rule: Rule) -> None:
         print(f"  - {reason}")
 
 
-def draw(report: BlockReport, proposed: tuple[int, int], rule: Rule, path: Path) -> None:
+def draw(report: BlockReport, proposed: tuple[int, int], path: Path) -> None:
     """Accuracy, effective rank and similarity over blocks, one line for each time."""
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8.4), layout="constrained")
     blocks = range(1, report.depth + 1)
-    following = torch.diagonal(report.similarity, offset=1, dim1=1, dim2=2)  # (K, depth - 1)
+    ticks = blocks if report.depth < 13 else blocks[3::4]
     panels = {
-        "probe accuracy, %": 100 * report.accuracy,
+        "accuracy of a linear probe, %": 100 * report.accuracy,
         "effective rank": report.effective_rank,
-        "cosine with the next block": following,
+        "cosine with the next block": torch.diagonal(report.similarity, 1, 1, 2),
     }
     colours = plt.cm.viridis(torch.linspace(0, 0.9, len(report.times)).numpy())
     for axis, (title, rows) in zip(axes.flat, panels.items(), strict=False):
         for time, row, colour in zip(report.times, rows, colours, strict=True):
             axis.plot(blocks[: len(row)], row, ".-", color=colour, label=f"t = {time:g}")
-        for number, name in zip(proposed, ("student", "teacher"), strict=True):
-            style = dict(student="--", teacher="-")[name]
+        for number, name, style in zip(proposed, ("student", "teacher"), ("--", "-"), strict=True):
             axis.axvline(number, color="tab:red", linestyle=style, linewidth=1, label=name)
-        axis.set(title=title, xlabel="block", xticks=blocks if report.depth < 13 else blocks[3::4])
+        axis.set(title=title, xlabel="block", xlim=(0.5, report.depth + 0.5), xticks=ticks)
         axis.grid(alpha=0.3)
     axes[0, 0].axhline(100 / report.classes, color="grey", linestyle=":", label="chance")
-    axes[0, 0].legend(fontsize="small")
+    lines, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=5)
 
     axis, edge = axes[1, 1], report.depth + 0.5
-    mean = report.similarity.mean(dim=0)
+    mean = report.similarity.mean(dim=0).T  # teachers upwards
     picture = axis.imshow(mean, origin="lower", extent=(0.5, edge, 0.5, edge), cmap="magma", vmax=1)
     figure.colorbar(picture, ax=axis)
-    first, last, gap = rule.first_student - 0.5, rule.last_teacher + 0.5, rule.gap
-    corners = [(first, first + gap), (first, last), (last - gap, last)]
-    axis.add_patch(Polygon(corners, fill=False, color="white", label="allowed by the rule"))
-    axis.plot(*proposed, "*", color="tab:red", markersize=14, label="proposed")
-    axis.set(title="cosine of two blocks, mean over t", xlabel="student", ylabel="teacher")
-    axis.legend(fontsize="small", loc="lower right")
+    axis.plot(*zip(*allowed_pairs(report.depth), strict=True), "w.", markeredgecolor="black")
+    axis.plot(*proposed, "w*", markeredgecolor="black", markersize=16)
+    axis.set(
+        title="cosine, mean over t; dots: allowed, star: proposed",
+        xlabel="student",
+        ylabel="teacher",
+        xticks=ticks,
+        yticks=ticks,
+    )
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -250,7 +258,8 @@ def write_record(path: Path, about: dict, report: BlockReport, candidates: list)
 def main(config: PairConfig) -> None:
     with usage_errors():
         suggestion = Suggestion(config)
-    path = Path(config.out or Path(config.ckpt).with_suffix(".pairs.json"))
+    beside = Path(config.ckpt if Path(config.ckpt).is_file() else Path(config.ckpt).name)
+    path = Path(config.out or beside.with_suffix(".pairs.json"))
     with run_errors("Nothing was written; mend that and give the command again"):
         report = suggestion.report()
         try:
@@ -258,11 +267,10 @@ def main(config: PairConfig) -> None:
         except ValueError as error:
             raise RunError(f"checkpoint {config.ckpt}: {error}") from None
         path.parent.mkdir(parents=True, exist_ok=True)
-        rule = Rule.of(report.depth)
         print_blocks(report, suggestion.about)
-        print_pairs(candidates, rule)
+        print_pairs(candidates, Rule.of(report.depth))
         write_record(path, suggestion.about, report, candidates)
-        draw(report, candidates[0].pair, rule, path.with_suffix(".png"))
+        draw(report, candidates[0].pair, path.with_suffix(".png"))
     print(f"\n{path} and {path.with_suffix('.png').name} hold all of it")
 
 

