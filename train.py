@@ -70,7 +70,8 @@ class Training:
         self.shard = batch_shard(config.global_batch_size, *ranks, config.engine.accumulation_steps)
         self.source = load_source(config)
         self.encoder = Encoder(config, self.source, self.accelerator.device)
-        self.validation, self.probing = self.held_out(), self.probes()
+        self.validation = self.held_out()
+        self.probing = self.probes()
         epoch = len(self.source) // config.global_batch_size
         self.last_step = min(config.epochs * epoch, config.max_steps or sys.maxsize)
 

@@ -28,6 +28,7 @@ from layersync.outputs import TokenReader
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # the middles of fifths of [0, 1]: their mean is one over t
 RIDGES = torch.logspace(-4, 2, 25, dtype=torch.float64)  # tried, times the number of samples
+CHUNK = 2**23  # float64 numbers in the working memory of a similarity, 64 MB
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -159,11 +160,11 @@ def block_similarity(tokens: Sequence[Tensor]) -> Tensor:
     Args:
         tokens: (N, T, D) of each block.
     """
-    depth, (samples, count, _) = len(tokens), tokens[0].shape
+    depth, (samples, count, width) = len(tokens), tokens[0].shape
     total = torch.zeros(depth, depth, dtype=torch.float64, device=tokens[0].device)
-    for i in range(samples):  # a batch at once, in float64, would double the memory
-        unit = [F.normalize(block[i].double(), dim=-1).flatten() for block in tokens]
-        unit = torch.stack(unit)  # (depth, T * D)
+    at_once = max(1, CHUNK // (depth * count * width))
+    for part in zip(*(block.split(at_once) for block in tokens), strict=True):
+        unit = F.normalize(torch.stack(part).double(), dim=-1).flatten(1)  # (depth, n * T * D)
         total += unit @ unit.T
     return total / (samples * count)
 

@@ -205,13 +205,14 @@ def print_pairs(candidates: list[Candidate], rule: Rule) -> None:
 
 def draw(report: BlockReport, proposed: tuple[int, int], path: Path) -> None:
     """Accuracy, effective rank and similarity over blocks, one line for each time."""
+    similarity = report.similarity.numpy()
     figure, axes = plt.subplots(2, 2, figsize=(11, 8.4), layout="constrained")
     blocks = range(1, report.depth + 1)
     ticks = blocks if report.depth < 13 else blocks[3::4]
     panels = {
-        "accuracy of a linear probe, %": 100 * report.accuracy,
-        "effective rank": report.effective_rank,
-        "cosine with the next block": torch.diagonal(report.similarity, 1, 1, 2),
+        "accuracy of a linear probe, %": 100 * report.accuracy.numpy(),
+        "effective rank": report.effective_rank.numpy(),
+        "cosine with the next block": similarity.diagonal(1, 1, 2),
     }
     colours = plt.cm.viridis(torch.linspace(0, 0.9, len(report.times)).numpy())
     for axis, (title, rows) in zip(axes.flat, panels.items(), strict=False):
@@ -226,7 +227,7 @@ def draw(report: BlockReport, proposed: tuple[int, int], path: Path) -> None:
     figure.legend(lines, names, loc="outside lower center", ncols=5)
 
     axis, edge = axes[1, 1], report.depth + 0.5
-    mean = report.similarity.mean(dim=0).T  # teachers upwards
+    mean = similarity.mean(axis=0)  # the same both ways
     picture = axis.imshow(mean, origin="lower", extent=(0.5, edge, 0.5, edge), cmap="magma", vmax=1)
     figure.colorbar(picture, ax=axis)
     axis.plot(*zip(*allowed_pairs(report.depth), strict=True), "w.", markeredgecolor="black")

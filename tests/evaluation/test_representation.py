@@ -100,7 +100,9 @@ def test_more_dimensions_than_images():
     assert linear_probe(wide, labels, wide, labels) > 0.8
 
 
-def test_block_similarity_is_the_mean_cosine():
+@pytest.mark.parametrize("chunk", [1, 2**23])
+def test_block_similarity_is_the_mean_cosine(chunk, monkeypatch):
+    monkeypatch.setattr("evaluation.representation.CHUNK", chunk)  # sample by sample, or at once
     tokens = [torch.randn(3, 5, 8) for _ in range(4)]
     found = block_similarity(tokens)
     for i, a in enumerate(tokens):
