@@ -234,6 +234,14 @@ class Training:
 
             evaluation = InTraining(c, self.encoder, self.transport)
             monitors.add(c.evaluation.eval_every, logged(evaluation, ema))
+        if c.probe_every:
+            from training.probing import Probing
+
+            # of held-out images if there are any
+            source = monitors.validation.source if monitors.validation else self.source
+            self.probing = Probing(source, c.probe_samples, c.global_seed, self.accelerator.device)
+            values = logged(self.probing.values, ema, self.encoder, self.transport)
+            monitors.add(c.probe_every, values)
         return monitors
 
 

@@ -35,12 +35,17 @@ def check_train_config(c: TrainConfig) -> None:
     for name in ("val_every", "val_samples"):
         require(c, name, getattr(c, name) >= 1, "at least 1")
     require(c, "max_steps", c.max_steps is None or c.max_steps >= 1, "at least 1")
-    for name in ("num_workers", "sample_every", "global_seed"):
+    for name in ("num_workers", "sample_every", "global_seed", "probe_every"):
         require(c, name, getattr(c, name) >= 0, "at least 0")
     if c.wandb and importlib.util.find_spec("wandb") is None:
         raise ValueError("--wandb: the package wandb is not installed; pip install wandb")
     require(c, "cfg_scale", c.cfg_scale >= 1, "at least 1, which means no guidance")
     require(c, "reg_weight", c.reg_weight is None or c.reg_weight >= 0, "at least 0")
+    if c.probe_every and c.streaming and not c.val_data_path:
+        raise ValueError(
+            f"--probe-every {c.probe_every}: streamed images cannot be chosen by class; give "
+            f"--val-data-path FOLDER to probe its images, or --probe-every 0"
+        )
     check_loss_flags(c)
     check_reg_schedule(c.reg_schedule)
     check_optim(c.optim)

@@ -158,6 +158,11 @@ class TrainConfig:
     """steps between those"""
     val_samples: int = free(1024)
     """held-out images that are used"""
+    probe_every: int = free(0)
+    """steps between looks into the EMA network's blocks (linear probes, effective rank, similarity
+    of neighbours), 0 for none; with --val-data-path at its images: see docs/diagnostics.md"""
+    probe_samples: int = free(2000)
+    """images at most for that, equally many of each class"""
 
     # --- model
     model: str = "SiT-XL/2"
