@@ -25,6 +25,7 @@ import dataclasses
 import math
 import sys
 from copy import deepcopy
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -36,19 +37,17 @@ from training.checkpoint import prune_checkpoints, save_checkpoint
 from training.data import StepBatches, batch_shard, make_loader
 from training.encoding import Encoder
 from training.heads import Heads
-from training.images import save_grid
+from training.monitors import Monitors, logged
 from training.objective import Batch, Objective
 from training.optimizer import learning_rate, make_optimizer
 from training.parallel import Parallel, resolve_precision, start_accelerator
 from training.preemption import EXIT_PREEMPTED, StopRequest
-from training.preview import preview
 from training.randomness import step_streams
 from training.regularizers.build import make_comparisons
 from training.regularizers.layer_sync import LayerSyncRegularizer
 from training.runs import find_checkpoint, read_start, run_folder
 from training.sources import load_source
 from training.tracking import Meter, RunLog
-from training.validation import Validation
 from training.weights import load_weights, start_from_weights
 from transport import create_transport
 
@@ -73,7 +72,6 @@ class Training:
         check_local_batch(config, len(self.shard) // config.engine.accumulation_steps)
         self.source = load_source(config)
         self.encoder = Encoder(config, self.source, self.accelerator.device)
-        self.validation = self.held_out()
         epoch = len(self.source) // config.global_batch_size
         self.last_step = min(config.epochs * epoch, config.max_steps or sys.maxsize)
 
@@ -92,18 +90,16 @@ class Training:
         elif config.fine_tune:
             start_from_weights(self.network, config.ckpt)
         ema = deepcopy(self.network).eval().requires_grad_(False)
-        regularizers = [LayerSyncRegularizer(self.network, pairs, weight)] if pairs else []
-        regularizers += make_comparisons(
-            config, self.network, ema, self.transport, self.source, self.accelerator
-        )
-        self.objective = Objective(self.transport, regularizers)
         self.parallel = Parallel(self.network, ema, self.accelerator, config.engine)
+        self.objective = self.make_objective(pairs, weight)
         self.optimizer = make_optimizer(self.network, config.optim)
-        self.heads = Heads(regularizers, self.accelerator, config.optim)
+        self.heads = Heads(self.objective.regularizers, self.accelerator, config.optim)
         self.update_ema = get_ema_multi_avg_fn(config.optim.ema_decay)
         if state:
             self.parallel.load_state(self.optimizer, state)
             self.heads.load_state(state)
+            self.objective.load_state(state["regularizers"])
+        self.monitors = self.make_monitors()
 
         names = [*self.objective.names, "grad_norm"]
         self.meter = Meter(self.accelerator, names, state and state["meter"])
@@ -142,11 +138,7 @@ class Training:
                 return self.not_finite()
             if stopping:
                 break
-            if c.sample_every and self.step % c.sample_every == 0:
-                self.draw_samples()
-            if self.validation and self.step % c.val_every == 0:
-                losses = self.validation.losses(self.parallel.ema, self.encoder, self.transport)
-                self.log.write_extra(self.step, losses)
+            self.monitors(self.step, self.log)
         self.log.close()
         return EXIT_PREEMPTED if stopping and self.step < self.last_step else 0
 
@@ -177,6 +169,7 @@ class Training:
             optimizer.zero_grad()
         weights = list(self.parallel.ema.parameters()), list(self.network.parameters())
         self.update_ema(*weights, None)
+        self.objective.finish_step(values)
         return [*values, grad_norm]
 
     def forward_backward(self, images, labels, positions: range, parts: int) -> list[Tensor]:
@@ -196,7 +189,7 @@ class Training:
         t = self.transport.training_times(draws.uniform())  # (N,)
         x_1 = self.encoder(images, mirrored, draws)  # (N, C, H, W)
         x_0 = draws.normal(x_1.shape[1:])
-        return Batch(images, mirrored, labels, dropped, t, x_1, x_0, draws)
+        return Batch(self.step, images, mirrored, labels, dropped, t, x_1, x_0, draws)
 
     def rate(self, step: int) -> float:
         return learning_rate(self.config.optim, step, self.last_step)
@@ -216,6 +209,7 @@ class Training:
                 data_length=len(self.source),
                 last_step=self.last_step,
                 meter=meter,
+                regularizers=self.objective.state(),
             )
             saving, folder = self.config.saving, self.folder / "checkpoints"
             save_checkpoint(folder / f"{self.step:07d}.pt", state, saving.min_free_disk)
@@ -234,33 +228,39 @@ class Training:
             )
         return EXIT_NOT_FINITE
 
-    def held_out(self) -> Validation | None:
-        c = self.config
-        if not c.val_data_path:
-            return None
-        named = dict(data_path=c.val_data_path, dataset_name=None, streaming=False)
-        source = load_source(dataclasses.replace(c, **named, global_batch_size=1))
-        if source.latents:
-            source.check_codec(self.encoder.codec, c.image_size)
-        return Validation(source, c.val_samples, c.global_seed, self.accelerator)
-
-    def draw_samples(self) -> None:
-        if not (self.accelerator.is_main_process or self.parallel.sharded):
-            return  # a sharded network needs every process
-        shape = self.arch["in_channels"], self.arch["input_size"], self.arch["input_size"]
-        images = preview(
+    def make_objective(self, pairs: list[tuple[int, int]], weight: float) -> Objective:
+        regularizers = []
+        if pairs:
+            schedule = self.config.reg_schedule, self.last_step
+            mean = partial(self.accelerator.reduce, reduction="mean")
+            regularizers = [LayerSyncRegularizer(self.network, pairs, weight, *schedule, mean)]
+        regularizers += make_comparisons(
+            self.config,
+            self.network,
             self.parallel.ema,
-            self.encoder.codec,
             self.transport,
-            shape,
-            self.config.global_seed,
-            self.config.cfg_scale,
-            self.accelerator.device,
+            self.source,
+            self.accelerator,
         )
-        if self.accelerator.is_main_process:
-            path = self.folder / "samples" / f"{self.step:07d}.png"
-            save_grid(images, path)
-            self.log.write_image(self.step, path)
+        return Objective(self.transport, regularizers)
+
+    def make_monitors(self) -> Monitors:
+        c, ema = self.config, self.parallel.ema
+        monitors = Monitors(c, self.encoder, self.transport, self.parallel)
+        if c.evaluation.eval_every:
+            from evaluation.in_training import InTraining  # much that other runs do not need
+
+            evaluation = InTraining(c, self.encoder, self.transport)
+            monitors.add(c.evaluation.eval_every, logged(evaluation, ema))
+        if c.probe_every:
+            from training.probing import Probing
+
+            # of held-out images if there are any
+            source = monitors.validation.source if monitors.validation else self.source
+            self.probing = Probing(source, c.probe_samples, c.global_seed, self.accelerator.device)
+            values = logged(self.probing.values, ema, self.encoder, self.transport)
+            monitors.add(c.probe_every, values)
+        return monitors
 
 
 def build_network(arch: dict, seed: int) -> torch.nn.Module:

@@ -45,7 +45,7 @@ class PatchEncoder(nn.Module):
         network: a vision transformer of timm's.
         side: of the grid of patches.
 
-    Raises `ValueError` when the network has no such grid.
+    Raises `AttributeError` when the network has no such grid.
     """
 
     def __init__(self, network: nn.Module, side: int):
@@ -58,7 +58,7 @@ class PatchEncoder(nn.Module):
             network.set_input_size(self.size)
             self.prefix, self.width = network.num_prefix_tokens, network.embed_dim
         except AttributeError:
-            raise ValueError(
+            raise AttributeError(
                 f"{type(network).__name__} has no grid of patches; give a plain vision "
                 f"transformer, such as vit_base_patch14_dinov2.lvd142m"
             ) from None

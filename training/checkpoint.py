@@ -9,9 +9,9 @@ A checkpoint is one file, `checkpoints/0050000.pt`, a dict of
     arch           what rebuilds the network: name, input_size, in_channels, num_classes
     data_length    images in the data set
     meter          sums of the logging window in progress
-
     last_step      where the run is to end
     heads, heads_opt   of methods that train heads: their state dict, and their optimizer's
+    regularizers   state of each: whether lambda has been switched off
 
 `model`, `ema` and `opt` are where SiT's scripts look for them; `opt` names parameters as `model`
 does. A checkpoint does not depend on how many processes wrote it, or on their sharding.
@@ -144,8 +144,10 @@ def read_for_resume(path: str | Path, heads: bool = False) -> dict:
         heads: whether the run trains heads.
     """
     checkpoint = read_checkpoint(path, mmap=True)  # no process needs it all in memory
-    needed = ("model", "ema", "opt", "step", "config", "arch", "data_length", "meter", "last_step")
-    needed += ("heads", "heads_opt") if heads else ()
+    needed = (
+        "model", "ema", "opt", "step", "config", "arch", "data_length", "meter", "last_step",
+        "regularizers", *(("heads", "heads_opt") if heads else ()),
+    )  # fmt: skip
     missing = [key for key in needed if key not in checkpoint]
     if missing:
         raise ValueError(

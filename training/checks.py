@@ -6,7 +6,15 @@ Every check raises a `ValueError` that names the flag, its value and the remedy.
 import importlib.util
 
 from training.comparisons import check_comparisons
-from training.config import EngineConfig, OptimConfig, SaveConfig, TrainConfig, flag
+from training.config import (
+    EngineConfig,
+    EvalConfig,
+    OptimConfig,
+    RegScheduleConfig,
+    SaveConfig,
+    TrainConfig,
+    flag,
+)
 
 # Published pairs and weights, by model family (paper, Sec. 4). None is published for S: it has
 # B's 12 blocks and takes B's. Ti is not from the paper.
@@ -28,17 +36,24 @@ def check_train_config(c: TrainConfig) -> None:
     for name in ("val_every", "val_samples"):
         require(c, name, getattr(c, name) >= 1, "at least 1")
     require(c, "max_steps", c.max_steps is None or c.max_steps >= 1, "at least 1")
-    for name in ("num_workers", "sample_every", "global_seed"):
+    for name in ("num_workers", "sample_every", "global_seed", "probe_every"):
         require(c, name, getattr(c, name) >= 0, "at least 0")
     if c.wandb and importlib.util.find_spec("wandb") is None:
         raise ValueError("--wandb: the package wandb is not installed; pip install wandb")
     require(c, "cfg_scale", c.cfg_scale >= 1, "at least 1, which means no guidance")
     require(c, "reg_weight", c.reg_weight is None or c.reg_weight >= 0, "at least 0")
+    if c.probe_every and c.streaming and not c.val_data_path:
+        raise ValueError(
+            f"--probe-every {c.probe_every}: streamed images cannot be chosen by class; give "
+            f"--val-data-path FOLDER to probe its images, or --probe-every 0"
+        )
     check_loss_flags(c)
+    check_reg_schedule(c.reg_schedule)
     check_comparisons(c)
     check_optim(c.optim)
     check_engine(c.engine)
     check_saving(c.saving)
+    check_evaluation(c.evaluation)
     if c.fine_tune and not c.ckpt:
         raise ValueError("--fine-tune needs --ckpt FILE, the weights to start from")
     if c.resume and c.ckpt and not c.fine_tune:
@@ -55,6 +70,28 @@ def check_loss_flags(c: TrainConfig) -> None:
         value = getattr(c, name)
         if value is not None and value != "[]":  # the original's default
             raise ValueError(f"{flag(name)} {value} has no effect with --loss-type {c.loss_type}")
+
+
+def check_reg_schedule(c: RegScheduleConfig) -> None:
+    require(c, "reg_warmup_steps", c.reg_warmup_steps >= 0, "at least 0")
+    require(c, "reg_weight_end", c.reg_weight_end >= 0, "at least 0")
+    require(c, "reg_power", c.reg_power > 0, "positive")
+    cutoff, threshold = c.reg_cutoff_step, c.reg_similarity_threshold
+    require(c, "reg_cutoff_step", cutoff is None or cutoff >= 1, "at least 1")
+    in_range = threshold is None or -1 <= threshold <= 1
+    require(c, "reg_similarity_threshold", in_range, "a cosine, in [-1, 1]")
+    require(c, "reg_similarity_decay", 0 <= c.reg_similarity_decay < 1, "in [0, 1)")
+    low, high = c.reg_t_range
+    require(c, "reg_t_range", 0 <= low < high <= 1, "LOW HIGH with 0 <= LOW < HIGH <= 1")
+    decays = c.reg_decay_steps is None or c.reg_decay_steps > c.reg_warmup_steps
+    require(c, "reg_decay_steps", decays, "more than --reg-warmup-steps")
+    if c.reg_scheduler == "constant":
+        for name in ("reg_decay_steps", "reg_weight_end"):
+            value = getattr(c, name)
+            if value:
+                raise ValueError(
+                    f"{flag(name)} {value} has no effect with --reg-scheduler constant"
+                )
 
 
 def check_optim(c: OptimConfig) -> None:
@@ -79,6 +116,17 @@ def check_saving(c: SaveConfig) -> None:
     require(c, "min_free_disk", c.min_free_disk >= 0, "at least 0")
     if c.keep_every and not c.keep_last:
         raise ValueError("--keep-every has no effect without --keep-last: all are kept")
+
+
+def check_evaluation(c: EvalConfig) -> None:
+    require(c, "eval_every", c.eval_every >= 0, "at least 0")
+    require(c, "eval_samples", c.eval_samples >= 4, "at least 4")
+    require(c, "eval_steps", c.eval_steps >= 2, "at least 2")
+    require(c, "eval_batch_size", c.eval_batch_size >= 1, "at least 1")
+    if c.eval_every and not c.eval_ref:
+        raise ValueError("--eval-every needs --eval-ref FILE, the reference for FID")
+    if c.eval_ref and not c.eval_every:
+        raise ValueError("--eval-ref has no effect without --eval-every N")
 
 
 def layer_sync_settings(c: TrainConfig) -> tuple[list[tuple[int, int]], float]:

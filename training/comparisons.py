@@ -28,15 +28,17 @@ def check_comparisons(c: TrainConfig) -> None:
     named = methods(c)
     for name in METHODS:
         settings = getattr(c, name)
+        for field in changed(settings):
+            if name not in named:
+                raise ValueError(f"{flag(field)} {getattr(settings, field)}: {no_effect(c)}")
         for field in dataclasses.fields(settings):
-            value = getattr(settings, field.name)
-            if name not in named and value != field.default:
-                raise ValueError(f"{flag(field.name)} {value}: {no_effect(c)}")
-            check_value(field.name, value)
-    if named and "layer_sync" not in c.loss_type.split("+") and c.reg_weight is not None:
-        raise ValueError(
-            f"--reg-weight {c.reg_weight}: {no_effect(c)}; its own is --{named[0]}-weight"
-        )
+            check_value(field.name, getattr(settings, field.name))
+    if named and "layer_sync" not in c.loss_type.split("+"):
+        if c.reg_weight is not None:
+            own = f"its own is --{named[0]}-weight"
+            raise ValueError(f"--reg-weight {c.reg_weight}: {no_effect(c)}; {own}")
+        for field in changed(c.reg_schedule):
+            raise ValueError(f"{flag(field)} {getattr(c.reg_schedule, field)}: {no_effect(c)}")
     if c.repa.repa_features and c.repa.repa_encoder_weights:
         raise ValueError(
             "--repa-encoder-weights has no effect with --repa-features: they were encoded already"
@@ -46,6 +48,12 @@ def check_comparisons(c: TrainConfig) -> None:
             "--repa-features: streamed images have no numbers to find their features by; "
             "leave out --repa-features or --streaming"
         )
+
+
+def changed(settings) -> list[str]:
+    """The fields whose values are not the defaults."""
+    fields = dataclasses.fields(settings)
+    return [field.name for field in fields if getattr(settings, field.name) != field.default]
 
 
 def no_effect(c: TrainConfig) -> str:

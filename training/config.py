@@ -33,6 +33,32 @@ class TransportConfig:
 
 
 @dataclass(frozen=True)
+class RegScheduleConfig:
+    """lambda of LayerSync over training, and where in time it acts; the paper's is constant."""
+
+    reg_scheduler: Literal["constant", "linear", "cosine", "polynomial"] = "constant"
+    """how lambda goes from --reg-weight to --reg-weight-end"""
+    reg_warmup_steps: int = 0
+    """steps over which lambda rises linearly from 0 before that"""
+    reg_decay_steps: int | None = None
+    """step at which the end value is reached; the last one unless given"""
+    reg_weight_end: float = 0.0
+    """lambda at the end"""
+    reg_power: float = 2.0
+    """exponent of the polynomial"""
+    reg_cutoff_step: int | None = None
+    """lambda is 0 from this step on"""
+    reg_similarity_threshold: float | None = None
+    """lambda is 0 where a moving average of the similarity is over this"""
+    reg_similarity_decay: float = 0.99
+    """decay of that average"""
+    reg_threshold_mode: Literal["permanent", "recoverable"] = "permanent"
+    """whether lambda stays 0 when the similarity falls again"""
+    reg_t_range: tuple[float, float] = (0.0, 1.0)
+    """only samples with t in this range are aligned (0 is noise)"""
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """AdamW and its schedule; the paper's values are the defaults."""
 
@@ -128,6 +154,25 @@ class SaveConfig:
 
 
 @dataclass(frozen=True)
+class EvalConfig:
+    """FID while training, of the EMA model sampled without guidance. Off by default."""
+
+    eval_every: int = free(0)
+    """steps between evaluations of the EMA model, 0 for none"""
+    eval_samples: int = free(10_000)
+    """images that are sampled for one; FID at another number is not comparable"""
+    eval_ref: str | None = free(None)
+    """the reference, as --ref of python -m evaluation: an .npz in ADM's format, any set of images,
+    or "digits" """
+    eval_steps: int = free(50)
+    """grid points of Heun's solver"""
+    eval_batch_size: int = free(32)
+    """images sampled at a time, on each process"""
+    eval_inception_weights: str | None = free(None)
+    """file with torch-fidelity's Inception weights; they are downloaded once unless given"""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     # --- data
     data_path: str | None = free(None)
@@ -158,6 +203,11 @@ class TrainConfig:
     """steps between those"""
     val_samples: int = free(1024)
     """held-out images that are used"""
+    probe_every: int = free(0)
+    """steps between looks into the EMA network's blocks (linear probes, effective rank, similarity
+    of neighbours), 0 for none; with --val-data-path at its images: see docs/diagnostics.md"""
+    probe_samples: int = free(2000)
+    """images at most for that, equally many of each class"""
 
     # --- model
     model: str = "SiT-XL/2"
@@ -179,6 +229,8 @@ class TrainConfig:
     """pairs for multiple_sync, as in "[(4,7),(3,8)]" """
     reg_weight: float | None = None
     """lambda, the weight of the regulariser; the paper's for the model unless given"""
+
+    reg_schedule: Annotated[RegScheduleConfig, tyro.conf.OmitArgPrefixes] = RegScheduleConfig()
 
     dispersive: Annotated[DispersiveConfig, tyro.conf.OmitArgPrefixes] = DispersiveConfig()
     sra: Annotated[SRAConfig, tyro.conf.OmitArgPrefixes] = SRAConfig()
@@ -208,6 +260,7 @@ class TrainConfig:
     """steps between sample grids of the EMA model, 0 for none"""
     cfg_scale: float = free(4.0)
     """guidance scale of those sample grids"""
+    evaluation: Annotated[EvalConfig, tyro.conf.OmitArgPrefixes] = EvalConfig()
     wandb: bool = free(False)
     """log to Weights & Biases too"""
     wandb_run_name: str | None = free(None)

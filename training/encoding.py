@@ -28,6 +28,7 @@ class Encoder:
             )
         self.name, self.channels = self.codec.name, self.codec.channels
         self.latent_size = latent_size(config.image_size, self.codec)
+        self.latent_shape = self.channels, self.latent_size, self.latent_size
         patch = find_model(config.model).keywords["patch_size"]
         if self.latent_size % patch:
             both = self.codec.factor * patch
@@ -42,7 +43,7 @@ class Encoder:
         From a latent cache come moments instead of images, and the same draws give the same x_1.
         """
         if images.dim() == 6:  # (N, 2, 2, C, h, w)
-            noise = draws.normal((self.channels, self.latent_size, self.latent_size))
+            noise = draws.normal(self.latent_shape)
             return sample_posterior(images, mirrored, noise, self.codec.scale)
         if self.source.mirrors:
             images = mirror(images, mirrored)

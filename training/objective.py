@@ -15,6 +15,7 @@ from transport import Transport
 class Batch:
     """Samples of a step with all that they drew, on the device."""
 
+    step: int  # steps done before this one
     images: Tensor  # as the source gives them: uint8 (N, C, H, W), or cached moments
     mirrored: Tensor  # (N,) booleans
     labels: Tensor  # (N,)
@@ -33,7 +34,7 @@ class Batch:
 class Regularizer(Protocol):
     names: Sequence[str]
     """of what `losses` logs"""
-    head: nn.Module | None
+    head: nn.Module | None = None
     """what it trains besides the network (training/heads.py)"""
 
     def capture(self) -> AbstractContextManager:
@@ -44,6 +45,16 @@ class Regularizer(Protocol):
 
         What is a property of the whole batch is a scalar instead of (N,).
         """
+
+    def finish_step(self, logged: list[Tensor]) -> None:
+        """After the optimizer's step, with the means of what `losses` logged in it."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint must keep, on the CPU; {} for most."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take what `state` gave."""
 
     def announcement(self) -> str:
         """One line for the start of a run."""
@@ -75,3 +86,19 @@ class Objective:
             logged += values
         loss = losses.mean()
         return loss, [value.detach() for value in (loss, *logged)]
+
+    def finish_step(self, values: list[Tensor]) -> None:
+        """After the optimizer's step, with the means of `names` over its parts."""
+        start = 2
+        for regularizer in self.regularizers:
+            stop = start + len(regularizer.names)
+            regularizer.finish_step(values[start:stop])
+            start = stop
+
+    def state(self) -> list[dict[str, Tensor]]:
+        """Of each regulariser."""
+        return [regularizer.state() for regularizer in self.regularizers]
+
+    def load_state(self, states: list[dict[str, Tensor]]) -> None:
+        for regularizer, state in zip(self.regularizers, states, strict=True):
+            regularizer.load_state(state)

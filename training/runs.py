@@ -76,6 +76,15 @@ def check_own_folder(path: Path, folder: Path) -> None:
         )
 
 
+def schedules_to_the_end(config: TrainConfig) -> list[str]:
+    """Schedules whose every value depends on where the run ends."""
+    reg = config.reg_schedule
+    found = ["cosine"] if config.optim.lr_schedule == "cosine" else []
+    if reg.reg_scheduler != "constant" and reg.reg_decay_steps is None:
+        found.append(f"{reg.reg_scheduler} of lambda")
+    return found
+
+
 def read_start(
     config: TrainConfig, arch: dict, data_length: int, last_step: int, path: Path
 ) -> dict:
@@ -84,8 +93,11 @@ def read_start(
     found = differences(config, checkpoint["config"])
     if not found and arch != checkpoint["arch"]:
         found = [f"network: {checkpoint['arch']} there, {arch} here"]
-    if config.optim.lr_schedule == "cosine" and last_step != checkpoint["last_step"]:
-        found.append(f"last step of the cosine: {checkpoint['last_step']} there, {last_step} here")
+    for schedule in schedules_to_the_end(config):
+        if last_step != checkpoint["last_step"]:
+            found.append(
+                f"last step of the {schedule}: {checkpoint['last_step']} there, {last_step} here"
+            )
     if data_length != checkpoint["data_length"]:
         found.append(f"images in the data: {checkpoint['data_length']} there, {data_length} here")
     if found:

@@ -95,6 +95,11 @@ def test_training_defaults_are_the_papers():
         ("--max-steps 0", dict(max_steps=0)),
         ("--ckpt-every 0", dict(saving=SaveConfig(ckpt_every=0))),
         ("--global-seed -1", dict(global_seed=-1)),
+        ("--probe-every -1", dict(probe_every=-1)),
+        (
+            "--probe-every 5: streamed images cannot be chosen",
+            dict(probe_every=5, streaming=True),
+        ),
         ("--lr 0", dict(optim=OptimConfig(lr=0))),
         ("--ema-decay 1", dict(optim=OptimConfig(ema_decay=1))),
         ("--cfg-scale 0.5", dict(cfg_scale=0.5)),

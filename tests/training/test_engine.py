@@ -15,6 +15,7 @@ from training.checkpoint import prune_checkpoints, read_checkpoint, save_checkpo
 from training.config import EngineConfig, OptimConfig, SaveConfig
 from training.optimizer import learning_rate
 from training.preemption import EXIT_PREEMPTED
+from training.tracking import read_log
 
 
 def config(tmp_path, **changes):
@@ -66,14 +67,23 @@ def flags(tmp_path, name, *more):
 
 
 def test_sharded_run_equals_plain_one_and_each_resumes_the_other(tmp_path, plain):
-    check("train.py", *flags(tmp_path, "fsdp", "--fsdp", "--max-grad-norm", 1e9), processes=2)
+    more = "--fsdp", "--max-grad-norm", 1e9, "--probe-every", 4, "--probe-samples", 40
+    check("train.py", *flags(tmp_path, "fsdp", *more), processes=2)
     np.testing.assert_allclose(logged_rows(tmp_path / "fsdp"), plain, rtol=2e-4)
     assert (tmp_path / "fsdp" / "samples" / "0000004.png").exists()
 
     sharded = tmp_path / "fsdp" / "checkpoints" / "0000002.pt"
     optim = OptimConfig(lr=1e-2, max_grad_norm=1e9)
-    alone = run(tmp_path / "alone", resume=str(sharded), optim=optim)[1]
+    probing = dict(probe_every=4, probe_samples=40)
+    alone = run(tmp_path / "alone", resume=str(sharded), optim=optim, **probing)[1]
     np.testing.assert_allclose(alone, plain[2:], rtol=2e-4)
+    probes = [
+        {key: value for key, value in row.items() if key.startswith("probe_")}
+        for folder in (tmp_path / "fsdp", tmp_path / "alone" / "run")
+        for row in read_log(folder / "metrics.jsonl")
+        if "probe_rank_1" in row
+    ]
+    assert len(probes) == 2 and probes[0] == pytest.approx(probes[1], rel=1e-3)
 
     # the other way: written by one process, continued by two that shard
     for path in (tmp_path / "fsdp" / "checkpoints").glob("*.pt"):
@@ -173,9 +183,10 @@ def test_held_out_losses_by_time(tmp_path):
     training = train.Training(
         config(tmp_path, dataset_name=None, data_path=str(folder), val_data_path=str(folder))
     )
-    losses = training.validation.losses(training.parallel.ema, training.encoder, training.transport)
+    validation = training.monitors.validation
+    losses = validation.losses(training.parallel.ema, training.encoder, training.transport)
     bins = [losses.pop(f"val_loss_t0.{i}") for i in range(10)]
     assert set(losses) == {"val_loss"}
     assert losses["val_loss"] == pytest.approx(np.mean(bins)) == pytest.approx(2, rel=0.1)
-    again = training.validation.losses(training.parallel.ema, training.encoder, training.transport)
+    again = validation.losses(training.parallel.ema, training.encoder, training.transport)
     assert again["val_loss"] == losses["val_loss"]

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from layersync.capture import BlockRecorder
 from training.config import DispersiveConfig
-from training.objective import Batch
+from training.objective import Batch, Regularizer
 
 
-class DispersiveRegularizer:
+class DispersiveRegularizer(Regularizer):
     """Adds one number to the loss of each sample: it is a property of the batch."""
 
-    names, head = ("dispersive_loss",), None
+    names = ("dispersive_loss",)
 
     def __init__(self, network: nn.Module, config: DispersiveConfig):
         self.config, self.depth = config, config.dispersive_depth

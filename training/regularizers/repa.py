@@ -19,12 +19,12 @@ from models.encoders import PatchEncoder
 from training.config import REPAConfig
 from training.encoding import mirror
 from training.heads import make_head
-from training.objective import Batch
+from training.objective import Batch, Regularizer
 
 HIDDEN = 2048
 
 
-class REPARegularizer:
+class REPARegularizer(Regularizer):
     """Args:
     features: of a batch's images, mirrored where drawn: (N, T, `width`).
     seed: of the head's weights.

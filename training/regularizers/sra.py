@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from layersync.capture import BlockRecorder
 from training.config import SRAConfig
 from training.heads import make_head
-from training.objective import Batch
+from training.objective import Batch, Regularizer
 from transport import Transport
 
 
-class SRARegularizer:
+class SRARegularizer(Regularizer):
     """Args:
     network, ema: the trained network and its moving average.
     seed: of the head's weights.

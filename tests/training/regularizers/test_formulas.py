@@ -39,6 +39,7 @@ def batch():
     draws = step_streams(0, 0, range(6))
     images = torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8)
     return Batch(
+        step=0,
         images=images,
         mirrored=draws.uniform() < 0.5,
         labels=torch.arange(6),
@@ -210,7 +211,7 @@ def test_patch_features_are_those_of_the_networks_patches():
 def test_an_encoder_without_a_grid_of_patches_is_refused():
     import timm
 
-    with pytest.raises(ValueError, match="ResNet has no grid of patches; give a plain vision"):
+    with pytest.raises(AttributeError, match="ResNet has no grid of patches; give a plain vision"):
         PatchEncoder(timm.create_model("test_resnet"), 4)
 
 

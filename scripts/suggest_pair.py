@@ -1,0 +1,279 @@
+"""Propose a pair of blocks for LayerSync from a short run without it, with reasons.
+
+    python train.py --loss-type vanilla --max-steps 50000 ...        # then
+    python scripts/suggest_pair.py --ckpt results/RUN/checkpoints/0050000.pt
+
+Each block is probed at several times of the path (evaluation/representation.py), the paper's rule
+leaves some pairs, and these are ranked (evaluation/pairing.py). The tables are printed; beside the
+checkpoint come 0050000.pairs.json with every number, and 0050000.pairs.png. What the data is comes
+from the checkpoint, unless flags name it. One process, on a GPU if there is one.
+"""
+
+# ruff: noqa: E402 (the command line is parsed before torch is imported)
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from training.launch import RunError, parse_command, run_errors, usage_errors
+
+
+@dataclass(frozen=True)
+class PairConfig:
+    ckpt: str
+    """checkpoint of train.py (of SiT, REPA or LayerSync too), or ORG/NAME/FILE on the hub"""
+    weights: Literal["ema", "model"] = "ema"
+    """which of the checkpoint's networks: the average, or the one that was trained"""
+
+    # --- data: the checkpoint's unless given
+    data_path: str | None = None
+    """as in train.py: a folder of images in class folders, of parquet files, or of latents; or a
+    name on the Hugging Face hub"""
+    dataset_name: str | None = None
+    """the original's name for that, and "digits" (embedded)"""
+    image_column: str | None = None
+    """column of the images in parquet files and data sets of the hub; found by its type"""
+    label_column: str | None = None
+    """column of the labels there; found by its type"""
+    cache_dir: str | None = None
+    """where the hub's files are kept"""
+    image_size: int | None = None
+    """side of the images, pixels; for checkpoints that do not say, 256"""
+    vae: str | None = None
+    """codec, as in train.py; for checkpoints that do not say, ema"""
+
+    # --- probes
+    probe_samples: int = 2000
+    """images at most, equally many of each class; half of them judge the probes"""
+    times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    """where on the path blocks are probed; t = 0 is noise, t = 1 is data"""
+    seed: int = 0
+    """of the choice of images and of their noise"""
+    out: str | None = None
+    """the .json to write, with a .png beside it; FILE.pairs.json beside the checkpoint unless
+    given"""
+
+
+if __name__ == "__main__":
+    CONFIG = parse_command(PairConfig)
+
+import json
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+
+import layersync
+from evaluation.pairing import Candidate, Rule, allowed_pairs, rank_pairs
+from evaluation.processes import choose_device
+from evaluation.representation import BlockReport
+from models import find_model
+from models.zoo import describe_weights
+from sampling.config import SampleConfig
+from sampling.stored import resolve, stored_settings
+from training.checkpoint import read_checkpoint
+from training.config import TrainConfig
+from training.encoding import Encoder
+from training.latents import weights_fingerprint
+from training.probing import Probing
+from training.sources import open_source
+from training.weights import load_weights, reversed_time, weights_of
+from transport import create_transport
+from transport.reversed_time import ReversedTime
+
+SHOWN = 8  # pairs on the terminal
+DATA = "data_path", "dataset_name", "image_column", "label_column", "cache_dir"
+
+
+class Suggestion:
+    """Everything loaded and checked, nothing probed yet."""
+
+    def __init__(self, config: PairConfig):
+        check_pair_config(config)
+        self.config, self.device = config, choose_device()
+        checkpoint = read_checkpoint(config.ckpt, mmap=True)  # the optimizer stays on disk
+        weights, stored = weights_of(checkpoint, config.ckpt, config.weights), None
+        try:
+            stored = stored_settings(checkpoint)
+            arch = describe_weights(weights, (stored or {}).get("num_classes"))
+        except ValueError as error:
+            raise ValueError(f"checkpoint {config.ckpt}: {error}") from None
+        allowed_pairs(find_model(arch["name"]).keywords["depth"])
+        known = resolve(SampleConfig(vae=config.vae, image_size=config.image_size), arch, stored)
+        data = data_settings(config, stored or {})
+        sizes = {"image_size": known.get("image_size", 256), "num_classes": arch["num_classes"]}
+        train = TrainConfig(**data, **sizes, vae=known["vae"], model=arch["name"])
+        source = open_source(train)
+        self.encoder = Encoder(train, source, self.device)
+        found = self.encoder.channels, self.encoder.latent_size
+        if found != (arch["in_channels"], arch["input_size"]):
+            raise ValueError(
+                f"checkpoint {config.ckpt} takes {arch['in_channels']} channels of side "
+                f"{arch['input_size']}, the data through --vae {train.vae} at --image-size "
+                f"{train.image_size} has {found[0]} of side {found[1]}: give the flags of its run"
+            )
+        self.probing = Probing(source, config.probe_samples, config.seed, self.device)
+        self.transport = create_transport(known["path_type"], known["prediction"])
+        sizes = {key: value for key, value in arch.items() if key != "name"}
+        model = find_model(arch["name"])(**sizes)
+        load_weights(model, weights, config.ckpt)
+        self.model = model.to(self.device).eval()
+        self.network = ReversedTime(self.model) if reversed_time(checkpoint) else self.model
+        self.network.null_label  # noqa: B018 (a model without one cannot be probed)
+        self.about = {
+            "ckpt": config.ckpt,
+            "step": checkpoint.get("step"),
+            "weights": config.weights,
+            "weights_sha256": weights_fingerprint(self.model),
+            "model": arch["name"],
+            "data": train.data_path or train.dataset_name or "imagenet-1k",
+            "images": [len(part) for part in self.probing.images],
+            "classes": len(self.probing.classes),
+            "seed": config.seed,
+            "versions": {"layersync": layersync.__version__, "torch": torch.__version__},
+        }
+
+    def report(self) -> BlockReport:
+        blocks, times = self.model.blocks, self.config.times
+        return self.probing.report(
+            self.network, blocks, self.encoder, self.transport, times, progress=True
+        )
+
+
+def check_pair_config(c: PairConfig) -> None:
+    if c.data_path and c.dataset_name:
+        raise ValueError("--data-path and --dataset-name both name the data: give one of them")
+    if not c.times or not all(0 <= t <= 1 for t in c.times):
+        raise ValueError(f"--times {' '.join(map(str, c.times))}: one or more numbers in [0, 1]")
+    if c.seed < 0:
+        raise ValueError(f"--seed {c.seed}: it must be at least 0")
+    if c.out and Path(c.out).suffix != ".json":
+        raise ValueError(f"--out {c.out}: the name must end in .json")
+
+
+def data_settings(c: PairConfig, stored: dict) -> dict:
+    """The flags' data if they name any, else that of the run."""
+    given = c if c.data_path or c.dataset_name else None
+    if stored.get("streaming") and not given:
+        raise ValueError(
+            f"checkpoint {c.ckpt}: its run streamed its data, of which images cannot be chosen by "
+            f"class: name data to read with --data-path or --dataset-name"
+        )
+    values = {key: getattr(given, key) if given else stored.get(key) for key in DATA}
+    flags = {key: getattr(c, key) for key in DATA if getattr(c, key) is not None}
+    return values | flags
+
+
+def print_blocks(report: BlockReport, about: dict) -> None:
+    fit, held_out = about["images"]
+    step = "" if about["step"] is None else f", step {about['step']:,}"
+    print(
+        f"\n{about['model']}{step}: linear probes of {about['classes']} classes fitted to {fit} "
+        f"images and judged by {held_out}, means over t = {', '.join(map(str, report.times))}\n"
+    )
+    accuracy, rank = report.accuracy.mean(dim=0), report.effective_rank.mean(dim=0)
+    similarity = report.similarity.mean(dim=0)
+    print("block   accuracy   effective rank   cosine with the next")
+    for k in range(report.depth):
+        after = f"{similarity[k, k + 1]:.3f}" if k + 1 < report.depth else ""
+        print(f"{k + 1:5d}{100 * accuracy[k]:9.1f} %{rank[k]:17.1f}{after:>23s}")
+    print(f"chance {100 / report.classes:7.1f} %")
+
+
+def print_pairs(candidates: list[Candidate], rule: Rule) -> None:
+    print(
+        f"\nThe rule: students from block {rule.first_student}, teachers to block "
+        f"{rule.last_teacher}, {rule.gap} or more apart. {len(candidates)} pairs, the first "
+        f"{min(SHOWN, len(candidates))}:\n"
+    )
+    print("     pair     gain in accuracy   cosine   effective rank")
+    for candidate in candidates[:SHOWN]:
+        pair = "{} -> {}".format(*candidate.pair)
+        gain = f"{100 * candidate.gain:+.1f} +- {100 * candidate.error:.1f}"
+        ranks = "{:.1f} -> {:.1f}".format(*candidate.ranks)
+        tie = "   (a tie with the best)" * candidate.tied
+        print(f"{pair:>9s}{gain:>21s}{candidate.similarity:9.3f}{ranks:>17s}{tie}")
+    student, teacher = candidates[0].pair
+    print(f"\nProposed: --encoder-depth {student} --gt-encoder-depth {teacher}")
+    for reason in candidates[0].reasons():
+        print(f"  - {reason}")
+
+
+def draw(report: BlockReport, proposed: tuple[int, int], path: Path) -> None:
+    """Accuracy, effective rank and similarity over blocks, one line for each time."""
+    similarity = report.similarity.numpy()
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8.4), layout="constrained")
+    blocks = range(1, report.depth + 1)
+    ticks = blocks if report.depth < 13 else blocks[3::4]
+    panels = {
+        "accuracy of a linear probe, %": 100 * report.accuracy.numpy(),
+        "effective rank": report.effective_rank.numpy(),
+        "cosine with the next block": similarity.diagonal(1, 1, 2),
+    }
+    colours = plt.cm.viridis(torch.linspace(0, 0.9, len(report.times)).numpy())
+    for axis, (title, rows) in zip(axes.flat, panels.items(), strict=False):
+        for time, row, colour in zip(report.times, rows, colours, strict=True):
+            axis.plot(blocks[: len(row)], row, ".-", color=colour, label=f"t = {time:g}")
+        for number, name, style in zip(proposed, ("student", "teacher"), ("--", "-"), strict=True):
+            axis.axvline(number, color="tab:red", linestyle=style, linewidth=1, label=name)
+        axis.set(title=title, xlabel="block", xlim=(0.5, report.depth + 0.5), xticks=ticks)
+        axis.grid(alpha=0.3)
+    axes[0, 0].axhline(100 / report.classes, color="grey", linestyle=":", label="chance")
+    lines, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=5)
+
+    axis, edge = axes[1, 1], report.depth + 0.5
+    mean = similarity.mean(axis=0)  # the same both ways
+    picture = axis.imshow(mean, origin="lower", extent=(0.5, edge, 0.5, edge), cmap="magma", vmax=1)
+    figure.colorbar(picture, ax=axis)
+    axis.plot(*zip(*allowed_pairs(report.depth), strict=True), "w.", markeredgecolor="black")
+    axis.plot(*proposed, "w*", markeredgecolor="black", markersize=16)
+    axis.set(
+        title="cosine, mean over t; dots: allowed, star: proposed",
+        xlabel="student",
+        ylabel="teacher",
+        xticks=ticks,
+        yticks=ticks,
+    )
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def write_record(path: Path, about: dict, report: BlockReport, candidates: list) -> None:
+    record = about | {
+        "proposed": candidates[0].pair,
+        "reasons": candidates[0].reasons(),
+        "times": report.times,
+        "accuracy": report.accuracy.tolist(),  # by time, then block
+        "effective_rank": report.effective_rank.tolist(),
+        "similarity": report.similarity.tolist(),
+        "pairs": [dataclasses.asdict(candidate) for candidate in candidates],
+    }
+    path.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def main(config: PairConfig) -> None:
+    with usage_errors():
+        suggestion = Suggestion(config)
+    beside = Path(config.ckpt if Path(config.ckpt).is_file() else Path(config.ckpt).name)
+    path = Path(config.out or beside.with_suffix(".pairs.json"))
+    with run_errors("Nothing was written; mend that and give the command again"):
+        report = suggestion.report()
+        try:
+            candidates = rank_pairs(report)
+        except ValueError as error:
+            raise RunError(f"checkpoint {config.ckpt}: {error}") from None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        print_blocks(report, suggestion.about)
+        print_pairs(candidates, Rule.of(report.depth))
+        write_record(path, suggestion.about, report, candidates)
+        draw(report, candidates[0].pair, path.with_suffix(".png"))
+    print(f"\n{path} and {path.with_suffix('.png').name} hold all of it")
+
+
+if __name__ == "__main__":
+    main(CONFIG)
