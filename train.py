@@ -189,7 +189,7 @@ class Training:
         t = self.transport.training_times(draws.uniform())  # (N,)
         x_1 = self.encoder(images, mirrored, draws)  # (N, C, H, W)
         x_0 = draws.normal(x_1.shape[1:])
-        return Batch(self.step, images, mirrored, labels, dropped, t, x_1, x_0, draws)
+        return Batch(self.step, positions, images, mirrored, labels, dropped, t, x_1, x_0, draws)
 
     def rate(self, step: int) -> float:
         return learning_rate(self.config.optim, step, self.last_step)

@@ -74,7 +74,6 @@ class CacheConfig:
 if __name__ == "__main__":
     CONFIG = parse_command(CacheConfig)
 
-import hashlib
 import shutil
 import time
 
@@ -89,7 +88,7 @@ from training.checks import require
 from training.latent_writer import CacheWriter, ShardWriter
 from training.latents import CacheSettings, LatentSource, encode_moments, weights_fingerprint
 from training.pixels import UnreadableImage
-from training.sources import open_source
+from training.sources import list_fingerprint, open_source
 
 POLL_SECONDS = 0.5
 
@@ -115,7 +114,7 @@ class Caching:
             num_classes=self.source.num_classes or int(self.source.labels.max()) + 1,
             images=len(self.source),
             source=full_name(config.data_path or config.dataset_name or "imagenet-1k"),
-            source_fingerprint=fingerprint(self.names, self.source.labels.tolist()),
+            source_fingerprint=list_fingerprint(self.source),
             shard_size=config.shard_size,
         )
         self.cache = CacheWriter(config.out, settings)
@@ -236,12 +235,6 @@ def image_source(c: CacheConfig) -> Dataset:
         name = c.data_path or c.dataset_name
         raise ValueError(f"{name}: an autoencoder needs RGB images, this is something else")
     return source
-
-
-def fingerprint(names: list[str], labels: list[int]) -> str:
-    """16 hex digits that change when an image is added, removed, renamed or relabelled."""
-    lines = (f"{name}\t{label}\n" for name, label in zip(names, labels, strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
 def full_name(source: str) -> str:

@@ -21,18 +21,22 @@ class StepBatches:
     ):
         self.length, self.batch, self.seed = length, batch, seed
         self.steps, self.shard = range(first_step, last_step), shard
+        self.epoch, self.order = None, None
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, order = None, None
         for step in self.steps:
-            this_epoch, k = divmod(step, self.length // self.batch)
-            if this_epoch != epoch:
-                epoch, order = this_epoch, epoch_order(self.seed, this_epoch, self.length)
-            start = k * self.batch
-            yield order[start + self.shard.start : start + self.shard.stop].tolist()
+            yield self.indices(step, self.shard)
+
+    def indices(self, step: int, positions: range) -> list[int]:
+        """Of the samples at these positions of a step's global batch."""
+        epoch, k = divmod(step, self.length // self.batch)
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, epoch_order(self.seed, epoch, self.length)
+        start = k * self.batch
+        return self.order[start + positions.start : start + positions.stop].tolist()
 
 
 def batch_shard(global_batch_size: int, rank: int, world_size: int, parts: int = 1) -> range:

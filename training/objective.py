@@ -16,6 +16,7 @@ class Batch:
     """Samples of a step with all that they drew, on the device."""
 
     step: int  # steps done before this one
+    positions: range  # of these samples in the global batch
     images: Tensor  # as the source gives them: uint8 (N, C, H, W), or cached moments
     mirrored: Tensor  # (N,) booleans
     labels: Tensor  # (N,)

@@ -11,6 +11,7 @@ A source is a map-style dataset of (uint8 image (C, H, W), int label) with
 Nothing in a source is random: flips, noise and the like are drawn by the training step.
 """
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,13 @@ def is_row_data(name: str, c) -> bool:
         return False
     # a mistyped folder is not looked for on the hub, which would take half a minute
     return not c.data_path or name in HUB_NAMES or is_hub_name(name)
+
+
+def list_fingerprint(source: Dataset) -> str:
+    """16 hex digits that change when an image is added, removed, renamed or relabelled."""
+    labels = source.labels.tolist()
+    lines = (f"{source.name(i)}\t{label}\n" for i, label in enumerate(labels))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
 def check_labels(labels: np.ndarray, num_classes: int, who: str = "its features say") -> None:

@@ -61,7 +61,9 @@ class Step:
         transport = create_transport()
         schedule = RegScheduleConfig(), 1, lambda tensor: tensor
         made = [LayerSyncRegularizer(self.network, pairs, weight, *schedule)] if pairs else []
-        made += make_comparisons(config, self.network, self.ema, transport, None, self.accelerator)
+        made += make_comparisons(
+            config, self.network, self.ema, transport, IMAGES, self.accelerator, random_encoder
+        )
         self.objectives[config.loss_type] = Objective(transport, made)
         self.heads[config.loss_type] = Heads(made, self.accelerator, config.optim)
 
@@ -71,7 +73,7 @@ class Step:
         none = torch.zeros(count, dtype=torch.bool, device=DEVICE)
         t, x_0 = torch.rand(count, device=DEVICE), torch.randn_like(x_1)
         draws = step_streams(0, 0, range(count), DEVICE)
-        return Batch(0, self.images, none, self.labels, none, t, x_1, x_0, draws)
+        return Batch(0, range(count), self.images, none, self.labels, none, t, x_1, x_0, draws)
 
     def forward(self, loss: str) -> torch.Tensor:
         objective = self.objectives[loss]

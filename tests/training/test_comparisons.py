@@ -10,8 +10,13 @@ from launching import ROOT, TINY_DIGITS, check
 from PIL import Image
 
 import train
+from models.encoders import PatchEncoder
 from sample_ddp import Sampling
 from sampling.config import ODE
+from scripts.cache_features import FeatureConfig
+from scripts.cache_features import main as cache_features
+from scripts.cache_latents import CacheConfig
+from scripts.cache_latents import main as cache_latents
 from training.checkpoint import read_checkpoint, save_checkpoint
 from training.checks import check_train_config, layer_sync_settings
 from training.comparisons import with_depths
@@ -19,11 +24,13 @@ from training.config import (
     DispersiveConfig,
     EngineConfig,
     OptimConfig,
+    RegScheduleConfig,
     REPAConfig,
     SaveConfig,
     SRAConfig,
     TrainConfig,
 )
+from training.features import read_settings
 from training.tracking import read_log
 
 METHODS = ["dispersive", "sra", "repa", "repa+layer_sync"]
@@ -192,19 +199,102 @@ def test_two_processes_are_one_process(config, tmp_path):
         run(dataclasses.replace(settings, run_name=f"{name}3", resume=str(path), max_steps=5))
 
 
-def test_repa_encodes_images_that_the_network_sees_as_latents(config, tmp_path):
-    """Images of 16 x 16 in colour, pixels here: 8 x 8 tokens, so 8 x 8 patches of 16."""
+@pytest.fixture
+def photos(tmp_path):
+    """Settings for four colour images of 16 x 16 pixels: 8 x 8 tokens, so 8 x 8 patches of 16."""
     for i in range(4):
         folder = tmp_path / "data" / f"class{i % 2}"
         folder.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.png")
     data = dict(data_path=str(tmp_path / "data"), dataset_name=None, num_classes=2)
-    data |= dict(image_size=16, global_batch_size=4, max_steps=1)
-    training = train.Training(config("repa", **data))
+    return data | dict(image_size=16, global_batch_size=2)
+
+
+def test_repa_encodes_as_many_patches_as_there_are_tokens(config, photos):
+    training = train.Training(config("repa", **photos, max_steps=1))
     training.run()
     encoder = training.objective.regularizers[0].features.encoder
     assert encoder.size == (128, 128) and training.heads.modules["repa_loss"][4].out_features == 64
+
+
+@pytest.fixture
+def features(tmp_path, weights, photos):
+    """A cache of the photos' features, made in two goes: as if killed between them."""
+    made = FeatureConfig(
+        out=str(tmp_path / "features"), data_path=photos["data_path"], image_size=16, side=8,
+        encoder="test_vit", encoder_weights=weights, batch_size=1, num_workers=0,
+    )  # fmt: skip
+    encode = PatchEncoder.forward
+    calls = []
+
+    def killed(self, images):
+        calls.append(images)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return encode(self, images)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PatchEncoder, "forward", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cache_features(made)
+    with pytest.raises(ValueError, match=r"no complete cache of scripts/cache_features\.py"):
+        read_settings(tmp_path / "features")
+    cache_features(made)
+    assert sorted(p.name for p in (tmp_path / "features").iterdir()) == [
+        "features.npy", "manifest.json",
+    ]  # fmt: skip
+    return made.out
+
+
+def cached(folder, **changes):
+    return REPAConfig(**(dict(repa_encoder="test_vit", repa_features=folder) | changes))
+
+
+def test_cached_features_are_those_of_the_images(config, photos, features):
+    """Two epochs, so that each image and most mirrors are seen; float16 is the difference."""
+    fly, _ = run(config("repa", **photos, run_name="fly"))
+    read, _ = run(config("repa", **photos, run_name="read", repa=cached(features)))
+    for a, b in zip(fly, read, strict=True):
+        assert a == pytest.approx(b, rel=2e-3)
+
+
+def test_features_of_something_else_are_refused(config, tmp_path, photos, features):
+    def start(repa, **changes):
+        train.Training(config("repa", **(photos | changes), repa=repa, run_name="other"))
+
+    with pytest.raises(ValueError, match="of something else: encoder test_vit there, test_vit2 h"):
+        start(cached(features, repa_encoder="test_vit2"))
+    with pytest.raises(ValueError, match="something else: side 8 there, 4 here"):
+        start(cached(features), model="SiT-S/4")
+    with pytest.raises(ValueError, match="no complete cache"):
+        start(cached(str(tmp_path)))
+    (tmp_path / "data" / "class0" / "0.png").rename(tmp_path / "data" / "class0" / "9.png")
+    with pytest.raises(ValueError, match=r"source_fingerprint .* there"):
+        start(cached(features))
+
+
+def test_latents_need_features_of_the_same_images(config, tmp_path, photos, features):
+    from diffusers import AutoencoderKL
+
+    vae = str(tmp_path / "vae")
+    AutoencoderKL(
+        block_out_channels=(8,),
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+        latent_channels=4,
+        norm_num_groups=4,
+    ).save_pretrained(vae)
+    out = str(tmp_path / "latents")
+    made = dict(data_path=photos["data_path"], vae=vae, image_size=16, dtype="float32")
+    cache_latents(CacheConfig(out=out, num_workers=0, **made))
+    latents = photos | dict(data_path=out, vae=vae)
+    with pytest.raises(ValueError, match="holds latents, and REPA's encoder sees images; give --r"):
+        train.Training(config("repa", **latents, max_steps=2))
+    fly, _ = run(config("repa", **(photos | dict(vae=vae)), run_name="fly"))
+    read, _ = run(config("repa", **latents, run_name="read", repa=cached(features)))
+    for a, b in zip(fly, read, strict=True):
+        assert a == pytest.approx(b, rel=2e-3)
 
 
 def test_defaults_are_the_papers():
@@ -252,6 +342,18 @@ def test_names_of_runs_say_the_method_its_blocks_and_weight(config):
         (
             "--dispersive-weight 0: it must be positive",
             dict(loss_type="dispersive", dispersive=DispersiveConfig(dispersive_weight=0)),
+        ),
+        (
+            "--repa-encoder-weights has no effect with --repa-features",
+            dict(loss_type="repa", repa=REPAConfig(repa_encoder_weights="x", repa_features="y")),
+        ),
+        (
+            "--repa-features: streamed images have no numbers",
+            dict(loss_type="repa", repa=REPAConfig(repa_features="y"), streaming=True),
+        ),
+        (
+            "--reg-cutoff-step 5: it has no effect with --loss-type sra",
+            dict(loss_type="sra", reg_schedule=RegScheduleConfig(reg_cutoff_step=5)),
         ),
         (
             "--sra-shift 2: it must be in",

@@ -8,6 +8,8 @@ from torch import nn
 from models.encoders import PatchEncoder, load_vision_transformer
 from training.comparisons import methods, with_depths
 from training.config import REPAConfig, TrainConfig
+from training.data import StepBatches
+from training.features import CachedFeatures, data_of
 from training.objective import Regularizer
 from training.randomness import HEADS
 from training.regularizers.dispersive import DispersiveRegularizer
@@ -44,10 +46,27 @@ def make_comparisons(
             autocast = accelerator.autocast
             made.append(SRARegularizer(network, ema, transport, config.sra, seed, autocast))
         else:
-            encoder = patch_encoder(config, network, source, load_encoder).to(accelerator.device)
-            features = EncodedPatches(encoder, source.mirrors, accelerator.autocast)
-            made.append(REPARegularizer(network, features, encoder.width, config.repa, seed))
+            if config.repa.repa_features:
+                features = cached_features(config, network, source)
+            else:
+                encoder = patch_encoder(config, network, source, load_encoder)
+                encoder = encoder.to(accelerator.device)
+                features = EncodedPatches(encoder, source.mirrors, accelerator.autocast)
+            made.append(REPARegularizer(network, features, config.repa, seed))
     return made
+
+
+def cached_features(config: TrainConfig, network: nn.Module, source) -> CachedFeatures:
+    """REPA's features from a cache made of the run's images."""
+    expected = dict(
+        encoder=config.repa.repa_encoder,
+        image_size=config.image_size,
+        side=network.x_embedder.grid_size[0],
+        **data_of(source),
+    )
+    sizes = len(source), config.global_batch_size
+    batches = StepBatches(*sizes, config.global_seed, 0, 0, range(0))
+    return CachedFeatures(config.repa.repa_features, expected, batches, source.mirrors)
 
 
 def patch_encoder(config: TrainConfig, network: nn.Module, source, load_encoder) -> PatchEncoder:

@@ -18,6 +18,7 @@ from layersync.capture import BlockRecorder
 from models.encoders import PatchEncoder
 from training.config import REPAConfig
 from training.encoding import mirror
+from training.features import CachedFeatures
 from training.heads import make_head
 from training.objective import Batch, Regularizer
 
@@ -26,7 +27,7 @@ HIDDEN = 2048
 
 class REPARegularizer(Regularizer):
     """Args:
-    features: of a batch's images, mirrored where drawn: (N, T, `width`).
+    features: of a batch's images, mirrored where drawn: (N, T, `features.width`).
     seed: of the head's weights.
     """
 
@@ -35,14 +36,13 @@ class REPARegularizer(Regularizer):
     def __init__(
         self,
         network: nn.Module,
-        features: Callable[[Batch], Tensor],
-        width: int,
+        features: "EncodedPatches | CachedFeatures",
         config: REPAConfig,
         seed: int,
     ):
         self.features, self.config, self.depth = features, config, config.repa_depth
         self.recorder = BlockRecorder({self.depth: network.blocks[self.depth - 1]})
-        self.head = make_head([network.pos_embed.shape[-1], HIDDEN, HIDDEN, width], seed)
+        self.head = make_head([network.pos_embed.shape[-1], HIDDEN, HIDDEN, features.width], seed)
 
     def capture(self) -> AbstractContextManager:
         return self.recorder.recording()
@@ -75,6 +75,7 @@ class EncodedPatches:
         autocast: Callable[[], AbstractContextManager],
     ):
         self.encoder, self.mirrors, self.autocast = encoder, mirrors, autocast
+        self.width = encoder.width
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:

@@ -40,6 +40,7 @@ def batch():
     images = torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8)
     return Batch(
         step=0,
+        positions=range(6),
         images=images,
         mirrored=draws.uniform() < 0.5,
         labels=torch.arange(6),
@@ -49,6 +50,18 @@ def batch():
         x_0=draws.normal((1, 8, 8)),
         draws=draws,
     )
+
+
+class Features:
+    """Those that make() gives, whatever the batch."""
+
+    width = 24
+
+    def __init__(self, make):
+        self.make = make
+
+    def __call__(self, batch):
+        return self.make()
 
 
 def settings(method, **changes):
@@ -142,7 +155,7 @@ def test_sra_formula(network, batch):
 
 def test_repa_formula(network, batch):
     target = torch.randn(6, 16, 24)
-    regularizer = REPARegularizer(network, lambda batch: target, 24, settings("repa"), 0)
+    regularizer = REPARegularizer(network, Features(lambda: target), settings("repa"), 0)
     loss, logged = objective(regularizer, network, batch)
     x_t = TRANSPORT.path.x_t(batch.t, batch.x_0, batch.x_1)
     ours = numpy_mlp(regularizer.head, hidden(network, 3, x_t, batch.t, batch))
@@ -163,9 +176,8 @@ def test_gradients_reach_the_blocks_up_to_the_student_and_the_head_only(network,
         last = 2
     else:
         encoder = torch.nn.Linear(1, 24)
-        regularizer = REPARegularizer(
-            network, lambda batch: encoder(torch.rand(6, 16, 1)), 24, settings(method), 0
-        )
+        features = Features(lambda: encoder(torch.rand(6, 16, 1)))
+        regularizer = REPARegularizer(network, features, settings(method), 0)
         last = 3
     with regularizer.capture():
         network(batch.x_1, batch.t, **batch.conditions)
@@ -217,13 +229,19 @@ def test_an_encoder_without_a_grid_of_patches_is_refused():
 
 def test_features_are_of_the_mirrored_images(batch):
     """The encoder here gives the left column: that of the mirror is the right column."""
-    encoder = lambda images: images[:, 0, :, :1]  # noqa: E731
-    seen = EncodedPatches(encoder, True, nullcontext)(batch)[..., 0]
+
+    class LeftColumn:
+        width = 1
+
+        def __call__(self, images):
+            return images[:, 0, :, :1]
+
+    seen = EncodedPatches(LeftColumn(), True, nullcontext)(batch)[..., 0]
     expected = torch.where(
         batch.mirrored[:, None], batch.images[:, 0, :, -1], batch.images[:, 0, :, 0]
     )
     assert batch.mirrored.any() and torch.equal(seen, expected)
     assert torch.equal(mirror(batch.images, batch.mirrored)[:, 0, :, 0], expected)
     assert torch.equal(
-        EncodedPatches(encoder, False, nullcontext)(batch), batch.images[:, 0, :, :1]
+        EncodedPatches(LeftColumn(), False, nullcontext)(batch), batch.images[:, 0, :, :1]
     )

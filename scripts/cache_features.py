@@ -1,0 +1,166 @@
+"""Encode a data set once for REPA: patch features of every image and its mirror, on disk.
+
+    torchrun --nproc_per_node=8 scripts/cache_features.py --data-path /path/to/imagenet/train \\
+        --image-size 256 --out /path/to/features
+    python train.py --loss-type repa --repa-features /path/to/features --data-path /path/to/latents
+
+For training from cached latents, where there are no images to encode. A run that was killed
+continues when the same command is given again. The format is described in training/features.py.
+"""
+
+# ruff: noqa: E402 (the command line is parsed before torch is imported)
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from training.config import REPAConfig
+from training.launch import parse_command, run_errors, usage_errors
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    out: str
+    """folder of the cache, a new one or one to be continued"""
+    data_path: str | None = None
+    """images, as train.py and scripts/cache_latents.py take them"""
+    dataset_name: str | None = None
+    """the original's name for that; imagenet-1k if no data is named"""
+    image_column: str | None = None
+    """column of the images in parquet files and data sets of the hub; found by its type"""
+    label_column: str | None = None
+    """column of the labels there; found by its type"""
+    cache_dir: str | None = None
+    """where the hub's files are kept"""
+    image_size: int = 256
+    """side of the images after ADM's centre crop, pixels"""
+    side: int | None = None
+    """patches along a side: as many as the network has tokens; --image-size / 16 unless given,
+    which fits SD's autoencoder and patches of 2"""
+    encoder: str = REPAConfig.repa_encoder
+    """the encoder, by timm's name"""
+    encoder_weights: str | None = None
+    """a file with its weights; they are downloaded once unless given"""
+    batch_size: int = 64
+    """images encoded at a time by each process"""
+    num_workers: int = 4
+    """image reading processes of each process"""
+    min_free_disk: float = 1.0
+    """GB that must remain free on the disk of --out"""
+
+
+if __name__ == "__main__":
+    CONFIG = parse_command(FeatureConfig)
+
+import shutil
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from models.encoders import PatchEncoder, load_vision_transformer
+from training.checks import require
+from training.features import DONE, FEATURES, MANIFEST, FeatureSettings, data_of, write_settings
+from training.sources import open_source
+
+
+class Caching:
+    """The work of one process: everything loaded and checked, nothing encoded yet."""
+
+    def __init__(self, config: FeatureConfig):
+        check_config(config)
+        self.config, self.folder = config, Path(config.out)
+        self.source = open_source(config)
+        if self.source.latents:
+            raise ValueError(f"--data-path {config.data_path}: latents; give the images")
+        side = config.side or config.image_size // 16
+        self.state = PartialState(cpu=not torch.cuda.is_available())
+        network = load_vision_transformer(
+            config.encoder, config.encoder_weights, "--encoder", "--encoder-weights"
+        )
+        try:
+            self.encoder = PatchEncoder(network, side).to(self.state.device)
+        except AttributeError as error:
+            raise ValueError(f"--encoder {config.encoder}: {error}") from None
+        self.settings = FeatureSettings(
+            encoder=config.encoder,
+            image_size=config.image_size,
+            side=side,
+            width=self.encoder.width,
+            **data_of(self.source),
+        )
+        if self.state.is_main_process:
+            self.prepare()
+
+    def prepare(self) -> None:
+        """Lay out the files; `ValueError` if others are there, or if the disk is too small."""
+        shape = self.settings.shape
+        if (self.folder / MANIFEST).exists():
+            raise ValueError(f"--out {self.folder}: a complete cache is there; give another folder")
+        if (self.folder / FEATURES).exists():
+            found = np.load(self.folder / FEATURES, mmap_mode="r").shape
+            if found != shape:
+                raise ValueError(
+                    f"--out {self.folder}: begun as {found} with other settings, {shape} here; "
+                    f"remove it, or give another folder"
+                )
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free, needed = shutil.disk_usage(self.folder).free / 1e9, np.prod(shape) * 2 / 1e9
+        if free - needed < self.config.min_free_disk:
+            raise ValueError(
+                f"--out {self.folder}: {needed:.3g} GB needed and {free:.3g} GB free, of which "
+                f"--min-free-disk {self.config.min_free_disk:g} GB must remain"
+            )
+        np.lib.format.open_memmap(self.folder / DONE, "w+", bool, shape[:1])
+        np.lib.format.open_memmap(self.folder / FEATURES, "w+", np.float16, shape)
+
+    def run(self) -> None:
+        """Encode this process's share of what is not there yet."""
+        self.state.wait_for_everyone()  # until the files are there
+        features, done = (np.load(self.folder / name, mmap_mode="r+") for name in (FEATURES, DONE))
+        own = np.array_split(np.arange(len(done)), self.state.num_processes)
+        todo = [i for i in own[self.state.process_index].tolist() if not done[i]]
+        loader = DataLoader(
+            Subset(self.source, todo), self.config.batch_size, num_workers=self.config.num_workers
+        )
+        start, first = 0, self.state.is_main_process
+        with tqdm(total=len(todo), desc=self.folder.name, unit="image", disable=not first) as bar:
+            for images, _ in loader:
+                rows = todo[start : start + len(images)]
+                images = images.to(self.state.device, non_blocking=True)
+                views = torch.stack([self.encoder(images), self.encoder(images.flip(-1))], 1)
+                features[rows] = views.half().cpu().numpy()  # (n, 2, T, D)
+                features.flush()
+                done[rows] = True
+                start += len(images)
+                bar.update(len(images))
+        self.state.wait_for_everyone()
+        if first:
+            write_settings(self.folder, self.settings)
+            (self.folder / DONE).unlink()
+            print(f"{self.folder}: {self.settings.images} images, {features.nbytes / 1e9:.3g} GB")
+
+
+def check_config(c: FeatureConfig) -> None:
+    if c.data_path and c.dataset_name:
+        raise ValueError("--data-path and --dataset-name both name the data: give one of them")
+    for name in ("image_size", "batch_size"):
+        require(c, name, getattr(c, name) >= 1, "at least 1")
+    require(c, "side", c.side is None or c.side >= 1, "at least 1")
+    require(c, "image_size", c.side is not None or c.image_size >= 16, "at least 16 without --side")
+    for name in ("num_workers", "min_free_disk"):
+        require(c, name, getattr(c, name) >= 0, "at least 0")
+
+
+def main(config: FeatureConfig) -> None:
+    with usage_errors():
+        caching = Caching(config)
+    with run_errors(f"What is in {config.out} is kept: the same command continues"):
+        caching.run()
+
+
+if __name__ == "__main__":
+    main(CONFIG)
