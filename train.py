@@ -10,7 +10,8 @@
 
 (LayerSync, arXiv 2510.12581, on SiT, arXiv 2401.08740). What a step draws is a function of the
 seed, the step and the position in the global batch: resuming is exact, and the number of
-processes changes nothing but float rounding.
+processes changes nothing but float rounding (the dispersive loss, which compares the samples that a
+process sees, excepted).
 """
 
 from training.checks import check_train_config, layer_sync_settings

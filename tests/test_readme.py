@@ -9,6 +9,7 @@ from launching import ROOT
 
 from sampling.config import ODE, SDE, check_sample_config
 from sampling.presets import expand_preset
+from scripts.cache_features import FeatureConfig
 from training.checks import check_train_config, layer_sync_settings
 from training.config import TrainConfig
 from training.launch import parse_command
@@ -53,6 +54,15 @@ def test_training_commands_are_valid(page, monkeypatch):
         config = parse_command(TrainConfig)
         check_train_config(config)
         assert layer_sync_settings(config)[0]
+
+
+def test_commands_of_the_comparisons_are_valid(monkeypatch):
+    for args in commands("docs/comparisons.md", "train.py"):
+        monkeypatch.setattr("sys.argv", ["train.py", *args])
+        check_train_config(parse_command(TrainConfig))
+    (args,) = commands("docs/comparisons.md", "scripts/cache_features.py")
+    monkeypatch.setattr("sys.argv", ["cache_features.py", *args])
+    assert parse_command(FeatureConfig).image_size == 256
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/sampling.md"])

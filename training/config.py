@@ -96,7 +96,7 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class DispersiveConfig:
-    """--loss-type dispersive; the defaults are those of its PyTorch code (SiT)."""
+    """--loss-type dispersive, within a pass of a process; the defaults are its PyTorch code's."""
 
     dispersive_weight: float = 0.25
     """weight of the dispersive loss"""
