@@ -34,6 +34,7 @@ from tqdm import tqdm
 from models import find_model
 from training.checkpoint import prune_checkpoints, save_checkpoint
 from training.data import StepBatches, batch_shard, make_loader
+from training.diagnosis import Diagnosis
 from training.encoding import Encoder
 from training.monitors import Monitors, logged
 from training.objective import Batch, Objective
@@ -94,6 +95,9 @@ class Training:
             self.parallel.load_state(self.optimizer, state)
             self.objective.load_state(state["regularizers"])
         self.monitors = self.make_monitors()
+        self.diagnosis = Diagnosis(
+            self.network, self.transport, pairs, partial(self.accelerator.reduce, reduction="sum")
+        )
 
         names = [*self.objective.names, "grad_norm"]
         self.meter = Meter(self.accelerator, names, state and state["meter"])
@@ -133,6 +137,8 @@ class Training:
             if stopping:
                 break
             self.monitors(self.step, self.log)
+            if c.diagnose_every and self.step % c.diagnose_every == 0:
+                self.log.write_extra(self.step, self.diagnose(images, labels))
         self.log.close()
         return EXIT_PREEMPTED if stopping and self.step < self.last_step else 0
 
@@ -180,6 +186,12 @@ class Training:
         x_1 = self.encoder(images, mirrored, draws)  # (N, C, H, W)
         x_0 = draws.normal(x_1.shape[1:])
         return Batch(self.step, images, mirrored, labels, dropped, t, x_1, x_0, draws)
+
+    def diagnose(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        """Of the step just made, on as much of its images as go through the network at once."""
+        part = slice(len(labels) // self.config.engine.accumulation_steps)
+        batch = self.draw(images[part], labels[part], self.shard[part])
+        return self.diagnosis.values(batch, self.accelerator.autocast())
 
     def rate(self, step: int) -> float:
         return learning_rate(self.config.optim, step, self.last_step)
