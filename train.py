@@ -1,4 +1,4 @@
-"""Train a SiT with velocity matching and, unless --loss-type vanilla, LayerSync.
+"""Train a SiT with velocity matching and LayerSync, or what --loss-type names instead.
 
     torchrun --nproc_per_node=8 train.py --model SiT-XL/2 --data-path /path/to/imagenet/train
     torchrun --nproc_per_node=2 train.py --model SiT-Ti/2 --dataset-name digits --image-size 8 \\
@@ -14,6 +14,7 @@ processes changes nothing but float rounding.
 """
 
 from training.checks import check_train_config, layer_sync_settings
+from training.comparisons import check_local_batch
 from training.config import TrainConfig
 from training.launch import parse_command, run_errors, usage_errors
 
@@ -36,12 +37,14 @@ from training.checkpoint import prune_checkpoints, save_checkpoint
 from training.data import StepBatches, batch_shard, make_loader
 from training.diagnosis import Diagnosis
 from training.encoding import Encoder
+from training.heads import Heads
 from training.monitors import Monitors, logged
 from training.objective import Batch, Objective
 from training.optimizer import learning_rate, make_optimizer
 from training.parallel import Parallel, resolve_precision, start_accelerator
 from training.preemption import EXIT_PREEMPTED, StopRequest
 from training.randomness import step_streams
+from training.regularizers.build import make_comparisons
 from training.regularizers.layer_sync import LayerSyncRegularizer
 from training.runs import find_checkpoint, read_start, run_folder
 from training.sources import load_source
@@ -67,6 +70,7 @@ class Training:
         self.accelerator = start_accelerator(config.engine, self.folder, config.wandb)
         ranks = self.accelerator.process_index, self.accelerator.num_processes
         self.shard = batch_shard(config.global_batch_size, *ranks, config.engine.accumulation_steps)
+        check_local_batch(config, len(self.shard) // config.engine.accumulation_steps)
         self.source = load_source(config)
         self.encoder = Encoder(config, self.source, self.accelerator.device)
         epoch = len(self.source) // config.global_batch_size
@@ -90,9 +94,11 @@ class Training:
         self.parallel = Parallel(self.network, ema, self.accelerator, config.engine)
         self.objective = self.make_objective(pairs, weight)
         self.optimizer = make_optimizer(self.network, config.optim)
+        self.heads = Heads(self.objective.regularizers, self.accelerator, config.optim)
         self.update_ema = get_ema_multi_avg_fn(config.optim.ema_decay)
         if state:
             self.parallel.load_state(self.optimizer, state)
+            self.heads.load_state(state)
             self.objective.load_state(state["regularizers"])
         self.monitors = self.make_monitors()
         self.diagnosis = Diagnosis(
@@ -149,20 +155,24 @@ class Training:
         sums = None
         for i in range(parts):
             rows = slice(i * size, (i + 1) * size)
-            with self.parallel.accumulating(last=i == parts - 1):
+            last = i == parts - 1
+            with self.parallel.accumulating(last), self.heads.accumulating(last):
                 values = self.forward_backward(images[rows], labels[rows], self.shard[rows], parts)
             sums = values if sums is None else [a + b for a, b in zip(sums, values, strict=True)]
         values = [value / parts for value in sums]
 
         optim, grad_norm = self.config.optim, self.parallel.gradient_norm()
+        grad_norm = self.heads.joint_norm(grad_norm)
         if optim.max_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(
-                self.network.parameters(), optim.max_grad_norm, grad_norm
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(self.step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+            for module in (self.network, self.heads.modules):
+                torch.nn.utils.clip_grads_with_norm_(
+                    module.parameters(), optim.max_grad_norm, grad_norm
+                )
+        for optimizer in (self.optimizer, *self.heads.optimizers):
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate(self.step)
+            optimizer.step()
+            optimizer.zero_grad()
         weights = list(self.parallel.ema.parameters()), list(self.network.parameters())
         self.update_ema(*weights, None)
         self.objective.finish_step(values)
@@ -201,7 +211,7 @@ class Training:
         meter = self.meter.fold()
         if not math.isfinite(meter["sums"][0]):
             return False
-        state = self.parallel.state(self.optimizer)
+        state = self.parallel.state(self.optimizer) | self.heads.state()
         if self.accelerator.is_main_process:
             state |= dict(
                 step=self.step,
@@ -236,6 +246,14 @@ class Training:
             schedule = self.config.reg_schedule, self.last_step
             mean = partial(self.accelerator.reduce, reduction="mean")
             regularizers = [LayerSyncRegularizer(self.network, pairs, weight, *schedule, mean)]
+        regularizers += make_comparisons(
+            self.config,
+            self.network,
+            self.parallel.ema,
+            self.transport,
+            self.source,
+            self.accelerator,
+        )
         return Objective(self.transport, regularizers)
 
     def make_monitors(self) -> Monitors:

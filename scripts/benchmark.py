@@ -3,11 +3,13 @@
     python scripts/benchmark.py                                   # everything
     python scripts/benchmark.py --parts steps --models SiT-B/2:8 --precisions fp32 bf16
     python scripts/benchmark.py --parts steps --compiled both     # eager and compiled
+    python scripts/benchmark.py --parts steps --losses layer_sync dispersive sra repa
 
-steps        training with and without LayerSync, alternating: images/s from the median step, the
-             cost of LayerSync from the median ratio of neighbouring steps. "of_peak" is the
-             fraction of the matrix-product rate measured at the start in the same precision. Memory
-             is the allocator's peak on a GPU, what a step saves for its backward pass on a CPU
+steps        training without and with LayerSync and other losses, alternating: images/s from the
+             median step, the cost of a loss from the median ratio of neighbouring steps.
+             "of_peak" is the fraction of the matrix-product rate measured at the start in the same
+             precision. Memory is the allocator's peak on a GPU, what a step saves for its backward
+             pass on a CPU. REPA's encoder has random weights
 checkpoints  writing, flushed to the disk, and reading
 latents      reading a latent cache in shuffled order, with 0, 1 and 2 loading processes
 """
@@ -34,6 +36,10 @@ class Benchmark:
     """models and their batch sizes, for latents of 256 x 256 images"""
     precisions: tuple[Literal["fp32", "tf32", "bf16"], ...] = ("fp32", "bf16")
     """fp32, tf32 (GPU) and bf16 autocast; what the device only emulates is left out"""
+    losses: tuple[Literal["layer_sync", "dispersive", "sra", "repa", "repa+layer_sync"], ...] = (
+        "layer_sync",
+    )
+    """what is compared with vanilla steps"""
     compiled: Literal["no", "yes", "both"] = "no"
     """whether blocks are compiled"""
     repeats: int = 7

@@ -10,6 +10,7 @@ A checkpoint is one file, `checkpoints/0050000.pt`, a dict of
     data_length    images in the data set
     meter          sums of the logging window in progress
     last_step      where the run is to end
+    heads, heads_opt   of methods that train heads: their state dict, and their optimizer's
     regularizers   state of each: whether lambda has been switched off
 
 `model`, `ema` and `opt` are where SiT's scripts look for them; `opt` names parameters as `model`
@@ -136,12 +137,16 @@ def read_safetensors(path: str | Path) -> dict:
     return {"ema": weights, "reversed_time": turned} | ({"config": config} if config else {})
 
 
-def read_for_resume(path: str | Path) -> dict:
-    """A checkpoint with everything that continuing takes; `ValueError` if something is missing."""
+def read_for_resume(path: str | Path, heads: bool = False) -> dict:
+    """A checkpoint with everything that continuing takes; `ValueError` if something is missing.
+
+    Args:
+        heads: whether the run trains heads.
+    """
     checkpoint = read_checkpoint(path, mmap=True)  # no process needs it all in memory
     needed = (
         "model", "ema", "opt", "step", "config", "arch", "data_length", "meter", "last_step",
-        "regularizers",
+        "regularizers", *(("heads", "heads_opt") if heads else ()),
     )  # fmt: skip
     missing = [key for key in needed if key not in checkpoint]
     if missing:

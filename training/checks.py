@@ -5,6 +5,7 @@ Every check raises a `ValueError` that names the flag, its value and the remedy.
 
 import importlib.util
 
+from training.comparisons import check_comparisons
 from training.config import (
     EngineConfig,
     EvalConfig,
@@ -57,6 +58,7 @@ def check_train_config(c: TrainConfig) -> None:
         )
     check_loss_flags(c)
     check_reg_schedule(c.reg_schedule)
+    check_comparisons(c)
     check_optim(c.optim)
     check_engine(c.engine)
     check_saving(c.saving)
@@ -139,8 +141,8 @@ def check_evaluation(c: EvalConfig) -> None:
 def layer_sync_settings(c: TrainConfig) -> tuple[list[tuple[int, int]], float]:
     """([(student, teacher), ...], lambda), flags first and then the model's defaults.
 
-    Vanilla is ([], 0), or one pair to be watched with weight 0. `ValueError` for an unknown model
-    or for pairs that do not fit it.
+    Without LayerSync it is ([], 0), or one pair to be watched with weight 0. `ValueError` for
+    an unknown model or for pairs that do not fit it.
     """
     from layersync.pairs import check_pairs, parse_pairs  # these import torch; --help does without
     from models import find_model
@@ -153,7 +155,7 @@ def layer_sync_settings(c: TrainConfig) -> tuple[list[tuple[int, int]], float]:
     names, pairs = "--encoder-depth, --gt-encoder-depth", one
     if c.loss_type == "multiple_sync":
         names, pairs = "--multi-blocks-match", parse_pairs(c.multi_blocks_match)
-    elif c.loss_type == "vanilla":
+    elif "layer_sync" not in c.loss_type.split("+"):
         weight = 0.0
         if c.encoder_depth is None and c.gt_encoder_depth is None:
             return [], weight

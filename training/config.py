@@ -95,6 +95,51 @@ class EngineConfig:
 
 
 @dataclass(frozen=True)
+class DispersiveConfig:
+    """--loss-type dispersive; the defaults are those of its PyTorch code (SiT)."""
+
+    dispersive_weight: float = 0.25
+    """weight of the dispersive loss"""
+    dispersive_tau: float = 1.0
+    """its temperature"""
+    dispersive_depth: int | None = None
+    """block whose output is dispersed, counted from 1; the last one unless given"""
+
+
+@dataclass(frozen=True)
+class SRAConfig:
+    """--loss-type sra: self-representation alignment."""
+
+    sra_weight: float = 0.2
+    """weight of SRA"""
+    sra_beta: float = 0.05
+    """distance from which its smooth L1 is linear"""
+    sra_shift: float = 0.2
+    """the teacher sees a time later (nearer to data) by a draw from U(0, this)"""
+    sra_student_depth: int | None = None
+    """student block, counted from 1; the paper's for the model unless given"""
+    sra_teacher_depth: int | None = None
+    """teacher block, of the EMA model; the paper's for the model unless given"""
+
+
+@dataclass(frozen=True)
+class REPAConfig:
+    """--loss-type repa, and repa+layer_sync."""
+
+    repa_weight: float = 0.5
+    """weight of REPA"""
+    repa_depth: int | None = None
+    """block that is aligned, counted from 1; the paper's for the model unless given"""
+    repa_encoder: str = "vit_base_patch14_dinov2.lvd142m"
+    """the encoder of clean images, by timm's name"""
+    repa_encoder_weights: str | None = free(None)
+    """a file with its weights; they are downloaded once unless given"""
+    repa_features: str | None = free(None)
+    """a folder of its features that scripts/cache_features.py made; unless given, each step
+    encodes its images"""
+
+
+@dataclass(frozen=True)
 class SaveConfig:
     """Which checkpoints are kept. The last step and a preempted run always write one."""
 
@@ -173,8 +218,11 @@ class TrainConfig:
     transport: Annotated[TransportConfig, tyro.conf.OmitArgPrefixes] = TransportConfig()
 
     # --- LayerSync
-    loss_type: Literal["vanilla", "layer_sync", "multiple_sync"] = "layer_sync"
-    """vanilla: velocity matching alone; layer_sync: one pair; multiple_sync: the mean over pairs"""
+    loss_type: Literal[
+        "vanilla", "layer_sync", "multiple_sync", "dispersive", "sra", "repa", "repa+layer_sync"
+    ] = "layer_sync"
+    """vanilla: velocity matching alone; layer_sync: one pair; multiple_sync: the mean over pairs;
+    the others are what LayerSync is compared with (docs/comparisons.md)"""
     encoder_depth: int | None = None
     """student block, counted from 1; the paper's for the model unless given. With vanilla: log the
     similarity of the two blocks, without acting on it"""
@@ -186,6 +234,10 @@ class TrainConfig:
     """lambda, the weight of the regulariser; the paper's for the model unless given"""
 
     reg_schedule: Annotated[RegScheduleConfig, tyro.conf.OmitArgPrefixes] = RegScheduleConfig()
+
+    dispersive: Annotated[DispersiveConfig, tyro.conf.OmitArgPrefixes] = DispersiveConfig()
+    sra: Annotated[SRAConfig, tyro.conf.OmitArgPrefixes] = SRAConfig()
+    repa: Annotated[REPAConfig, tyro.conf.OmitArgPrefixes] = REPAConfig()
 
     # --- length and engine
     epochs: int = free(80)
@@ -232,7 +284,8 @@ def differences(config: TrainConfig, stored: dict) -> list[str]:
     for field in dataclasses.fields(config):
         now, before = getattr(config, field.name), stored.get(field.name)
         if dataclasses.is_dataclass(now):
-            found += differences(now, before or {})
+            # a checkpoint from before there were such settings was made without them
+            found += differences(now, dataclasses.asdict(type(now)()) if before is None else before)
         elif not field.metadata.get("free") and plain(now) != plain(before):
             found.append(f"{flag(field.name)}: {before} there, {now} here")
     return found

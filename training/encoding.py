@@ -46,5 +46,10 @@ class Encoder:
             noise = draws.normal(self.latent_shape)
             return sample_posterior(images, mirrored, noise, self.codec.scale)
         if self.source.mirrors:
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+            images = mirror(images, mirrored)
         return self.codec.encode(images, draws.normal)
+
+
+def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Images (N, C, H, W), flipped left to right where `mirrored` (N,) is True."""
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.randomness import Streams
 from transport import Transport
@@ -32,20 +32,26 @@ class Batch:
 
 
 class Regularizer(Protocol):
-    names: list[str]
+    names: Sequence[str]
     """of what `losses` logs"""
+    head: nn.Module | None = None
+    """what it trains besides the network (training/heads.py)"""
 
     def capture(self) -> AbstractContextManager:
         """Around the network's forward pass."""
 
     def losses(self, batch: Batch) -> tuple[Tensor | None, list[Tensor]]:
-        """After that pass: weighted losses (N,) to add, if any, and scalars to log."""
+        """After that pass: weighted losses (N,) to add, if any, and scalars to log.
+
+        What is a property of the whole batch is a scalar instead of (N,).
+        """
 
     def finish_step(self, logged: list[Tensor]) -> None:
         """After the optimizer's step, with the means of what `losses` logged in it."""
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint must keep, on the CPU; {} for most."""
+        return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take what `state` gave."""

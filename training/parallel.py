@@ -101,9 +101,15 @@ class Parallel:
         whole = StateDictOptions(full_state_dict=True)
         set_model_state_dict(self.network, state["model"], options=whole)
         set_model_state_dict(self.ema, state["ema"], options=whole)
-        set_optimizer_state_dict(self.network, optimizer, state["opt"], options=whole)
-        for group in optimizer.param_groups:
-            group["betas"] = tuple(group["betas"])  # it comes back as a list
+        load_optimizer_state(self.network, optimizer, state["opt"])
+
+
+def load_optimizer_state(network: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load a whole state that names parameters as `network` does."""
+    whole = StateDictOptions(full_state_dict=True)
+    set_optimizer_state_dict(network, optimizer, state, options=whole)
+    for group in optimizer.param_groups:
+        group["betas"] = tuple(group["betas"])  # it comes back as a list
 
 
 def shard(network: nn.Module) -> None:

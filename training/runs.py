@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from training.checkpoint import latest_checkpoint, read_for_resume
+from training.comparisons import folder_parts, trains_heads
 from training.config import TrainConfig, differences
 
 
@@ -15,6 +16,7 @@ def run_folder(config: TrainConfig, pairs: list[tuple[int, int]], weight: float)
     parts = [config.model.replace("/", "-"), config.loss_type]
     if weight:
         parts += [*(f"{student}-{teacher}" for student, teacher in pairs), f"lambda{weight:g}"]
+    parts += folder_parts(config)
     name = config.run_name or "-".join([*parts, f"seed{config.global_seed}"])
     return Path(config.results_dir) / name
 
@@ -87,7 +89,7 @@ def read_start(
     config: TrainConfig, arch: dict, data_length: int, last_step: int, path: Path
 ) -> dict:
     """Read the checkpoint at `path`; `ValueError` when it is of a run with other settings."""
-    checkpoint = read_for_resume(path)
+    checkpoint = read_for_resume(path, heads=trains_heads(config))
     found = differences(config, checkpoint["config"])
     if not found and arch != checkpoint["arch"]:
         found = [f"network: {checkpoint['arch']} there, {arch} here"]

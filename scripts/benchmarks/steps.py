@@ -1,23 +1,29 @@
-"""Training steps with and without LayerSync, in turn, as train.py makes them."""
+"""Training steps without and with regularisers, in turn, as train.py makes them."""
 
 import statistics
-from contextlib import nullcontext
 from copy import deepcopy
+from types import SimpleNamespace
 
 import torch
+from accelerate import Accelerator
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from layersync import LayerSync
 from models import find_model
 from scripts.benchmarks.timing import DEVICE, alternate, autocast, ratio, set_precision
 from training.checks import layer_sync_settings
-from training.config import OptimConfig, TrainConfig
+from training.config import OptimConfig, RegScheduleConfig, REPAConfig, TrainConfig
+from training.heads import Heads
+from training.objective import Batch, Objective
 from training.optimizer import make_optimizer
+from training.randomness import step_streams
+from training.regularizers.build import make_comparisons
+from training.regularizers.layer_sync import LayerSyncRegularizer
 from transport import create_transport
 
 LATENTS = (4, 32, 32)
+IMAGES = SimpleNamespace(latents=False, mirrors=True)  # what REPA asks of a source
 COLUMNS = dict(
     model="", batch="", precision="", compiled="", loss="", images_per_second=".3g",
     of_peak=".0%", memory_gb=".3f", time_ratio=".4f", memory_ratio=".4f", parameters="d",
@@ -25,51 +31,71 @@ COLUMNS = dict(
 
 
 class Step:
-    """One model, its optimizer and EMA, and a batch of random latents."""
+    """One model, its optimizer and EMA, a batch of random latents, and the losses asked for."""
 
-    def __init__(self, name: str, precision: str, compiled: bool, batch: int, encode: bool = False):
+    def __init__(
+        self, name: str, precision: str, compiled: bool, batch: int, losses: tuple[str, ...] = (),
+        encode: bool = False,
+    ):  # fmt: skip
         set_precision(precision)
         torch.manual_seed(0)
+        self.precision = precision
         self.network = find_model(name)(input_size=LATENTS[1]).to(DEVICE)
         self.ema = deepcopy(self.network).eval().requires_grad_(False)
         if compiled:
             for block in self.network.blocks:
                 block.compile()
-        pairs, self.weight = layer_sync_settings(TrainConfig(model=name))
-        self.sync = LayerSync(self.network.blocks, pairs)
+        self.accelerator = Accelerator(cpu=DEVICE.type == "cpu")
         self.optimizer = make_optimizer(self.network, OptimConfig())
         self.update_ema = get_ema_multi_avg_fn(0.9999)
-        self.transport, self.precision = create_transport(), precision
+        self.objectives, self.heads = {}, {}
+        for loss in ("vanilla", *losses):
+            self.add_loss(TrainConfig(model=name, loss_type=loss))
         self.x_1 = torch.randn(batch, *LATENTS, device=DEVICE)
         self.labels = torch.randint(1000, (batch,), device=DEVICE)
         self.encode = sd_encoder() if encode else None
-        self.images = torch.rand(batch, 3, 256, 256, device=DEVICE) * 2 - 1 if encode else None
+        self.images = torch.randint(256, (batch, 3, 256, 256), dtype=torch.uint8, device=DEVICE)
 
-    def forward(self, regularised: bool) -> torch.Tensor:
-        x_1 = self.encode(self.images) if self.encode else self.x_1
-        with self.sync.capture() if regularised else nullcontext(), autocast(self.precision):
-            losses = self.transport.training_losses(self.network, x_1, dict(y=self.labels))
-        loss = losses["loss"].mean()
-        return loss + self.weight * self.sync.loss() if regularised else loss
+    def add_loss(self, config: TrainConfig) -> None:
+        pairs, weight = layer_sync_settings(config)
+        transport = create_transport()
+        schedule = RegScheduleConfig(), 1, lambda tensor: tensor
+        made = [LayerSyncRegularizer(self.network, pairs, weight, *schedule)] if pairs else []
+        made += make_comparisons(config, self.network, self.ema, transport, None, self.accelerator)
+        self.objectives[config.loss_type] = Objective(transport, made)
+        self.heads[config.loss_type] = Heads(made, self.accelerator, config.optim)
 
-    def __call__(self, regularised: bool) -> None:
-        self.forward(regularised).backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+    def batch(self) -> Batch:
+        x_1 = self.encode(self.images / 127.5 - 1) if self.encode else self.x_1
+        count = len(x_1)
+        none = torch.zeros(count, dtype=torch.bool, device=DEVICE)
+        t, x_0 = torch.rand(count, device=DEVICE), torch.randn_like(x_1)
+        draws = step_streams(0, 0, range(count), DEVICE)
+        return Batch(0, self.images, none, self.labels, none, t, x_1, x_0, draws)
+
+    def forward(self, loss: str) -> torch.Tensor:
+        objective = self.objectives[loss]
+        return objective(self.network, self.batch(), autocast(self.precision))[0]
+
+    def __call__(self, loss: str) -> None:
+        self.forward(loss).backward()
+        for optimizer in (self.optimizer, *self.heads[loss].optimizers):
+            optimizer.step()
+            optimizer.zero_grad()
         self.update_ema(list(self.ema.parameters()), list(self.network.parameters()), None)
 
     def flops(self) -> int:
         """Of a vanilla step's matrix products, forward and backward."""
         with FlopCounterMode(display=False) as counter:
-            self.forward(regularised=False).backward()
+            self.forward("vanilla").backward()
         self.optimizer.zero_grad()
         return counter.get_total_flops()
 
-    def memory(self, regularised: bool) -> int:
+    def memory(self, loss: str) -> int:
         """Bytes: the allocator's peak in a step (GPU), or what backward keeps (CPU)."""
         if DEVICE.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-            self(regularised)
+            self(loss)
             return torch.cuda.max_memory_allocated()
         kept = {}
 
@@ -79,11 +105,19 @@ class Step:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = self.forward(regularised)
-        weights = {p.untyped_storage().data_ptr() for p in self.network.parameters()}
+            value = self.forward(loss)
+        modules = (self.network, self.heads[loss].modules)
+        weights = {p.untyped_storage().data_ptr() for m in modules for p in m.parameters()}
         total = sum(size for pointer, size in kept.items() if pointer not in weights)
-        del loss
+        del value
         return total
+
+
+def random_encoder(c: REPAConfig) -> torch.nn.Module:
+    """REPA's encoder with random weights, which cost the same."""
+    import timm
+
+    return timm.create_model(c.repa_encoder, num_classes=0)
 
 
 def sd_encoder():
@@ -101,26 +135,27 @@ def sd_encoder():
     return lambda images: vae.encode(images).latent_dist.sample() * vae.config.scaling_factor
 
 
-def measure(name: str, batch: int, precision: str, compiled: bool, peak: float, repeats: int):
-    """Two rows, vanilla and layer_sync, from alternating steps."""
-    step = Step(name, precision, compiled, batch)
+def measure(c, name: str, batch: int, precision: str, compiled: bool, peak: float):
+    """A row for vanilla and one for each of the losses, from alternating steps."""
+    step = Step(name, precision, compiled, batch, c.losses)
     flops = Step(name, precision, False, batch).flops() if compiled else step.flops()
-    variants = {"vanilla": False, "layer_sync": True}
-    works = {variant: lambda on=on: step(on) for variant, on in variants.items()}
-    times = alternate(works, repeats)
-    memory = {variant: step.memory(on) for variant, on in variants.items()}
+    works = {loss: lambda loss=loss: step(loss) for loss in step.objectives}
+    times = alternate(works, c.repeats)
+    memory = {loss: step.memory(loss) for loss in works}
     rows = []
-    for variant, measured in times.items():
+    for loss, measured in times.items():
         median = statistics.median(measured)
         row = dict(
             model=name, batch=batch, precision=precision, compiled="yes" if compiled else "no",
-            loss=variant, images_per_second=batch / median, of_peak=flops / median / peak,
-            memory_gb=memory[variant] / 1e9, seconds=measured,
-            parameters=sum(p.numel() for p in step.network.parameters()),
+            loss=loss, images_per_second=batch / median, of_peak=flops / median / peak,
+            memory_gb=memory[loss] / 1e9, seconds=measured,
+            parameters=sum(
+                p.numel() for m in (step.network, step.heads[loss].modules) for p in m.parameters()
+            ),
         )  # fmt: skip
-        if variant == "layer_sync":
+        if loss != "vanilla":
             row["time_ratio"] = ratio(measured, times["vanilla"])
-            row["memory_ratio"] = memory["layer_sync"] / memory["vanilla"]
+            row["memory_ratio"] = memory[loss] / memory["vanilla"]
         rows.append(row)
     return rows
 
@@ -128,7 +163,7 @@ def measure(name: str, batch: int, precision: str, compiled: bool, peak: float, 
 def encoding_on_the_fly(name: str, batch: int, repeats: int) -> dict:
     """What the originals do: eager TF32, the autoencoder in every step."""
     step = Step(name, "tf32", False, batch, encode=True)
-    times = alternate({"vanilla": lambda: step(False)}, repeats)["vanilla"]
+    times = alternate({"vanilla": lambda: step("vanilla")}, repeats)["vanilla"]
     speed = batch / statistics.median(times)
     label = "vanilla, encoding images"
     return dict(
@@ -143,7 +178,7 @@ def run(c, peaks: dict[str, float]) -> list[dict]:
     rows = []
     for name, batch, precision, compiles in tqdm(cells, desc="training steps", unit="cell"):
         torch.compiler.reset()
-        rows += measure(name, batch, precision, compiles, peaks[precision], c.repeats)
+        rows += measure(c, name, batch, precision, compiles, peaks[precision])
     if DEVICE.type == "cuda":
         rows += [encoding_on_the_fly(name, batch, c.repeats) for name, batch in c.sizes()]
     return rows

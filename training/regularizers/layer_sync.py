@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from layersync import LayerSync
 from training.config import RegScheduleConfig
-from training.objective import Batch
+from training.objective import Batch, Regularizer
 from training.regularizers.schedule import SimilarityStop, weight_at
 
 
-class LayerSyncRegularizer:
+class LayerSyncRegularizer(Regularizer):
     """Adds lambda L_sync to samples whose t is in `schedule.reg_t_range`.
 
     Args:

@@ -1,0 +1,64 @@
+"""The regularisers that LayerSync is compared with, as the settings describe them."""
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import nn
+
+from models.encoders import PatchEncoder, load_vision_transformer
+from training.comparisons import methods, with_depths
+from training.config import REPAConfig, TrainConfig
+from training.objective import Regularizer
+from training.randomness import HEADS
+from training.regularizers.dispersive import DispersiveRegularizer
+from training.regularizers.repa import EncodedPatches, REPARegularizer
+from training.regularizers.sra import SRARegularizer
+from transport import Transport
+
+
+def pretrained_encoder(c: REPAConfig) -> nn.Module:
+    return load_vision_transformer(
+        c.repa_encoder, c.repa_encoder_weights, "--repa-encoder", "--repa-encoder-weights"
+    )
+
+
+def make_comparisons(
+    config: TrainConfig,
+    network: nn.Module,
+    ema: nn.Module,
+    transport: Transport,
+    source,
+    accelerator,
+    load_encoder: Callable[[REPAConfig], nn.Module] = pretrained_encoder,
+) -> list[Regularizer]:
+    """Those that --loss-type names, on the accelerator's device.
+
+    `ValueError` for blocks that the network does not have, and for what the data cannot give.
+    """
+    config, made = with_depths(config), []
+    seed = int(np.random.SeedSequence((HEADS, config.global_seed)).generate_state(1)[0])
+    for name in methods(config):
+        if name == "dispersive":
+            made.append(DispersiveRegularizer(network, config.dispersive))
+        elif name == "sra":
+            autocast = accelerator.autocast
+            made.append(SRARegularizer(network, ema, transport, config.sra, seed, autocast))
+        else:
+            encoder = patch_encoder(config, network, source, load_encoder).to(accelerator.device)
+            features = EncodedPatches(encoder, source.mirrors, accelerator.autocast)
+            made.append(REPARegularizer(network, features, encoder.width, config.repa, seed))
+    return made
+
+
+def patch_encoder(config: TrainConfig, network: nn.Module, source, load_encoder) -> PatchEncoder:
+    """REPA's, for as many patches as the network has tokens."""
+    if source.latents:
+        raise ValueError(
+            f"--loss-type {config.loss_type}: --data-path {config.data_path} holds latents, and "
+            f"REPA's encoder sees images; give --repa-features FOLDER, made of the same images by "
+            f"scripts/cache_features.py, or the images themselves"
+        )
+    try:
+        return PatchEncoder(load_encoder(config.repa), network.x_embedder.grid_size[0])
+    except AttributeError as error:
+        raise ValueError(f"--repa-encoder {config.repa.repa_encoder}: {error}") from None
