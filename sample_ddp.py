@@ -11,7 +11,7 @@ each other; a run that was killed continues where it was when the same command i
 
 import sys
 
-from sampling.config import ODE, SAMPLE, SDE, check_sample_config
+from sampling.config import ODE, SAMPLE, SDE, check_sample_config, solver_settings
 from sampling.presets import expand_preset
 from training.launch import RunError, is_first_process, parse_command, run_errors, usage_errors
 
@@ -38,7 +38,7 @@ from models.zoo import describe_weights
 from sampling.labels import balanced_labels, random_labels
 from sampling.network import Network, prepare_model
 from sampling.parts import SampleParts
-from sampling.solver import describe_solver, is_sde, make_solver
+from sampling.solver import is_sde, make_solver, solved_interval
 from sampling.stored import resolve, stored_settings
 from training.checkpoint import read_checkpoint
 from training.images import save_grid
@@ -114,7 +114,8 @@ class Sampling:
             **settings,
             "vae": self.codec.name,
             "vae_fingerprint": self.codec_fingerprint(),
-            "solver": describe_solver(self.sampler, c),
+            "solver": solver_settings(c),
+            "solved_interval": solved_interval(self.sampler, c),
             "cfg_scale": c.cfg_scale,
             "cfg_channels": c.cfg_channels,
             "guidance_interval": c.guidance_interval,

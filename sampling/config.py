@@ -4,6 +4,7 @@ Settings that describe the network have no default: they come from the checkpoin
 (sampling/stored.py). Flags of the original sample_ddp.py keep their names and meaning.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -146,3 +147,13 @@ def check_interval(c: SampleConfig) -> None:
         raise ValueError(f"{given}: it must be two times LOW < HIGH in [0, 1]; t = 0 is noise")
     if c.cfg_scale == 1:
         raise ValueError(f"{given} has no effect with --cfg-scale 1")
+
+
+def solver_settings(c: ODE | SDE) -> dict:
+    """The part of the recipe that names the solver."""
+    own = {f.name for f in dataclasses.fields(c)} - {
+        f.name for f in dataclasses.fields(SampleConfig)
+    }
+    return {"solver": type(c).__name__, "num_sampling_steps": c.num_sampling_steps} | {
+        name: getattr(c, name) for name in sorted(own)
+    }

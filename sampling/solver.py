@@ -1,9 +1,8 @@
-"""The solver that the settings ask for, and what the recipe says of it."""
+"""The solver that the settings ask for, and between which times it works."""
 
-import dataclasses
 from collections.abc import Callable
 
-from sampling.config import ODE, SDE, SampleConfig
+from sampling.config import ODE, SDE
 from transport import Sampler
 
 
@@ -23,15 +22,7 @@ def make_solver(sampler: Sampler, c: ODE | SDE) -> Callable:
     return sampler.sample_ode(atol=c.atol, rtol=c.rtol, reverse=c.reverse, **common)
 
 
-def describe_solver(sampler: Sampler, c: ODE | SDE) -> dict:
-    """The part of the recipe that names the solver, its settings and the grid's ends."""
-    common = {f.name for f in dataclasses.fields(SampleConfig)}
-    own = sorted({f.name for f in dataclasses.fields(c)} - common)
-    named = {"solver": type(c).__name__, "num_sampling_steps": c.num_sampling_steps}
-    return named | {name: getattr(c, name) for name in own} | {"interval": interval(sampler, c)}
-
-
-def interval(sampler: Sampler, c: ODE | SDE) -> list[float]:
+def solved_interval(sampler: Sampler, c: ODE | SDE) -> list[float]:
     """[t_0, t_1], between which the grid lies; an SDE's last step goes on from there."""
     transport = sampler.transport
     if not is_sde(c):

@@ -14,7 +14,8 @@ latents      reading a latent cache in shuffled order, with 0, 1 and 2 loading p
 sampling     each solver with few steps, alternating with as many bare evaluations of the network:
              "overhead" is the median of what a run takes longer, as a fraction of these. A guided
              evaluation is one with twice the batch, "passes" counts it twice; its "time_ratio" is
-             to the same solver unguided
+             to the same solver unguided. "network_ms" and "solver_ms" are of one evaluation, the
+             latter with a network that costs nothing: a noisy machine leaves it alone
 npz          writing random 256 x 256 images as a sampling run does and assembling the .npz, with
              the growth of resident memory; in a temporary folder
 """

@@ -116,7 +116,7 @@ def test_npz_holds_images_labels_and_recipe(checkpoint, tmp_path):
     assert recipe["solver"]["diffusion_form"] == "sigma" and recipe["seed"] == 3
     assert recipe["cfg_scale"] == 1.5 and recipe["cfg_channels"] == "3"
     assert recipe["model"] == "SiT-Ti/2" and recipe["num_classes"] == 5
-    assert recipe["solver"]["interval"] == [0.0, 0.96] and recipe["label_sampling"] == "random"
+    assert recipe["solved_interval"] == [0.0, 0.96] and recipe["label_sampling"] == "random"
     assert recipe["vae"] == "none" and recipe["vae_fingerprint"] is None
     assert recipe["dtype"] == "float32" and recipe["versions"]["torch"] == torch.__version__
     weights = torch.load(checkpoint, weights_only=True)["ema"]
