@@ -38,7 +38,16 @@ class Run:
     """print every command that is left and what it costs, run nothing"""
 
 
-COMMANDS = {"run": Run}
+@dataclass(frozen=True)
+class Report:
+    """Report what is finished so far, while a sweep works or after it."""
+
+    folder: tyro.conf.Positional[str]
+    """of the sweep"""
+    metric: str | None = None
+    """one that its evaluation gives; the sweep's own unless named"""
+    level: float = 0.95
+    """of the intervals over seeds"""
 
 
 def run(c: Run) -> int:
@@ -57,7 +66,34 @@ def run(c: Run) -> int:
             print("\n".join(["", *estimate(study, cells, c.pool.parallel)]))
             return 0
         join_sweep(study, points)
-    return run_cells(cells, c.pool)
+    code = run_cells(cells, c.pool)
+    report(Report(str(study.folder), c.study.metric))
+    return code
+
+
+def report(c: Report) -> int:
+    from sweeps.commands import check_metric
+    from sweeps.layer_pairs import load_study
+    from sweeps.report import Findings, write_report
+
+    with usage_errors():
+        study, cells = load_study(Path(c.folder))
+        metric = check_metric(c.metric or study.metric, study.evaluation)
+        findings = Findings(study, cells, metric, c.level)
+    path = write_report(findings)
+    print("\n".join(["", *overview_lines(findings), f"written to {path} and beside it"]))
+    return 0
+
+
+def overview_lines(findings) -> list[str]:
+    from sweeps.report import failure, progress_lines, table
+
+    rows, lines = findings.at_end(), progress_lines(findings)
+    lines += ["", *table(findings, rows), ""] if rows else []
+    for cell in findings.cells:
+        if findings.states[cell.name] == "failed":
+            lines.append(f"failed: {cell.name}: {failure(cell)}; see {cell.log}")
+    return lines
 
 
 def print_commands(cells: list, c: PoolConfig) -> None:
@@ -72,5 +108,10 @@ def print_commands(cells: list, c: PoolConfig) -> None:
             print(launch.shown([w.replace("{cell}", str(cell.folder)) for w in command.words]))
 
 
+def main() -> int:
+    config = parse_command({"run": Run, "report": Report})
+    return {Run: run, Report: report}[type(config)](config)
+
+
 if __name__ == "__main__":
-    sys.exit(run(parse_command(COMMANDS)))
+    sys.exit(main())
