@@ -53,12 +53,14 @@ class Report:
 
 
 def run(c: Run) -> int:
+    from sweeps.commands import check_reference
     from sweeps.cost import estimate
     from sweeps.layer_pairs import Study, check_same_study, join_sweep
     from sweeps.slurm import check_settings, work_through
 
     with usage_errors():
         study = Study(c.study)
+        check_reference(study.evaluation)
         points = study.points(c.grid)
         check_settings(c.pool, c.cluster)
         check_same_study(study)

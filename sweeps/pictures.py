@@ -1,5 +1,6 @@
 """Pictures of a study of layer pairs. Nothing is drawn as a difference that has no spread."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -151,7 +152,8 @@ def over_steps(f: "Findings"):
     colours = dict(zip(weights, plt.cm.plasma(np.linspace(0.1, 0.8, len(weights))), strict=True))
     figure, axes = panels(len(pairs) or 1, 3.6, 3.0, sharey=True, sharex=True)
     for axis, pair in zip(axes, pairs or [None], strict=True):
-        draw_lines(axis, baseline, "black", "vanilla")
+        seeds = {seed for row in f.rows if row.pair == pair for seed in row.values}
+        draw_lines(axis, [only(row, seeds) for row in baseline], "black", "vanilla")
         for weight in weights:
             mine = [row for row in f.rows if (row.pair, row.weight) == (pair, weight)]
             draw_lines(axis, mine, colours[weight], f"λ = {weight:g}")
@@ -184,6 +186,12 @@ def pairs_to_draw(f: "Findings") -> tuple[list, str]:
     ), f". {MOST_PANELS} of {len(pairs)} pairs, the best at the end"
 
 
+def only(row: "Row", seeds: set[int]) -> "Row":
+    """What is drawn beside a pair is of the same seeds."""
+    values = {seed: value for seed, value in row.values.items() if seed in seeds}
+    return dataclasses.replace(row, values=values)
+
+
 def draw_lines(axis, rows: list["Row"], colour, name: str) -> None:
     """The metric of one variant over steps; the mean only where all of its seeds are there."""
     seeds = sorted({seed for row in rows for seed in row.values})
@@ -192,8 +200,8 @@ def draw_lines(axis, rows: list["Row"], colour, name: str) -> None:
         steps, values = [row.step for row in mine], [row.values[seed] for row in mine]
         axis.plot(steps, values, color=colour, linewidth=0.7, alpha=0.5)
     whole = [row for row in rows if len(row.values) == len(seeds)]
-    means = [sum(row.values.values()) / len(row.values) for row in whole]
-    label = f"{name}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
-    if rows:
+    if seeds:
+        means = [sum(row.values.values()) / len(row.values) for row in whole]
+        label = f"{name}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
         axis.plot([r.step for r in whole], means, color=colour, linewidth=2, marker="o",
                   markersize=3, label=label)  # fmt: skip

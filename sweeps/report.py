@@ -179,7 +179,7 @@ def table(f: Findings, rows: list[Row]) -> list[str]:
         verdict = f.verdict(row)
         d, interval = row.difference, ""
         if d and d.low is not None:
-            mean, low, high = (rounded(v, d.half_width, "+") for v in (d.mean, d.low, d.high))
+            mean, low, high = (rounded(v, d.half_width / 10, "+") for v in (d.mean, d.low, d.high))
             interval = f"{mean} ({low} to {high})"
         marked = f"**{verdict}**" if verdict in ("better", "worse") else verdict
         lines.append(
