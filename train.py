@@ -32,10 +32,10 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from evaluation.diagnosis import Diagnosis
 from models import find_model
 from training.checkpoint import prune_checkpoints, save_checkpoint
 from training.data import StepBatches, batch_shard, make_loader
-from training.diagnosis import Diagnosis
 from training.encoding import Encoder
 from training.heads import Heads
 from training.monitors import Monitors, logged
@@ -260,12 +260,12 @@ class Training:
         c, ema = self.config, self.parallel.ema
         monitors = Monitors(c, self.encoder, self.transport, self.parallel)
         if c.evaluation.eval_every:
-            from evaluation.in_training import InTraining  # much that other runs do not need
+            from sampling.in_training import InTraining  # much that other runs do not need
 
             evaluation = InTraining(c, self.encoder, self.transport)
             monitors.add(c.evaluation.eval_every, logged(evaluation, ema))
         if c.probe_every:
-            from training.probing import Probing
+            from evaluation.probing import Probing
 
             # of held-out images if there are any
             source = monitors.validation.source if monitors.validation else self.source

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.diagnostics import (
+from evaluation.diagnostics import (
     bin_means,
     gradient_products,
     norms_and_angle,

@@ -11,15 +11,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from layersync.alignment import sample_cosine
-from layersync.capture import BlockRecorder
-from training.diagnostics import (
+from evaluation.diagnostics import (
     bin_means,
     gradient_products,
     norms_and_angle,
     similarity_by_time,
     token_rank,
 )
+from layersync.alignment import sample_cosine
+from layersync.capture import BlockRecorder
 from training.objective import Batch
 from transport import Transport
 
