@@ -1,8 +1,9 @@
 # make demo    train, sample and score twice on the embedded digits (no download, two processes)
-# make test    the test suite
+# make test    the test suite, on two cores; JOBS=8 for eight
 # make lock    compile requirements.lock from pyproject.toml, the one place that declares dependencies
 PYTHON ?= python3
 BIN := .venv/bin
+JOBS ?= 2
 EXTRAS := --extra experiments --extra dev
 
 .PHONY: demo test lock clean
@@ -11,7 +12,7 @@ demo: .venv/ready
 	$(BIN)/python scripts/demo.py
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # Everything comes hash-checked from the lock file: first uv alone, which then installs the rest.
 .venv/ready: requirements.lock

@@ -11,19 +11,20 @@ each other; a run that was killed continues where it was when the same command i
 
 import sys
 
-from sampling.config import ODE, SDE, check_sample_config, solver_settings
+from sampling.config import ODE, SAMPLE, SDE, check_sample_config, solver_settings
 from sampling.presets import expand_preset
-from training.launch import is_first_process, parse_command, run_errors, usage_errors
+from training.launch import RunError, is_first_process, parse_command, run_errors, usage_errors
 
 if __name__ == "__main__":  # before torch is loaded
     with usage_errors():
         ARGS = expand_preset(sys.argv[1:])
-    CONFIG = parse_command({"ODE": ODE, "SDE": SDE}, ARGS)
+    CONFIG = parse_command({"ODE": ODE, "SDE": SDE}, ARGS, description=SAMPLE)
 
 import hashlib
 import json
 import os
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,13 @@ from models.zoo import describe_weights
 from sampling.labels import balanced_labels, random_labels
 from sampling.network import Network, prepare_model
 from sampling.parts import SampleParts
+from sampling.solver import is_sde, make_solver, solved_interval
 from sampling.stored import resolve, stored_settings
 from training.checkpoint import read_checkpoint
 from training.images import save_grid
+from training.latents import weights_fingerprint
 from training.randomness import image_streams
-from training.weights import load_weights, reversed_time, weights_of
+from training.weights import hash_weights, load_weights, reversed_time, weights_of
 from transport import Guidance, Sampler, create_transport
 from transport.likelihood import bits_per_dimension
 from transport.reversed_time import ReversedTime
@@ -63,7 +66,8 @@ class Sampling:
         path = config.ckpt or OFFICIAL_NAME
         checkpoint = read_checkpoint(path, mmap=True)  # the optimizer stays on disk
         weights, stored = weights_of(checkpoint, path, config.weights), stored_settings(checkpoint)
-        arch = describe_weights(weights, config.num_classes or (stored or {}).get("num_classes"))
+        classes = config.num_classes or (stored or {}).get("num_classes")
+        arch = describe_weights(weights, classes, f"checkpoint {path}")
         settings = resolve(config, arch, stored)
         turned = reversed_time(checkpoint)
         self.codec = load_codec(settings["vae"], self.device, arch["in_channels"])
@@ -109,7 +113,9 @@ class Sampling:
             "step": step,
             **settings,
             "vae": self.codec.name,
+            "vae_fingerprint": self.codec_fingerprint(),
             "solver": solver_settings(c),
+            "solved_interval": solved_interval(self.sampler, c),
             "cfg_scale": c.cfg_scale,
             "cfg_channels": c.cfg_channels,
             "guidance_interval": c.guidance_interval,
@@ -120,8 +126,13 @@ class Sampling:
             "dtype": self.dtype(),
             "compiled": c.compile,
             "device": self.device.type,
-            "versions": {"layersync": layersync.__version__, "torch": torch.__version__},
+            "versions": {"layersync": layersync.__version__, "torch": torch.__version__}
+            | {name: version(name) for name in ("numpy", "torchdiffeq", "diffusers")},
         }
+
+    def codec_fingerprint(self) -> str | None:
+        """Of the autoencoder's weights; None without one."""
+        return weights_fingerprint(self.codec.vae) if hasattr(self.codec, "vae") else None
 
     def dtype(self) -> str:
         if self.config.bf16:
@@ -153,6 +164,11 @@ class Sampling:
         extra = {"noise": lambda step: streams.normal(self.shape)} if is_sde(c) else {}
         self.network.reset()
         latents = self.sample(z, self.guided, y=labels, **extra)[-1]
+        if not latents.isfinite().all():
+            raise RunError(
+                f"images {numbers[0]} to {numbers[-1]}: the solver gave NaN or infinity; look at "
+                f"the weights, and at --cfg-scale and --bf16 if given"
+            )
         columns = {
             "labels": labels,
             "nfe": torch.full((size,), self.network.evaluations),
@@ -184,12 +200,20 @@ class Sampling:
             total=parts.count,
             unit="image",
             disable=rank > 0,
+            mininterval=1,
+            miniters=0,  # a batch may take minutes: its evaluations are shown as they come
+            smoothing=0,
         )
+
+        def show(evaluations: int) -> None:
+            progress.set_postfix(nfe=evaluations, refresh=False)
+            progress.update(0)
+
+        self.network.on_evaluation = show
         for k in range(rank, parts.batches, world_size):
             if not parts.finished(k):
                 images, columns = self.batch(k)
                 parts.write(k, images, **columns)
-                progress.set_postfix(nfe=int(columns["nfe"][0]), refresh=False)
                 progress.update(parts.images_finished() - progress.n)
         while rank == 0 and progress.n < parts.count:
             time.sleep(POLL_SECONDS)
@@ -201,25 +225,6 @@ class Sampling:
             print(f"{parts.out}: {parts.count} images, NFE {recipe['nfe']['mean']:g}")
 
 
-def make_solver(sampler: Sampler, c: ODE | SDE):
-    common = dict(
-        sampling_method=c.sampling_method, num_steps=c.num_sampling_steps, trajectory=False
-    )
-    if is_sde(c):
-        return sampler.sample_sde(
-            diffusion_form=c.diffusion_form,
-            diffusion_norm=c.diffusion_norm,
-            last_step=c.last_step,
-            last_step_size=c.last_step_size,
-            **common,
-        )
-    return sampler.sample_ode(atol=c.atol, rtol=c.rtol, reverse=c.reverse, **common)
-
-
-def is_sde(config: ODE | SDE) -> bool:
-    return isinstance(config, SDE)
-
-
 def choose_device() -> torch.device:
     """This process's GPU, counted on its own machine; the CPU where there is none."""
     if not torch.cuda.is_available():
@@ -227,15 +232,6 @@ def choose_device() -> torch.device:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     torch.cuda.set_device(device)
     return device
-
-
-def hash_weights(weights: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over names and values: the same for the same weights in another file format."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def main(config: ODE | SDE) -> None:

@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from evaluation.diagnosis import Diagnosis
 from models import find_model
 from training.checkpoint import prune_checkpoints, save_checkpoint
 from training.data import StepBatches, batch_shard, make_loader
@@ -101,6 +102,9 @@ class Training:
             self.heads.load_state(state)
             self.objective.load_state(state["regularizers"])
         self.monitors = self.make_monitors()
+        self.diagnosis = Diagnosis(
+            self.network, self.transport, pairs, partial(self.accelerator.reduce, reduction="sum")
+        )
 
         names = [*self.objective.names, "grad_norm"]
         self.meter = Meter(self.accelerator, names, state and state["meter"])
@@ -140,6 +144,8 @@ class Training:
             if stopping:
                 break
             self.monitors(self.step, self.log)
+            if c.diagnose_every and self.step % c.diagnose_every == 0:
+                self.log.write_extra(self.step, self.diagnose(images, labels))
         self.log.close()
         return EXIT_PREEMPTED if stopping and self.step < self.last_step else 0
 
@@ -191,6 +197,12 @@ class Training:
         x_1 = self.encoder(images, mirrored, draws)  # (N, C, H, W)
         x_0 = draws.normal(x_1.shape[1:])
         return Batch(self.step, positions, images, mirrored, labels, dropped, t, x_1, x_0, draws)
+
+    def diagnose(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        """Of the step just made, on as much of its images as go through the network at once."""
+        part = slice(len(labels) // self.config.engine.accumulation_steps)
+        batch = self.draw(images[part], labels[part], self.shard[part])
+        return self.diagnosis.values(batch, self.accelerator.autocast())
 
     def rate(self, step: int) -> float:
         return learning_rate(self.config.optim, step, self.last_step)
@@ -249,12 +261,12 @@ class Training:
         c, ema = self.config, self.parallel.ema
         monitors = Monitors(c, self.encoder, self.transport, self.parallel)
         if c.evaluation.eval_every:
-            from evaluation.in_training import InTraining  # much that other runs do not need
+            from sampling.in_training import InTraining  # much that other runs do not need
 
             evaluation = InTraining(c, self.encoder, self.transport)
             monitors.add(c.evaluation.eval_every, logged(evaluation, ema))
         if c.probe_every:
-            from training.probing import Probing
+            from evaluation.probing import Probing
 
             # of held-out images if there are any
             source = monitors.validation.source if monitors.validation else self.source

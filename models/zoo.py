@@ -33,13 +33,16 @@ def find_model(name: str) -> partial:
     return SiT_models[name]
 
 
-def describe_weights(weights: dict, num_classes: int | None = None) -> dict:
+def describe_weights(
+    weights: dict, num_classes: int | None = None, where: str = "these weights"
+) -> dict:
     """The network that a state dict belongs to: what rebuilds it, with its name.
 
     Args:
         weights: a SiT's state dict.
         num_classes: tells a table of K labels from one of K - 1 and the null label, which is what
             it is taken for otherwise.
+        where: what an error calls them.
 
     `ValueError` when it is not a SiT of the zoo.
     """
@@ -49,8 +52,9 @@ def describe_weights(weights: dict, num_classes: int | None = None) -> dict:
         rows = weights["y_embedder.embedding_table.weight"].shape[0]
         outputs = weights["final_layer.linear.weight"].shape[0]
         depth = 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("blocks."))
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"these are not the weights of a SiT: {error}") from None
+    except (KeyError, ValueError, IndexError) as error:
+        lacking = f"no {error.args[0]}" if isinstance(error, KeyError) else "its names are others"
+        raise ValueError(f"{where}: not the weights of a SiT ({lacking})") from None
     found = dict(depth=depth, hidden_size=patches[0], patch_size=patches[2])
     for name, model in SiT_models.items():
         if all(model.keywords[key] == value for key, value in found.items()):
@@ -65,4 +69,5 @@ def describe_weights(weights: dict, num_classes: int | None = None) -> dict:
                 ),
                 learn_sigma=outputs == 2 * patches[1] * patches[2] ** 2,
             )
-    raise ValueError(f"no model of the zoo has {found}")
+    sizes = ", ".join(f"{key} {value}" for key, value in found.items())
+    raise ValueError(f"{where}: a SiT with {sizes}, which no model of the zoo has")

@@ -5,11 +5,15 @@ Settings that describe the network have no default: they come from the checkpoin
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from sampling.presets import Preset
 from training.checks import require
+
+SAMPLE = """Sample images from a checkpoint into one .npz, for FID. The first word is the solver,
+and `ODE --help` and `SDE --help` show the flags; with --preset it may be left out."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +60,26 @@ class SampleConfig:
 
     # --- the network: read from the checkpoint; checked against it when given
     model: str | None = None
-    """SiT-{S,B,L,XL}/{2,4,8}"""
+    """SiT-{S,B,L,XL}/{2,4,8}; this and the next five are read from the checkpoint, and a flag that
+    contradicts it is an error"""
     image_size: int | None = None
     """side of the images, pixels"""
     num_classes: int | None = None
     """number of classes"""
     vae: str | None = None
-    """ema, mse, a hub id or a folder: another autoencoder of the same latents may decode"""
+    """ema, mse, a hub id, a folder, or none for pixels: another autoencoder of the same latents may
+    decode; ema for a checkpoint that names none"""
     path_type: Literal["Linear", "GVP", "VP"] | None = None
-    """interpolant"""
+    """interpolant; Linear for a checkpoint that names none"""
     prediction: Literal["velocity", "score", "noise"] | None = None
-    """what the network predicts"""
+    """what the network predicts; velocity for a checkpoint that names none"""
     loss_weight: Literal["velocity", "likelihood"] | None = None
     """accepted for the original's command lines; sampling does not depend on it"""
     train_eps: float | None = None
     """accepted for the original's command lines; sampling does not depend on it"""
     sample_eps: float | None = None
-    """distance of sampling times from the singular ends"""
+    """distance of sampling times from the singular ends; SiT's for path and prediction unless
+    given"""
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,8 @@ class ODE(SampleConfig):
     """The probability-flow ODE, solved by torchdiffeq."""
 
     sampling_method: str = "dopri5"
-    """euler, midpoint, heun2, heun3, rk4, or adaptive: dopri5, dopri8, bosh3, ..."""
+    """euler, midpoint, heun2, heun3, rk4, or adaptive: dopri5, dopri8, bosh3, fehlberg2,
+    adaptive_heun"""
     atol: float = 1e-6
     """absolute tolerance of an adaptive method"""
     rtol: float = 1e-3
@@ -114,7 +122,10 @@ def check_sample_config(c: SampleConfig) -> None:
     for name in ("num_fid_samples", "per_proc_batch_size"):
         require(c, name, getattr(c, name) >= 1, "at least 1")
     require(c, "global_seed", c.global_seed >= 0, "at least 0")
-    require(c, "cfg_scale", c.cfg_scale >= 1, "at least 1, which means no guidance")
+    points = "at least 2, the ends: N points are N - 1 steps"
+    require(c, "num_sampling_steps", c.num_sampling_steps >= 2, points)
+    scale_fits = 1 <= c.cfg_scale < math.inf
+    require(c, "cfg_scale", scale_fits, "at least 1, which means no guidance")
     check_interval(c)
     require(c, "out", c.out is None or c.out.endswith(".npz"), "the name of an .npz file")
     if isinstance(c, ODE):

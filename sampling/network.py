@@ -1,5 +1,7 @@
 """A network as a solver sees it: evaluations counted, in its precision, its output float32."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -8,7 +10,8 @@ class Network:
     """Counts evaluations, and makes them in bfloat16 if asked.
 
     `evaluations` is the solver's number of function evaluations (NFE); `passes` counts a guided one
-    twice, for its conditional and its unconditional half.
+    twice, for its conditional and its unconditional half. `on_evaluation` is told the number so
+    far, and may be replaced.
 
     Args:
         model: a SiT, or anything called as model(x, t, y) with `forward_with_cfg`.
@@ -17,6 +20,7 @@ class Network:
 
     def __init__(self, model, bf16: bool = False):
         self.model, self.bf16 = model, bf16
+        self.on_evaluation: Callable[[int], None] = lambda evaluations: None
         self.reset()
 
     def reset(self) -> None:
@@ -27,14 +31,18 @@ class Network:
         return self.model.null_label
 
     def __call__(self, x: Tensor, *args, **kwargs) -> Tensor:
-        self.evaluations, self.passes = self.evaluations + 1, self.passes + 1
+        self._count(passes=1)
         with self.autocast(x):
             return self.model(x, *args, **kwargs).to(x.dtype)
 
     def forward_with_cfg(self, x: Tensor, *args, **kwargs) -> Tensor:
-        self.evaluations, self.passes = self.evaluations + 1, self.passes + 2
+        self._count(passes=2)
         with self.autocast(x):
             return self.model.forward_with_cfg(x, *args, **kwargs).to(x.dtype)
+
+    def _count(self, passes: int) -> None:
+        self.evaluations, self.passes = self.evaluations + 1, self.passes + passes
+        self.on_evaluation(self.evaluations)
 
     def autocast(self, x: Tensor):
         return torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16)

@@ -4,6 +4,7 @@
     python scripts/benchmark.py --parts steps --models SiT-B/2:8 --precisions fp32 bf16
     python scripts/benchmark.py --parts steps --compiled both     # eager and compiled
     python scripts/benchmark.py --parts steps --losses layer_sync dispersive sra repa
+    python scripts/benchmark.py --parts sampling npz --npz-images 10000
 
 steps        training without and with LayerSync and other losses, alternating: images/s from the
              median step, the cost of a loss from the median ratio of neighbouring steps.
@@ -12,6 +13,13 @@ steps        training without and with LayerSync and other losses, alternating: 
              pass on a CPU. REPA's encoder has random weights
 checkpoints  writing, flushed to the disk, and reading
 latents      reading a latent cache in shuffled order, with 0, 1 and 2 loading processes
+sampling     each solver with few steps, alternating with as many bare evaluations of the network:
+             "overhead" is the median of what a run takes longer, as a fraction of these. A guided
+             evaluation is one with twice the batch, "passes" counts it twice; its "time_ratio" is
+             to the same solver unguided. "network_ms" and "solver_ms" are of one evaluation, the
+             latter with a network that costs nothing: a noisy machine leaves it alone
+npz          writing random 256 x 256 images as a sampling run does and assembling the .npz, with
+             the growth of resident memory; in a temporary folder
 """
 
 # ruff: noqa: E402 (the command line is parsed before torch is imported)
@@ -21,19 +29,24 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from training.config import flag
 from training.launch import parse_command, usage_errors
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    parts: tuple[Literal["steps", "checkpoints", "latents"], ...] = (
+    parts: tuple[Literal["steps", "checkpoints", "latents", "sampling", "npz"], ...] = (
         "steps",
         "checkpoints",
         "latents",
+        "sampling",
+        "npz",
     )
     """what to measure"""
     models: tuple[str, ...] = ("SiT-S/2:8", "SiT-B/2:8", "SiT-XL/2:2")
     """models and their batch sizes, for latents of 256 x 256 images"""
+    sampling_models: tuple[str, ...] = ("SiT-S/2:16",)
+    """the same for sampling"""
     precisions: tuple[Literal["fp32", "tf32", "bf16"], ...] = ("fp32", "bf16")
     """fp32, tf32 (GPU) and bf16 autocast; what the device only emulates is left out"""
     losses: tuple[Literal["layer_sync", "dispersive", "sra", "repa", "repa+layer_sync"], ...] = (
@@ -44,16 +57,19 @@ class Benchmark:
     """whether blocks are compiled"""
     repeats: int = 7
     """counted runs of each variant, after two that are not"""
+    npz_images: int = 50_000
+    """images of the .npz; each takes 0.4 MB of disk while it works"""
     out: str = "benchmark.json"
     """where to write the figures"""
 
-    def sizes(self) -> list[tuple[str, int]]:
+    def sizes(self, field: str = "models") -> list[tuple[str, int]]:
         """(model, batch size) pairs; `ValueError` for what is not MODEL:BATCH."""
-        pairs = [model.rpartition(":") for model in self.models]
-        wrong = [model for model, (name, _, n) in zip(self.models, pairs, strict=True)
+        models = getattr(self, field)
+        pairs = [model.rpartition(":") for model in models]
+        wrong = [model for model, (name, _, n) in zip(models, pairs, strict=True)
                  if not name or not n.isdigit() or n == "0"]  # fmt: skip
         if wrong:
-            raise ValueError(f"--models {wrong[0]}: write MODEL:BATCH, as in SiT-B/2:8")
+            raise ValueError(f"{flag(field)} {wrong[0]}: write MODEL:BATCH, as in SiT-B/2:8")
         return [(name, int(batch)) for name, _, batch in pairs]
 
 
@@ -66,7 +82,7 @@ import platform
 
 import torch
 
-from scripts.benchmarks import steps, storage
+from scripts.benchmarks import assembly, sampling, steps, storage
 from scripts.benchmarks.timing import DEVICE, matmul_peaks
 
 
@@ -95,21 +111,29 @@ def markdown(rows: list[dict], columns: dict[str, str]) -> str:
 def main(c: Benchmark) -> None:
     with usage_errors():
         c.sizes()
+        c.sizes("sampling_models")
+        if "npz" in c.parts:
+            assembly.check(c)
     print(f"{device_name()}; torch {torch.__version__}, {torch.get_num_threads()} threads")
     record = dict(device=device_name(), torch=torch.__version__, settings=asdict(c))
-    if "steps" in c.parts:
+    if {"steps", "sampling"} & set(c.parts):
         peaks = record["matmul"] = matmul_peaks(c.precisions)
         for precision, rate in peaks.items():
             print(f"matrix products, {precision}: {rate / 1e12:.3g} TFLOP/s")
-        record["steps"] = steps.run(c, peaks)
-        print("\n" + markdown(record["steps"], steps.COLUMNS))
-    if "checkpoints" in c.parts:
-        record["checkpoints"] = storage.checkpoints(c)
-        print("\n" + markdown(record["checkpoints"], storage.CHECKPOINT_COLUMNS))
-    if "latents" in c.parts:
-        record["latents"] = storage.latents(c)
-        print("\n" + markdown(record["latents"], storage.LATENT_COLUMNS))
-    Path(c.out).write_text(json.dumps(record, indent=1) + "\n")
+    parts = {
+        "steps": (lambda: steps.run(c, peaks), steps.COLUMNS),
+        "checkpoints": (lambda: storage.checkpoints(c), storage.CHECKPOINT_COLUMNS),
+        "latents": (lambda: storage.latents(c), storage.LATENT_COLUMNS),
+        "sampling": (lambda: sampling.run(c, peaks), sampling.COLUMNS),
+        "npz": (lambda: assembly.run(c), assembly.COLUMNS),
+    }
+    for name, (measure, columns) in parts.items():
+        if name in c.parts:
+            record[name] = []
+            for row in measure():
+                record[name].append(row)
+                Path(c.out).write_text(json.dumps(record, indent=1) + "\n")  # it may be stopped
+            print("\n" + markdown(record[name], columns), flush=True)
     print(f"\nwritten to {c.out}")
 
 

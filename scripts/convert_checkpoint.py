@@ -47,7 +47,7 @@ def convert(c: Conversion) -> dict:
     if c.weights not in checkpoint and "config" in checkpoint:
         raise ValueError(f"--weights {c.weights}: {c.source} has none")
     weights = weights_of(checkpoint, c.source, c.weights)
-    arch = describe_weights(weights)
+    arch = describe_weights(weights, where=c.source)
     config = checkpoint.get("config")
     metadata = {"format": "pt"} | ({"config": json.dumps(config)} if config else {})
     if reversed_time(checkpoint):

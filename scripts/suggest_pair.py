@@ -69,6 +69,7 @@ import torch
 
 import layersync
 from evaluation.pairing import Candidate, Rule, allowed_pairs, rank_pairs
+from evaluation.probing import Probing
 from evaluation.processes import choose_device
 from evaluation.representation import BlockReport
 from models import find_model
@@ -79,7 +80,6 @@ from training.checkpoint import read_checkpoint
 from training.config import TrainConfig
 from training.encoding import Encoder
 from training.latents import weights_fingerprint
-from training.probing import Probing
 from training.sources import open_source
 from training.weights import load_weights, reversed_time, weights_of
 from transport import create_transport

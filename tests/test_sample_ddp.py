@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import shutil
 
@@ -115,6 +116,14 @@ def test_npz_holds_images_labels_and_recipe(checkpoint, tmp_path):
     assert recipe["solver"]["diffusion_form"] == "sigma" and recipe["seed"] == 3
     assert recipe["cfg_scale"] == 1.5 and recipe["cfg_channels"] == "3"
     assert recipe["model"] == "SiT-Ti/2" and recipe["num_classes"] == 5
+    assert recipe["solved_interval"] == [0.0, 0.96] and recipe["label_sampling"] == "random"
+    assert recipe["vae"] == "none" and recipe["vae_fingerprint"] is None
+    assert recipe["dtype"] == "float32" and recipe["versions"]["torch"] == torch.__version__
+    weights = torch.load(checkpoint, weights_only=True)["ema"]
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + weights[name].numpy().tobytes())
+    assert recipe["weights_sha256"] == digest.hexdigest()
 
 
 def test_heun_ode_counts_two_evaluations_a_step(checkpoint, tmp_path):
@@ -277,6 +286,9 @@ def test_wrong_settings_are_refused_before_sampling(checkpoint, tmp_path):
         "--guidance-interval 0.7 0.2: it must be two times": dict(guidance_interval=(0.7, 0.2)),
         "--guidance-interval 0.2 1 has no effect": dict(cfg_scale=1.0, guidance_interval=(0.2, 1)),
         "--num-fid-samples 0": dict(num_fid_samples=0),
+        "--num-sampling-steps 1: it must be at least 2": dict(num_sampling_steps=1),
+        "--cfg-scale inf": dict(cfg_scale=float("inf")),
+        "--cfg-scale nan": dict(cfg_scale=float("nan")),
         "name of an .npz": dict(out="samples.png"),
     }
     for message, changes in refused.items():
@@ -284,6 +296,30 @@ def test_wrong_settings_are_refused_before_sampling(checkpoint, tmp_path):
             settings = {"out": tmp_path / "a.npz", "checkpoint": checkpoint} | changes
             sample_ddp.Sampling(config(ODE, **settings))
     assert not list(tmp_path.iterdir())
+
+
+def test_checkpoints_of_other_networks_are_refused_by_name(checkpoint, tmp_path):
+    weights = torch.load(checkpoint, weights_only=True)["ema"]
+    wide = {"x_embedder.proj.weight": torch.zeros(72, 3, 2, 2)}
+    torch.save({"ema": torch.nn.Linear(2, 2).state_dict()}, tmp_path / "linear.pt")
+    torch.save({"ema": weights | wide}, tmp_path / "wide.pt")
+    torch.save({"ema": weights | {"extra": torch.zeros(1)}}, tmp_path / "more.pt")
+    for name, message in {
+        "linear.pt": r"not the weights of a SiT \(no x_embedder\.proj\.weight\)",
+        "wide.pt": "a SiT with depth 8, hidden_size 72, patch_size 2, which no model",
+        "more.pt": "of another network .*: extra unknown",
+    }.items():
+        with pytest.raises(ValueError, match=f"^checkpoint {tmp_path / name}: .*{message}"):
+            sample_ddp.Sampling(config(ODE, tmp_path / name, tmp_path / "a.npz"))
+
+
+def test_samples_that_are_not_finite_end_the_run(checkpoint, tmp_path):
+    weights = torch.load(checkpoint, weights_only=True)["ema"]
+    weights["final_layer.linear.bias"][0] = float("nan")
+    torch.save({"ema": weights}, tmp_path / "nan.pt")
+    sampling = sample_ddp.Sampling(config(ODE, tmp_path / "nan.pt", tmp_path / "a.npz"))
+    with pytest.raises(RunError, match="images 4 to 7: the solver gave NaN or infinity"):
+        sampling.batch(1)
 
 
 def test_a_file_of_other_settings_is_not_overwritten(checkpoint, tmp_path):

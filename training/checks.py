@@ -36,12 +36,21 @@ def check_train_config(c: TrainConfig) -> None:
     for name in ("val_every", "val_samples"):
         require(c, name, getattr(c, name) >= 1, "at least 1")
     require(c, "max_steps", c.max_steps is None or c.max_steps >= 1, "at least 1")
-    for name in ("num_workers", "sample_every", "global_seed", "probe_every"):
+    for name in ("num_workers", "sample_every", "global_seed", "probe_every", "diagnose_every"):
         require(c, name, getattr(c, name) >= 0, "at least 0")
     if c.wandb and importlib.util.find_spec("wandb") is None:
         raise ValueError("--wandb: the package wandb is not installed; pip install wandb")
     require(c, "cfg_scale", c.cfg_scale >= 1, "at least 1, which means no guidance")
     require(c, "reg_weight", c.reg_weight is None or c.reg_weight >= 0, "at least 0")
+    if (
+        c.diagnose_every
+        and c.loss_type == "vanilla"
+        and not (c.encoder_depth or c.gt_encoder_depth)
+    ):
+        raise ValueError(
+            f"--diagnose-every {c.diagnose_every} needs a pair to look at: with --loss-type "
+            f"vanilla, give --encoder-depth and --gt-encoder-depth"
+        )
     if c.probe_every and c.streaming and not c.val_data_path:
         raise ValueError(
             f"--probe-every {c.probe_every}: streamed images cannot be chosen by class; give "

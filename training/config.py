@@ -203,6 +203,9 @@ class TrainConfig:
     """steps between those"""
     val_samples: int = free(1024)
     """held-out images that are used"""
+    diagnose_every: int = free(0)
+    """steps between diagnoses of the pairs: similarity by time, effective rank of student and
+    teacher, gradients of both terms of the loss and their angle; 0 for none"""
     probe_every: int = free(0)
     """steps between looks into the EMA network's blocks (linear probes, effective rank, similarity
     of neighbours), 0 for none; with --val-data-path at its images: see docs/diagnostics.md"""

@@ -37,12 +37,14 @@ def parse_command(
     config: Callable | dict[str, Callable],
     args: list[str] | None = None,
     program: str | None = None,
+    description: str | None = None,
 ):
     """Build `config` from the command line, or the one that its first word names.
 
     Args:
         args: the command line's words, `sys.argv[1:]` unless given.
         program: what --help calls it, as it is called unless given.
+        description: what --help says first, the docstring of `config` unless given.
 
     A bad flag ends the program with exit code 2.
     """
@@ -51,7 +53,13 @@ def parse_command(
     cli = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
     try:
         name = program or program_name()
-        return cli(config, prog=name, args=args, console_outputs=is_first_process())
+        return cli(
+            config,
+            prog=name,
+            args=args,
+            description=description,
+            console_outputs=is_first_process(),
+        )
     except SystemExit as exit:
         if exit.code not in (None, 0):
             hold_back()

@@ -1,8 +1,10 @@
 """Weights of a network in files of this project, SiT, REPA and LayerSync."""
 
+import hashlib
 import re
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from training.checkpoint import read_checkpoint
@@ -35,6 +37,15 @@ def reversed_time(checkpoint: dict) -> bool:
     weights = checkpoint.get("ema") or checkpoint.get("model") or checkpoint
     projectors = any(PREFIXES.sub("", key).startswith(PROJECTORS) for key in weights)
     return projectors or bool(checkpoint.get("reversed_time"))
+
+
+def hash_weights(weights: dict[str, Tensor]) -> str:
+    """SHA-256 over names and values: the same for the same weights in another file format."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:

@@ -1,6 +1,7 @@
 """Training steps without and with regularisers, in turn, as train.py makes them."""
 
 import statistics
+from collections.abc import Iterator
 from copy import deepcopy
 from types import SimpleNamespace
 
@@ -139,8 +140,8 @@ def sd_encoder():
 
 def measure(c, name: str, batch: int, precision: str, compiled: bool, peak: float):
     """A row for vanilla and one for each of the losses, from alternating steps."""
+    flops = Step(name, precision, False, batch).flops()  # gone before the next one takes memory
     step = Step(name, precision, compiled, batch, c.losses)
-    flops = Step(name, precision, False, batch).flops() if compiled else step.flops()
     works = {loss: lambda loss=loss: step(loss) for loss in step.objectives}
     times = alternate(works, c.repeats)
     memory = {loss: step.memory(loss) for loss in works}
@@ -174,13 +175,13 @@ def encoding_on_the_fly(name: str, batch: int, repeats: int) -> dict:
     )  # fmt: skip
 
 
-def run(c, peaks: dict[str, float]) -> list[dict]:
+def run(c, peaks: dict[str, float]) -> Iterator[dict]:
+    """The rows, as they come."""
     compiled = {"no": [False], "yes": [True], "both": [False, True]}[c.compiled]
     cells = [(m, b, p, k) for m, b in c.sizes() for p in peaks for k in compiled]
-    rows = []
     for name, batch, precision, compiles in tqdm(cells, desc="training steps", unit="cell"):
         torch.compiler.reset()
-        rows += measure(c, name, batch, precision, compiles, peaks[precision])
+        yield from measure(c, name, batch, precision, compiles, peaks[precision])
     if DEVICE.type == "cuda":
-        rows += [encoding_on_the_fly(name, batch, c.repeats) for name, batch in c.sizes()]
-    return rows
+        for name, batch in c.sizes():
+            yield encoding_on_the_fly(name, batch, c.repeats)

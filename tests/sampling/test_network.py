@@ -29,8 +29,11 @@ def test_a_guided_evaluation_is_two_passes_inside_the_interval_and_one_outside(m
     network = Network(model)
     guided = Guidance(network, 2.0, interval=(0.25, 0.75))
     x, _, y = inputs()
+    told = []
+    network.on_evaluation = told.append
     for t in (0.0, 0.2, 0.25, 0.5, 0.75, 0.8, 1.0):
         guided(x, torch.full((3,), t), y)
+    assert told == [1, 2, 3, 4, 5, 6, 7]
     assert (network.evaluations, network.passes) == (7, 7 + 3)
     network.reset()
     assert (network.evaluations, network.passes) == (0, 0)

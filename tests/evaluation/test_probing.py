@@ -9,7 +9,7 @@ from launching import TINY_DIGITS
 from PIL import Image
 
 import train
-from training.probing import Probing, probe_images
+from evaluation.probing import Probing, probe_images
 from training.randomness import PROBE, image_streams
 from training.sources import DigitsSource
 from training.tracking import read_log

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from training.diagnostics import (
+from evaluation.diagnostics import (
     bin_means,
-    gradient_norms_and_angle,
+    gradient_products,
+    norms_and_angle,
     similarity_by_time,
     time_bins,
     token_rank,
@@ -78,43 +79,28 @@ def test_token_rank_shows_collapse():
     assert token_rank(three + 100) == pytest.approx(3, rel=0.01)  # an offset is no spread
 
 
-def test_gradient_norms_and_angle_closed_forms():
-    a = [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]]), None]
-    b = [torch.tensor([0.0, 2.0]), None, torch.tensor([1.0])]
-    assert gradient_norms_and_angle(a, b) == pytest.approx((5, 5**0.5, 90))
-    twice = [None if g is None else 2 * g for g in a]
-    minus = [None if g is None else -g for g in a]
-    assert gradient_norms_and_angle(a, twice) == pytest.approx((5, 10, 0), abs=1e-5)
-    assert gradient_norms_and_angle(a, minus)[2] == pytest.approx(180)
-    third = gradient_norms_and_angle([torch.tensor([1.0, 0])], [torch.tensor([1.0, 3**0.5])])
-    assert third == pytest.approx((1, 2, 60))
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ([3.0, 0.0, 4.0], [0.0, 2.0, 0.0], (5, 2, 90)),
+        ([3.0, 0.0, 4.0], [6.0, 0.0, 8.0], (5, 10, 0)),
+        ([3.0, 0.0, 4.0], [-3.0, 0.0, -4.0], (5, 5, 180)),
+        ([1.0, 0.0], [1.0, 3**0.5], (1, 2, 60)),
+    ],
+)
+def test_gradient_norms_and_angle_closed_forms(a, b, expected):
+    products = gradient_products(torch.tensor(a), torch.tensor(b))
+    assert norms_and_angle(products) == pytest.approx(expected, abs=1e-5)
+
+
+def test_products_of_parts_are_joined_by_adding():
+    a, b = torch.randn(6, 4, 3), torch.randn(6, 4, 3)
+    parts = gradient_products(a[:2], b[:2]) + gradient_products(a[2:], b[2:])
+    torch.testing.assert_close(parts, gradient_products(a, b))
 
 
 def test_a_gradient_without_direction_has_no_angle():
-    norm_a, norm_b, angle = gradient_norms_and_angle([torch.ones(4)], [None])
+    norm_a, norm_b, angle = norms_and_angle(gradient_products(torch.ones(4), torch.zeros(4)))
     assert (norm_a, norm_b) == (2, 0) and math.isnan(angle)
-    assert math.isnan(gradient_norms_and_angle([torch.ones(1)], [torch.tensor([math.nan])])[2])
-    with pytest.raises(ValueError, match="shorter"):
-        gradient_norms_and_angle([torch.ones(1)], [])
-
-
-def test_the_pull_of_layer_sync_on_a_sit(golden_model, golden_batch):
-    """The norm of the sum follows from the two norms and the angle: the law of cosines."""
-    from layersync import LayerSync
-
-    x, t, y = golden_batch
-    sync, parameters = LayerSync(golden_model.blocks, [(2, 4)]), list(golden_model.parameters())
-    parameters = [p for p in parameters if p.requires_grad]
-    with sync.capture():
-        velocity = golden_model(x, t, y).square().mean()
-    losses = velocity, sync.loss(), None
-    gradients = [
-        torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        for loss in losses[:2]
-    ]
-    total = torch.autograd.grad(losses[0] + losses[1], parameters)
-    norm_a, norm_b, angle = gradient_norms_and_angle(*gradients)
-    cosine = math.cos(math.radians(angle))
-    expected = math.sqrt(norm_a**2 + norm_b**2 + 2 * norm_a * norm_b * cosine)
-    norm = torch.nn.utils.get_total_norm(total).item()
-    assert norm == pytest.approx(expected, rel=1e-4) and norm_b > 0
+    products = gradient_products(torch.ones(1), torch.tensor([math.nan]))
+    assert math.isnan(norms_and_angle(products)[2])

@@ -6,11 +6,10 @@ gradients of each term of the loss. Nothing here draws, logs or changes anything
     sums = similarity_by_time(student, teacher, t)          # add these over batches, processes
     values = bin_means(sums, "similarity_8_16")             # {"similarity_8_16_t0.0": 0.41, ...}
     values["rank_8"] = token_rank(student)
-    norm_a, norm_b, angle = gradient_norms_and_angle(velocity_gradients, sync_gradients)
+    norm_a, norm_b, angle = norms_and_angle(gradient_products(velocity_gradient, sync_gradient))
 """
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -72,37 +71,27 @@ def token_rank(tokens: Tensor) -> float:
 
 
 @torch.no_grad()
-def gradient_norms_and_angle(
-    grads_a: Iterable[Tensor | None], grads_b: Iterable[Tensor | None]
-) -> tuple[float, float, float]:
+def gradient_products(a: Tensor, b: Tensor) -> Tensor:
+    """(|a|^2, |b|^2, a . b), (3,) float64, of two gradients of the same tensor.
+
+    Parts, batches and processes are joined by adding.
+    """
+    a, b = a.double().flatten(), b.double().flatten()
+    return torch.stack([a @ a, b @ b, a @ b])
+
+
+def norms_and_angle(products: Tensor) -> tuple[float, float, float]:
     """Norms of two gradients and the angle between them, in degrees from 0 to 180.
 
-    Above 90 degrees the two terms of the loss pull against each other. NaN where a gradient is
-    zero, which has no direction, or not finite.
-
-    Args:
-        grads_a, grads_b: of the same parameters in the same order, as `torch.autograd.grad(...,
-            allow_unused=True)` gives them: None is a gradient of zero. Sharded ones (FSDP2) are
-            summed over the processes, all of which must call this.
+    Above 90 degrees two terms of a loss pull against each other. The angle is NaN where a gradient
+    is zero, which has no direction, or not finite.
     """
-    sums = None
-    for a, b in zip(grads_a, grads_b, strict=True):
-        parts = [product(x, y) for x, y in ((a, a), (b, b), (a, b))]
-        sums = parts if sums is None else [x + y for x, y in zip(sums, parts, strict=True)]
-    squares_a, squares_b, dot = (float(value) for value in sums or (0.0, 0.0, 0.0))
+    squares_a, squares_b, dot = products.tolist()
     norm_a, norm_b = math.sqrt(squares_a), math.sqrt(squares_b)
     if not (norm_a and norm_b and math.isfinite(dot)):
         return norm_a, norm_b, math.nan
     cosine = dot / (norm_a * norm_b)
     return norm_a, norm_b, math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
-
-
-def product(a: Tensor | None, b: Tensor | None) -> Tensor | float:
-    """The sum of a b in float64, over all shards; 0 if one of them is None."""
-    if a is None or b is None:
-        return 0.0
-    total = (a.double() * b.double()).sum()
-    return total.full_tensor() if hasattr(total, "full_tensor") else total
 
 
 def check_tokens(student: Tensor, teacher: Tensor, t: Tensor) -> None:

@@ -1,0 +1,189 @@
+"""A cell of a sweep: commands that run one after another, in a folder of the cell's own.
+
+    FOLDER/cell.json    what was asked for, which commands are done, how the last one failed
+    FOLDER/cell.log     what they printed
+    FOLDER/cell.lock    held while a process works there, and by the commands it started
+
+Words of commands say {cell} for the folder, and inputs and outputs are paths inside it, so that a
+sweep may be moved. A command counts as done when the record of it is of the same recipe and what
+it wrote is there with the same bytes. Files that only later commands read (checkpoints, samples)
+may be removed once those are done; what a cell is for (metrics) may not.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+State = Literal["finished", "failed", "running", "waiting"]
+HASHED_BYTES = 2**24  # larger files are known by their size
+
+
+@dataclass(frozen=True)
+class Command:
+    """One program of a cell."""
+
+    name: str
+    """what it does, unique in its cell: "train", "sample 0000700" """
+    words: tuple[str, ...]
+    """its command line without the interpreter: a script of this project, or -m and a module"""
+    inputs: tuple[str, ...] = ()
+    """files inside the folder that an earlier command writes"""
+    outputs: tuple[str, ...] = ()
+    """files inside the folder that are there when it has succeeded"""
+    result: bool = False
+    """whether outputs are what the cell is for: metrics files, with the `recipe` of the samples"""
+    expects: dict = field(default_factory=dict)
+    """values that this recipe must hold, as {"step": 700}"""
+    discards: tuple[str, ...] = ()
+    """files inside the folder that are removed when it has succeeded"""
+    progress: tuple[str, int] | None = None
+    """a .jsonl inside the folder whose lines have a `step`, and the last step"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A folder and what is to happen in it."""
+
+    name: str
+    folder: Path
+    settings: dict
+    """what tells it from the others of its sweep: {"pair": [2, 5], "lambda": 0.3, "seed": 0}"""
+    recipe: dict
+    """everything that determines its numbers, JSON-compatible; results of another one are stale"""
+    commands: tuple[Command, ...]
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "cell.log"
+
+
+def plain(value):
+    """As JSON gives it back: tuples are lists, keys are texts."""
+    return json.loads(json.dumps(value))
+
+
+# --- the record
+
+
+def read_record(cell: Cell) -> dict:
+    """What cell.json says, if it is of this cell's recipe; an empty record otherwise."""
+    empty = {"done": {}, "failure": None}
+    try:
+        record = json.loads((cell.folder / "cell.json").read_text())
+        return record if record["recipe"] == plain(cell.recipe) else empty
+    except (OSError, ValueError, KeyError, TypeError):
+        return empty
+
+
+def write_record(cell: Cell, record: dict) -> None:
+    record |= {"name": cell.name, "settings": cell.settings, "recipe": cell.recipe}
+    temporary = cell.folder / f"cell.json.tmp{os.getpid()}"
+    temporary.write_text(json.dumps(record, indent=1) + "\n")
+    os.replace(temporary, cell.folder / "cell.json")
+
+
+def fingerprint(path: Path) -> dict:
+    size = path.stat().st_size
+    if size > HASHED_BYTES:
+        return {"bytes": size}
+    return {"bytes": size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def problem_with(cell: Cell, command: Command) -> str | None:
+    """What is wrong with the files that a command should have written, None if nothing is."""
+    for name in command.outputs:
+        path = cell.folder / name
+        if not path.is_file():
+            return f"it ended well but did not write {path}"
+        if not command.result:
+            continue
+        try:
+            content = json.loads(path.read_text())
+            metrics, recipe = content["metrics"], content.get("recipe") or {}
+        except (ValueError, KeyError, TypeError):
+            return f"{path} is no metrics file"
+        if not metrics:
+            return f"{path} has no metrics"
+        for key, value in plain(command.expects).items():
+            if recipe.get(key) != value:
+                return f"{path} is of other samples: {key} {recipe.get(key)}, not {value}"
+    return None
+
+
+def is_done(cell: Cell, command: Command, record: dict) -> bool:
+    """Whether a command has succeeded and everything it wrote is as it was."""
+    done = record["done"].get(command.name)
+    if not done or set(done["outputs"]) != set(command.outputs) or problem_with(cell, command):
+        return False
+    return all(done["outputs"][n] == fingerprint(cell.folder / n) for n in command.outputs)
+
+
+def to_do(cell: Cell) -> list[Command]:
+    """The commands that must still run, in order; none when the cell is finished.
+
+    A command whose files only others read is left out unless one of those must still run.
+    """
+    record, needed, wanted = read_record(cell), [], set()
+    read = {name for command in cell.commands for name in command.inputs}
+    for command in reversed(cell.commands):
+        outputs = set(command.outputs)
+        if (wanted & outputs or not read & outputs) and not is_done(cell, command, record):
+            wanted |= set(command.inputs)
+            needed.insert(0, command)
+    return needed
+
+
+def results(cell: Cell) -> dict[str, dict[str, float]]:
+    """{name of command: metrics} of what is done so far."""
+    record, found = read_record(cell), {}
+    for command in cell.commands:
+        if command.result and is_done(cell, command, record):
+            content = json.loads((cell.folder / command.outputs[0]).read_text())
+            found[command.name] = content["metrics"]
+    return found
+
+
+def seconds(cell: Cell) -> dict[str, float]:
+    """{name of command: seconds it took} of what is done so far."""
+    return {name: done["seconds"] for name, done in read_record(cell)["done"].items()}
+
+
+def state(cell: Cell) -> State:
+    """What is happening with a cell, as far as its folder tells."""
+    if not to_do(cell):
+        return "finished"
+    if is_locked(cell):
+        return "running"
+    return "failed" if read_record(cell)["failure"] else "waiting"
+
+
+# --- the lock
+
+
+def lock(cell: Cell):
+    """The open lock file of a cell, None if another process has it.
+
+    The lock belongs to the open file, so also to processes that inherit it: it is free when all of
+    them have closed it or ended, however they ended.
+    """
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    file = open(cell.folder / "cell.lock", "a")  # noqa: SIM115 (it stays open)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def is_locked(cell: Cell) -> bool:
+    if not (cell.folder / "cell.lock").exists():
+        return False
+    file = lock(cell)
+    if file:
+        file.close()
+    return file is None

@@ -1,0 +1,116 @@
+"""What a sweep is doing: a bar with a status line on a terminal, lines with the time elsewhere."""
+
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+
+from tqdm import tqdm
+
+from sweeps.cells import Cell, read_record, results, seconds
+from sweeps.process import CellRun
+
+SECONDS_BETWEEN_LINES = 60.0
+
+
+class Overview:
+    """Counts cells by state and says what changes.
+
+    Args:
+        cells: of the sweep.
+        parallel: how many are at work at a time, for the time that is left.
+    """
+
+    def __init__(self, cells: Sequence[Cell], parallel: int = 1):
+        self.parallel = parallel
+        self.states = {cell.name: "waiting" for cell in cells}
+        self.times: list[float] = []  # seconds of finished cells
+        self.bar = tqdm(total=len(cells), unit="cell", disable=not sys.stderr.isatty())
+        self.last_line, self.changed = time.monotonic(), False
+
+    def set(self, cell: Cell, state: str, silent: bool = False) -> None:
+        """`state` is one of sweeps.cells.State, or "busy": another process works on the cell."""
+        if self.states[cell.name] == state:
+            return
+        self.states[cell.name] = state
+        if state == "finished":
+            self.times.append(sum(seconds(cell).values()))
+            self.bar.update(1)
+        if not silent:
+            self.changed = True
+            self.say(f"{state:8s} {cell.name}{about(cell, state)}")
+
+    def refresh(self, runs: Sequence[CellRun] = ()) -> None:
+        """Show the counts, on a terminal at once and else once a minute."""
+        if not self.bar.disable:
+            self.bar.set_postfix_str(self.status(runs))
+        elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
+            self.say(self.status(runs))
+
+    def status(self, runs: Sequence[CellRun] = ()) -> str:
+        """One line: how many cells are in which state, what is at work, the time left."""
+        states = list(self.states.values())
+        counts = [
+            f"{states.count(state)} {state}"
+            for state in ("finished", "running", "busy", "failed", "waiting")
+            if state in states
+        ]
+        works = [f"{run.cell.name}: {progress(run)}" for run in runs[:3]]
+        works += [f"and {len(runs) - 3} more"] if len(runs) > 3 else []
+        return "; ".join([", ".join(counts), *works, *self.remaining(runs)])
+
+    def remaining(self, runs: Sequence[CellRun]) -> list[str]:
+        """The time left, once a cell has finished: the cells of a sweep cost about the same."""
+        states = list(self.states.values())
+        left = sum(states.count(state) for state in ("waiting", "running", "busy"))
+        if not self.times or not left:
+            return []
+        mean = max(1.0, sum(self.times) / len(self.times))
+        left -= sum(min(0.99, (time.monotonic() - run.started) / mean) for run in runs)
+        return [f"about {duration(left * mean / self.parallel)} left"]
+
+    def say(self, line: str) -> None:
+        self.last_line = time.monotonic()
+        text = f"{datetime.now():%H:%M:%S} {line}"
+        print(text, flush=True) if self.bar.disable else tqdm.write(text)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def about(cell: Cell, state: str) -> str:
+    """What there is to say of a cell that has come to a state."""
+    if state == "failed":
+        failure = read_record(cell)["failure"] or {}
+        return f": {failure.get('command')}: {failure.get('reason')}"
+    if state == "finished":
+        metrics = list(results(cell).values())[-1:]
+        values = [f"{name} {value:.4g}" for m in metrics for name, value in list(m.items())[:1]]
+        return f": {', '.join([*values, duration(sum(seconds(cell).values()))])}"
+    return ""
+
+
+def progress(run: CellRun) -> str:
+    """What a cell is doing: "train 340/700"."""
+    command = run.command
+    if not command or not command.progress:
+        return command.name if command else "starting"
+    name, last = command.progress
+    return f"{command.name} {last_step(run.cell.folder / name)}/{last}"
+
+
+def last_step(path) -> int:
+    """The step of the last line of a run's metrics.jsonl."""
+    from training.tracking import read_log
+
+    rows = read_log(path) if path.exists() else []
+    return rows[-1]["step"] if rows else 0
+
+
+def duration(seconds: float) -> str:
+    """45 s, 12 min, 3.4 h, 2.1 d."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} d"

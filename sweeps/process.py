@@ -1,0 +1,220 @@
+"""Running a cell: its commands as processes of their own, one after another, under its lock.
+
+Commands get SIGTERM when they are to stop, and also when whoever started them dies (on Linux):
+train.py then saves a checkpoint and ends with exit code 75, sample_ddp.py has its finished parts.
+Ctrl-C reaches only the sweep, because commands have sessions of their own.
+"""
+
+import ctypes
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from sweeps.cells import (
+    Cell,
+    Command,
+    fingerprint,
+    lock,
+    problem_with,
+    read_record,
+    to_do,
+    write_record,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+EXIT_PREEMPTED = 75  # of train.py: it has saved, the same command continues
+SECONDS_TO_SAVE = 300  # between asking a command to stop and killing it
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+PR_SET_PDEATHSIG = 1
+Outcome = Literal["finished", "failed", "stopped", "busy"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the commands of a cell are started."""
+
+    processes: int = 1
+    """processes of each command, by torchrun if there are several"""
+    devices: tuple[str, ...] = ()
+    """CUDA_VISIBLE_DEVICES; as they are if empty"""
+    threads: int | None = None
+    """OMP_NUM_THREADS, unless the user set it"""
+
+    def argv(self, words: tuple[str, ...] | list[str]) -> list[str]:
+        """What is executed for a command's words."""
+        words = list(words)
+        if words[0] != "-m":
+            words[0] = str(ROOT / words[0])
+        if self.processes == 1:
+            return [sys.executable, *words]
+        launcher = ["-m", "torch.distributed.run", "--standalone"]
+        return [sys.executable, *launcher, f"--nproc_per_node={self.processes}", *words]
+
+    def shown(self, words: tuple[str, ...] | list[str]) -> str:
+        """That as one would type it in the project's folder."""
+        start = ["python"]
+        if self.processes > 1:
+            start = ["torchrun", "--standalone", f"--nproc_per_node={self.processes}"]
+        return shlex.join([*start, *words])
+
+    def environment(self) -> dict[str, str]:
+        found = {"TQDM_MININTERVAL": "10"}  # progress bars in a log
+        if self.threads:
+            found["OMP_NUM_THREADS"] = str(self.threads)
+        found |= os.environ  # what the user set holds
+        if self.devices:
+            found["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
+        path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return found | {"PYTHONPATH": os.pathsep.join(path)}  # for -m
+
+
+class CellRun:
+    """A cell at work. Call `poll` now and then until it gives an outcome.
+
+    `outcome` is "busy" at once if another process works on the cell.
+    """
+
+    def __init__(self, cell: Cell, launch: Launch):
+        self.cell, self.launch, self.started = cell, launch, time.monotonic()
+        self.process: subprocess.Popen | None = None
+        self.outcome: Outcome | None = None
+        self.kill_at = None  # when it is being stopped: time after which it is killed
+        self.lock = lock(cell)
+        if self.lock is None:
+            self.outcome = "busy"
+            return
+        self.record, self.waiting = read_record(cell), to_do(cell)
+        self.record["failure"] = None
+        self._start()
+
+    @property
+    def command(self) -> Command | None:
+        """The one that is running."""
+        return self.waiting[0] if self.waiting and not self.outcome else None
+
+    def poll(self) -> Outcome | None:
+        """None while it works. Starts the next command when one has ended."""
+        if self.outcome:
+            return self.outcome
+        code = self.process.poll()
+        if code is None:
+            if self.kill_at and time.monotonic() > self.kill_at:
+                signal_group(self.process, signal.SIGKILL)
+            return None
+        signal_group(self.process, signal.SIGKILL)  # whatever of it is left
+        name, spent = self.command.name, self.record.setdefault("spent", {})
+        spent[name] = spent.get(name, 0) + time.monotonic() - self.clock
+        problem = f"exit code {code}" if code else problem_with(self.cell, self.command)
+        if not problem:
+            self._done()
+        if self.kill_at and self.waiting:
+            self._end("stopped")
+        elif not problem or self._preempted(code):
+            self._start()
+        else:
+            self._failed(code, problem)
+        return self.outcome
+
+    def stop(self) -> None:
+        """Ask the command to save and end; a second time: kill it."""
+        if self.outcome:
+            return
+        if self.kill_at:
+            signal_group(self.process, signal.SIGKILL)
+        elif self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        self.kill_at = self.kill_at or time.monotonic() + SECONDS_TO_SAVE
+
+    def words(self, command: Command) -> list[str]:
+        return [word.replace("{cell}", str(self.cell.folder)) for word in command.words]
+
+    def _start(self) -> None:
+        if not self.waiting:
+            return self._end("finished")
+        words = self.words(self.command)
+        with open(self.cell.log, "a") as log:
+            log.write(f"\n{datetime.now():%Y-%m-%d %H:%M:%S} $ {self.launch.shown(words)}\n")
+            log.flush()
+            self.log_start, self.clock = self.cell.log.stat().st_size, time.monotonic()
+            self.process = subprocess.Popen(
+                self.launch.argv(words),
+                env=self.launch.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=[self.lock.fileno()],  # the cell stays locked while the command lives
+                preexec_fn=before_command,
+            )
+
+    def _done(self) -> None:
+        command, folder = self.waiting.pop(0), self.cell.folder
+        self.record["done"][command.name] = {
+            "words": list(command.words),
+            "seconds": round(self.record["spent"].pop(command.name), 1),
+            "outputs": {name: fingerprint(folder / name) for name in command.outputs},
+        }
+        write_record(self.cell, self.record)
+        for name in command.discards:
+            (folder / name).unlink(missing_ok=True)
+
+    def _failed(self, code: int, problem: str) -> None:
+        self.record["failure"] = {
+            "command": self.command.name,
+            "exit_code": code,
+            "reason": self._reason(code, problem),
+        }
+        self._end("failed")
+
+    def _reason(self, code: int, problem: str) -> str:
+        """One line: what the command said last."""
+        if code < 0:
+            name = signal.Signals(-code).name
+            memory = ", often for want of memory" if code == -signal.SIGKILL else ""
+            return f"ended by {name} from outside{memory}"
+        if code == 0:
+            return problem
+        lines = [line.strip() for line in re.split(r"[\r\n]+", self._said()) if line.strip()]
+        errors = [line for line in lines if ": error: " in line]  # as the project's programs say it
+        return f"{[problem, *lines, *errors[:1]][-1]} ({problem})"
+
+    def _preempted(self, code: int) -> bool:
+        """Whether train.py was told to stop by somebody else; the same command continues."""
+        of_a_process = (
+            rf"exitcode\s*:\s*{EXIT_PREEMPTED}\b"  # as torchrun, which ends with 1, says it
+        )
+        return code == EXIT_PREEMPTED or bool(code == 1 and re.search(of_a_process, self._said()))
+
+    def _said(self) -> str:
+        """What the command has printed."""
+        return self.cell.log.read_bytes()[self.log_start :].decode(errors="replace")
+
+    def _end(self, outcome: Outcome) -> None:
+        write_record(self.cell, self.record)
+        self.lock.close()
+        self.outcome = outcome
+
+
+def before_command() -> None:
+    """In the new process: be told to stop when the one that started it dies.
+
+    SIGUSR2, with which submitit announces the end of a SLURM job, is for the job's first process.
+    """
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    if LIBC:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def signal_group(process: subprocess.Popen, number: int) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
