@@ -68,7 +68,7 @@ import matplotlib.pyplot as plt
 import torch
 
 import layersync
-from evaluation.pairing import Candidate, Rule, allowed_pairs, rank_pairs
+from evaluation.pairing import Candidate, Rule, allowed_pairs, rank_pairs, reasons
 from evaluation.processes import choose_device
 from evaluation.representation import BlockReport
 from models import find_model
@@ -130,6 +130,7 @@ class Suggestion:
             "weights": config.weights,
             "weights_sha256": weights_fingerprint(self.model),
             "model": arch["name"],
+            "loss_type": (stored or {}).get("loss_type"),
             "data": train.data_path or train.dataset_name or "imagenet-1k",
             "images": [len(part) for part in self.probing.images],
             "classes": len(self.probing.classes),
@@ -182,6 +183,11 @@ def print_blocks(report: BlockReport, about: dict) -> None:
         after = f"{similarity[k, k + 1]:.3f}" if k + 1 < report.depth else ""
         print(f"{k + 1:5d}{100 * accuracy[k]:9.1f} %{rank[k]:17.1f}{after:>23s}")
     print(f"chance {100 / report.classes:7.1f} %")
+    if about["loss_type"] not in (None, "vanilla"):
+        print(
+            f"\nThis run was trained with --loss-type {about['loss_type']}, which has drawn blocks "
+            f"together: a pair is better chosen from a vanilla run"
+        )
 
 
 def print_pairs(candidates: list[Candidate], rule: Rule) -> None:
@@ -199,7 +205,7 @@ def print_pairs(candidates: list[Candidate], rule: Rule) -> None:
         print(f"{pair:>9s}{gain:>21s}{candidate.similarity:9.3f}{ranks:>17s}{tie}")
     student, teacher = candidates[0].pair
     print(f"\nProposed: --encoder-depth {student} --gt-encoder-depth {teacher}")
-    for reason in candidates[0].reasons():
+    for reason in reasons(candidates):
         print(f"  - {reason}")
 
 
@@ -246,7 +252,7 @@ def draw(report: BlockReport, proposed: tuple[int, int], path: Path) -> None:
 def write_record(path: Path, about: dict, report: BlockReport, candidates: list) -> None:
     record = about | {
         "proposed": candidates[0].pair,
-        "reasons": candidates[0].reasons(),
+        "reasons": reasons(candidates),
         "times": report.times,
         "accuracy": report.accuracy.tolist(),  # by time, then block
         "effective_rank": report.effective_rank.tolist(),
