@@ -1,9 +1,8 @@
-"""docs/diagnostics.md: its commands are valid and its Python runs as it stands there."""
+"""docs/diagnostics.md: its commands are valid."""
 
 import re
 import shlex
 
-import torch
 from launching import ROOT
 
 from scripts.suggest_pair import PairConfig, check_pair_config
@@ -27,13 +26,3 @@ def test_commands_are_valid():
     vanilla, _, layer_sync = found
     assert layer_sync_settings(layer_sync) == ([(2, 5)], 0.3) and layer_sync.probe_every == 200
     assert layer_sync_settings(vanilla) == ([], 0)
-
-
-def test_python_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-    names = dict(student=torch.randn(4, 5, 6), teacher=torch.randn(4, 5, 6), t=torch.rand(4))
-    gradients = [torch.randn(3), None]
-    names |= dict(velocity_gradients=gradients, sync_gradients=gradients)
-    exec(code, names)
-    assert names["angle"] < 1e-3 and names["sums"].shape == (2, 10)
-    assert 1 < names["values"]["rank_2"] <= 6
