@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from launching import ROOT, TINY_DIGITS, check
 from PIL import Image
 
@@ -207,6 +208,26 @@ def test_both_methods_read_the_same_block(config):
     (sync,), _ = run(config("layer_sync", max_steps=1, run_name="sync"))
     assert both["repa_loss"] == alone["repa_loss"] and both["sync_loss"] == sync["sync_loss"]
     assert both["loss"] == pytest.approx(alone["loss"] + 0.3 * sync["sync_loss"], rel=1e-6)
+
+
+@pytest.fixture
+def any_precision():
+    """accelerate keeps a process's first precision."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+@pytest.mark.parametrize("loss_type", ["dispersive", "sra", "repa+layer_sync"])
+def test_bf16_autocast_changes_rounding_only(config, any_precision, loss_type):
+    """At the first step, which both precisions start from the same weights."""
+    (whole,), _ = run(config(loss_type, max_steps=1))
+    AcceleratorState._reset_state()
+    bf16 = EngineConfig(precision="bf16")
+    (half,), _ = run(config(loss_type, max_steps=1, run_name="half", engine=bf16))
+    assert half["loss"] != whole["loss"]
+    for name, value in whole.items():
+        assert half[name] == pytest.approx(value, rel=0.05, abs=5e-3), name
 
 
 def test_a_pair_can_be_watched_without_acting_on_it(config):
