@@ -59,6 +59,9 @@ class Benchmark:
     """counted runs of each variant, after two that are not"""
     npz_images: int = 50_000
     """images of the .npz; each takes 0.4 MB of disk while it works"""
+    clock: Literal["wall", "cpu"] = "wall"
+    """of the training steps: wall time, or on a CPU the processor time of this process, which other
+    jobs on the machine hardly change; with OMP_NUM_THREADS=1, so that no threads wait in it"""
     out: str = "benchmark.json"
     """where to write the figures"""
 
@@ -110,6 +113,8 @@ def markdown(rows: list[dict], columns: dict[str, str]) -> str:
 
 def main(c: Benchmark) -> None:
     with usage_errors():
+        if c.clock == "cpu" and DEVICE.type == "cuda":
+            raise ValueError("--clock cpu: a GPU's work takes no processor time; leave it out")
         c.sizes()
         c.sizes("sampling_models")
         if "npz" in c.parts:
@@ -117,7 +122,7 @@ def main(c: Benchmark) -> None:
     print(f"{device_name()}; torch {torch.__version__}, {torch.get_num_threads()} threads")
     record = dict(device=device_name(), torch=torch.__version__, settings=asdict(c))
     if {"steps", "sampling"} & set(c.parts):
-        peaks = record["matmul"] = matmul_peaks(c.precisions)
+        peaks = record["matmul"] = matmul_peaks(c.precisions, c.clock)
         for precision, rate in peaks.items():
             print(f"matrix products, {precision}: {rate / 1e12:.3g} TFLOP/s")
     parts = {

@@ -44,12 +44,12 @@ def check_train_config(c: TrainConfig) -> None:
     require(c, "reg_weight", c.reg_weight is None or c.reg_weight >= 0, "at least 0")
     if (
         c.diagnose_every
-        and c.loss_type == "vanilla"
+        and "sync" not in c.loss_type
         and not (c.encoder_depth or c.gt_encoder_depth)
     ):
         raise ValueError(
             f"--diagnose-every {c.diagnose_every} needs a pair to look at: with --loss-type "
-            f"vanilla, give --encoder-depth and --gt-encoder-depth"
+            f"{c.loss_type}, give --encoder-depth and --gt-encoder-depth"
         )
     if c.probe_every and c.streaming and not c.val_data_path:
         raise ValueError(

@@ -137,7 +137,7 @@ def measure(c, name: str, batch: int, precision: str, compiled: bool, peak: floa
     flops = Step(name, precision, False, batch).flops()  # gone before the next one takes memory
     step = Step(name, precision, compiled, batch, c.losses)
     works = {loss: lambda loss=loss: step(loss) for loss in step.objectives}
-    times = alternate(works, c.repeats)
+    times = alternate(works, c.repeats, clock=c.clock)
     memory = {loss: step.memory(loss) for loss in works}
     rows = []
     for loss, measured in times.items():

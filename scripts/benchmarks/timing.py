@@ -6,26 +6,29 @@ from collections.abc import Callable
 
 import torch
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def seconds(work: Callable) -> float:
-    """Wall time of work() with everything that it started on the device."""
+def seconds(work: Callable, clock: str = "wall") -> float:
+    """Time of work() with everything that it started on the device, by one of `CLOCKS`."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = CLOCKS[clock]()
     work()
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return CLOCKS[clock]() - start
 
 
-def alternate(works: dict[str, Callable], repeats: int, warmup: int = 2) -> dict[str, list[float]]:
+def alternate(
+    works: dict[str, Callable], repeats: int, warmup: int = 2, clock: str = "wall"
+) -> dict[str, list[float]]:
     """Seconds of each work, `repeats` times in turn, after `warmup` rounds that do not count."""
     times = {name: [] for name in works}
     for i in range(warmup + repeats):
         for name, work in works.items():
-            taken = seconds(work)
+            taken = seconds(work, clock)
             if i >= warmup:
                 times[name].append(taken)
     return times
@@ -45,16 +48,16 @@ def autocast(precision: str) -> torch.autocast:
     return torch.autocast(DEVICE.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def matmul_rate(precision: str, n: int, repeats: int = 7) -> float:
+def matmul_rate(precision: str, n: int, repeats: int = 7, clock: str = "wall") -> float:
     """FLOP/s of a square matrix product, the median."""
     set_precision(precision)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(n, n, device=DEVICE).to(dtype) for _ in range(2))
     a @ b
-    return 2 * n**3 / statistics.median(seconds(lambda: a @ b) for _ in range(repeats))
+    return 2 * n**3 / statistics.median(seconds(lambda: a @ b, clock) for _ in range(repeats))
 
 
-def matmul_peaks(precisions: tuple[str, ...]) -> dict[str, float]:
+def matmul_peaks(precisions: tuple[str, ...], clock: str = "wall") -> dict[str, float]:
     """FLOP/s of large matrix products by precision, without those that the device only emulates."""
     small = {precision: matmul_rate(precision, 256) for precision in {*precisions, "fp32"}}
     native = [p for p in precisions if small[p] > small["fp32"] / 2]
@@ -62,4 +65,4 @@ def matmul_peaks(precisions: tuple[str, ...]) -> dict[str, float]:
         times = small["fp32"] / small[precision]
         print(f"{precision}: left out, emulated on this device ({times:.0f} x slower than fp32)")
     n = 8192 if DEVICE.type == "cuda" else 3072
-    return {precision: matmul_rate(precision, n) for precision in native}
+    return {precision: matmul_rate(precision, n, clock=clock) for precision in native}

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from launching import ROOT, TINY_DIGITS, check
 from PIL import Image
 
@@ -199,6 +200,43 @@ def test_two_processes_are_one_process(config, tmp_path):
         run(dataclasses.replace(settings, run_name=f"{name}3", resume=str(path), max_steps=5))
 
 
+def test_both_methods_read_the_same_block(config):
+    """At the first step, which is the same for all: LayerSync's student is REPA's block too."""
+    repa = dataclasses.replace(config("repa").repa, repa_depth=2)
+    (both,), _ = run(config("repa+layer_sync", repa=repa, max_steps=1, run_name="both"))
+    (alone,), _ = run(config("repa", repa=repa, max_steps=1, run_name="alone"))
+    (sync,), _ = run(config("layer_sync", max_steps=1, run_name="sync"))
+    assert both["repa_loss"] == alone["repa_loss"] and both["sync_loss"] == sync["sync_loss"]
+    assert both["loss"] == pytest.approx(alone["loss"] + 0.3 * sync["sync_loss"], rel=1e-6)
+
+
+@pytest.fixture
+def any_precision():
+    """accelerate keeps a process's first precision."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+@pytest.mark.parametrize("loss_type", ["dispersive", "sra", "repa+layer_sync"])
+def test_bf16_autocast_changes_rounding_only(config, any_precision, loss_type):
+    """At the first step, which both precisions start from the same weights."""
+    (whole,), _ = run(config(loss_type, max_steps=1))
+    AcceleratorState._reset_state()
+    bf16 = EngineConfig(precision="bf16")
+    (half,), _ = run(config(loss_type, max_steps=1, run_name="half", engine=bf16))
+    assert half["loss"] != whole["loss"]
+    for name, value in whole.items():
+        assert half[name] == pytest.approx(value, rel=0.05, abs=5e-3), name
+
+
+def test_a_pair_can_be_watched_without_acting_on_it(config):
+    plain, _ = run(config("sra"))
+    watched, _ = run(config("sra", run_name="on", encoder_depth=2, gt_encoder_depth=5))
+    assert all(row.pop("similarity_2_5") and row.pop("sync_loss") for row in watched)
+    assert watched == plain
+
+
 @pytest.fixture
 def photos(tmp_path):
     """Settings for four colour images of 16 x 16 pixels: 8 x 8 tokens, so 8 x 8 patches of 16."""
@@ -343,6 +381,10 @@ def test_names_of_runs_say_the_method_its_blocks_and_weight(config):
         (
             "--dispersive-weight 0: it must be positive",
             dict(loss_type="dispersive", dispersive=DispersiveConfig(dispersive_weight=0)),
+        ),
+        (
+            "--diagnose-every 5 needs a pair to look at: with --loss-type sra, give --encoder-d",
+            dict(loss_type="sra", diagnose_every=5),
         ),
         (
             "--repa-encoder-weights has no effect with --repa-features",
