@@ -1,0 +1,91 @@
+"""The command: one cell through training, sampling and evaluation; bad input before any work."""
+
+import json
+import shlex
+
+import pytest
+from launching import run
+
+from scripts import sweep_layer_pairs
+from sweeps.cells import results, to_do
+from sweeps.layer_pairs import load_study
+
+SCRIPT = "scripts/sweep_layer_pairs.py"
+BASE = (
+    "train.py --model SiT-Ti/2 --dataset-name digits --image-size 8 --num-classes 10 --vae none "
+    "--global-batch-size 8 --max-steps 4 --log-every 2 --sample-every 0 --num-workers 0"
+)
+SAMPLE = "sample_ddp.py ODE --sampling-method euler --num-sampling-steps 3 --num-fid-samples 64"
+
+
+def study(folder, *more) -> list[str]:
+    given = ["--base", BASE, "--sample", SAMPLE, "--evaluate", "python -m evaluation --ref digits"]
+    return [
+        "run", "--folder", str(folder), *given, "--pairs", "[(2,5)]", "--seeds", "0", "--lambdas",
+        "0.3", *more,
+    ]  # fmt: skip
+
+
+def test_cells_are_trained_sampled_and_evaluated(tmp_path, monkeypatch, capsys):
+    """In this process, but for the commands themselves; then a report, also of another metric."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    folder = tmp_path / "sweep"
+    monkeypatch.setattr("sys.argv", [SCRIPT, *study(folder)])
+    assert sweep_layer_pairs.main() == 0
+    said = capsys.readouterr().out
+    assert "finished 2-5-lambda0.3-seed0: pixel_frechet" in said and "| one seed |" in said
+    _, (vanilla, pair) = load_study(folder)
+    assert to_do(vanilla) == to_do(pair) == []
+    config = json.loads((pair.folder / "train" / "config.json").read_text())
+    assert (config["encoder_depth"], config["gt_encoder_depth"], config["reg_weight"]) == (
+        2,
+        5,
+        0.3,
+    )
+    recipe = json.loads((pair.folder / "0000004.metrics.json").read_text())["recipe"]
+    assert (recipe["step"], recipe["seed"], recipe["num_samples"]) == (4, 0, 64)
+    first, second = (results(cell)["evaluate 4"]["pixel_frechet"] for cell in (vanilla, pair))
+    assert first != second and not (pair.folder / "0000004.npz").exists()
+
+    monkeypatch.setattr("sys.argv", [SCRIPT, "report", str(folder), "--metric", "pixel_recall"])
+    assert sweep_layer_pairs.main() == 0
+    assert "pixel recall ↑" in (folder / "report" / "report.md").read_text()
+    monkeypatch.setattr("sys.argv", [SCRIPT, *study(folder, "--dry-run")])
+    assert sweep_layer_pairs.main() == 0
+    assert "2 cells, 2 of them finished" in capsys.readouterr().out
+
+
+def test_a_dry_run_prints_commands_that_can_be_copied(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    more = ["--dry-run", "--processes-per-cell", "2"]
+    monkeypatch.setattr("sys.argv", [SCRIPT, *study(tmp_path / "a b", *more)])
+    assert sweep_layer_pairs.main() == 0
+    said = capsys.readouterr().out
+    commands = [shlex.split(line) for line in said.splitlines() if line.startswith("torchrun ")]
+    assert [words[3] for words in commands] == ["train.py", "sample_ddp.py", "-m"] * 2
+    assert str(tmp_path / "a b" / "cells" / "vanilla-seed0") in commands[0]
+    assert "training, each cell: 4 steps x 8 images" in said and not (tmp_path / "a b").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--pairs", "[(2,9)]"], "--pairs: pair (2, 9): the model has 8 blocks"),
+        (["--metric", "fid"], "--metric fid: --evaluate gives pixel_frechet"),
+        (["--parallel", "0"], "--parallel 0: it must be at least 1"),
+        (["--partition", "gpu"], "--partition gpu has no effect without --cluster slurm"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, more, message):
+    monkeypatch.setattr("sys.argv", [SCRIPT, *study(tmp_path / "sweep", *more)])
+    with pytest.raises(SystemExit) as exit:
+        sweep_layer_pairs.main()
+    assert exit.value.code == 2 and not (tmp_path / "sweep").exists()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sweep_layer_pairs.py: error: ") and message in line
+
+
+def test_it_starts_as_a_command(tmp_path):
+    done = run(SCRIPT, "report", tmp_path)
+    assert done.returncode == 2 and f"{tmp_path}: no sweep is there" in done.stderr
