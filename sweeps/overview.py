@@ -66,7 +66,7 @@ class Overview:
         if not self.times or not left:
             return []
         mean = max(1.0, sum(self.times) / len(self.times))
-        left -= sum(min(0.99, (time.monotonic() - run.started) / mean) for run in runs)
+        left -= sum(min(0.9, (time.monotonic() - run.started) / mean) for run in runs)
         return [f"about {duration(left * mean / self.parallel)} left"]
 
     def say(self, line: str) -> None:

@@ -74,9 +74,12 @@ def plain_settings(point: Point) -> dict:
     ("change", "message"),
     [
         (("base", "--max-steps 4", "--max-steps 6"), r"--base: max_steps 4 there, 6 here"),
-        (("base", "--vae none", "--vae none --lr 1"), r"--base: lr 0.0001 there, 1.0 here"),
+        (("base", "--vae none", "--vae none --lr 1"), r"--base: lr the default there, 1.0 here"),
         (("sample", "32", "64"), r"--sample: num_fid_samples 32 there, 64 here"),
-        (("evaluate", "digits", "digits --array x"), r"--evaluate: array arr_0 there, x here"),
+        (
+            ("evaluate", "digits", "digits --array x"),
+            r"--evaluate: array the default there, x here",
+        ),
         (("checkpoints", "last", "all"), r"--checkpoints: steps \[4\] there, \[2, 4\] here"),
     ],
 )
