@@ -25,7 +25,12 @@ class Overview:
         self.parallel = parallel
         self.states = {cell.name: "waiting" for cell in cells}
         self.times: list[float] = []  # seconds of finished cells
-        self.bar = tqdm(total=len(cells), unit="cell", disable=not sys.stderr.isatty())
+        self.bar = tqdm(
+            total=len(cells),
+            bar_format="{n_fmt}/{total_fmt} |{bar:12}| {elapsed}{postfix}",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
         self.last_line, self.changed = time.monotonic(), False
 
     def set(self, cell: Cell, state: str, silent: bool = False) -> None:

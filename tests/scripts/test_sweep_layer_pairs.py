@@ -1,14 +1,17 @@
 """The command: one cell through training, sampling and evaluation; bad input before any work."""
 
 import json
+import re
 import shlex
 
 import pytest
-from launching import run
+from launching import ROOT, run
 
 from scripts import sweep_layer_pairs
+from scripts.sweep_layer_pairs import Report, Run
 from sweeps.cells import to_do
 from sweeps.layer_pairs import Study, load_study
+from training.launch import parse_command
 
 SCRIPT = "scripts/sweep_layer_pairs.py"
 BASE = (
@@ -16,6 +19,14 @@ BASE = (
     "--global-batch-size 8 --max-steps 4 --log-every 2 --sample-every 0 --num-workers 0"
 )
 SAMPLE = "sample_ddp.py ODE --sampling-method euler --num-sampling-steps 3 --num-fid-samples 64"
+
+
+def page_commands(page: str) -> list[list[str]]:
+    """Arguments of the script in a page's bash blocks."""
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.S))
+    lines = blocks.replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[line.index(SCRIPT) + 1 :] for line in words if SCRIPT in line]
 
 
 def study(folder, *more) -> list[str]:
@@ -85,6 +96,22 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, more, message):
     assert exit.value.code == 2 and not (tmp_path / "sweep").exists()
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("sweep_layer_pairs.py: error: ") and message in line
+
+
+def test_commands_of_the_page_are_good():
+    """As far as they can be checked without the data and the reference of a user."""
+    parsed = [
+        parse_command({"run": Run, "report": Report}, words, SCRIPT)
+        for words in page_commands("docs/sweeps.md")
+    ]
+    runs = [c for c in parsed if isinstance(c, Run)]
+    assert len(runs) == 3 and len(parsed) == 4
+    counts = []
+    for c in runs[:2]:
+        known = Study(c.study)
+        counts.append(len(known.points(c.grid)))
+    pairs = [(s, t) for s in range(2, 10) for t in range(s + 3, 10)]  # of the 12 blocks of B/2
+    assert counts == [3 * (1 + 2 * len(pairs)), 3 * (1 + 2 * 2)]
 
 
 def test_it_starts_as_a_command(tmp_path):
