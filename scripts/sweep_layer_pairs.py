@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sweeps.grid import Grid
 from sweeps.layer_pairs import StudyConfig
 from sweeps.pool import PoolConfig
+from sweeps.slurm import ClusterConfig
 from training.launch import parse_command, usage_errors
 
 Flat = tyro.conf.OmitArgPrefixes
@@ -34,6 +35,7 @@ class Run:
     study: Annotated[StudyConfig, Flat]
     grid: Annotated[Grid, Flat] = field(default_factory=Grid)
     pool: Annotated[PoolConfig, Flat] = field(default_factory=PoolConfig)
+    cluster: Annotated[ClusterConfig, Flat] = field(default_factory=ClusterConfig)
     dry_run: bool = False
     """print every command that is left and what it costs, run nothing"""
 
@@ -51,14 +53,16 @@ class Report:
 
 
 def run(c: Run) -> int:
+    from sweeps.commands import check_reference
     from sweeps.cost import estimate
     from sweeps.layer_pairs import Study, check_same_study, join_sweep
-    from sweeps.pool import check_pool, run_cells
+    from sweeps.slurm import check_settings, work_through
 
     with usage_errors():
         study = Study(c.study)
+        check_reference(study.evaluation)
         points = study.points(c.grid)
-        check_pool(c.pool)
+        check_settings(c.pool, c.cluster)
         check_same_study(study)
         cells = [study.cell(point) for point in points]
         if c.dry_run:
@@ -66,7 +70,7 @@ def run(c: Run) -> int:
             print("\n".join(["", *estimate(study, cells, c.pool.parallel)]))
             return 0
         join_sweep(study, points)
-    code = run_cells(cells, c.pool)
+    code = work_through(cells, c.pool, c.cluster, study.folder)
     report(Report(str(study.folder), c.study.metric))
     return code
 

@@ -195,9 +195,13 @@ def read_evaluate(text: str):
         check_metrics(config.metrics)
     except ValueError as error:
         raise ValueError(f"--evaluate: {error}") from None
+    return words, config
+
+
+def check_reference(config) -> None:
+    """`ValueError` if the reference of an evaluation is not there."""
     if config.ref != "digits" and not Path(config.ref).exists():
         raise ValueError(f"--evaluate: --ref {config.ref}: no such file or folder")
-    return words, config
 
 
 def evaluation_recipe(config) -> dict:

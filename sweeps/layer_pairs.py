@@ -82,10 +82,10 @@ class Study:
     def recipe(self) -> dict:
         """What determines the numbers of all cells."""
         return {
-            "train": training_recipe(self.training),
+            "base": training_recipe(self.training),
             "sample": sampling_recipe(self.sampling),
             "evaluate": evaluation_recipe(self.evaluation),
-            "steps": self.steps,
+            "checkpoints": {"steps": self.steps},
         }
 
     def cell(self, point: Point) -> Cell:
@@ -180,31 +180,36 @@ def join_sweep(study: Study, points: list[Point]) -> None:
 
 
 def check_same_study(study: Study) -> list[dict]:
-    """The cells that the folder already knows of; `ValueError` if its commands are others."""
+    """Settings of the cells that the folder knows of; `ValueError` if its commands are others."""
     folder = study.folder
     if not (folder / "sweep.json").exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            names = {p.name for p in folder.iterdir()} if folder.is_dir() else {""}
-            if names - {"sweep.lock", "cells", "slurm"}:
-                raise ValueError(f"--folder {folder}: it holds something else; give another one")
+        check_free(folder)
         return []
     manifest = read_manifest(folder)
     there = Study(StudyConfig(**manifest["study"])).recipe()
     found = []
     for part, here in study.recipe().items():
-        if part == "steps" and there[part] != here:
-            found.append(f"--checkpoints: steps {there[part]} there, {here} here")
-        elif part != "steps":
-            flag = {"train": "--base", "sample": "--sample", "evaluate": "--evaluate"}[part]
-            keys = [key for key in here if here[key] != there[part].get(key)]
-            keys += [key for key in there[part] if key not in here]
-            found += [f"{flag}: {k} {there[part].get(k)} there, {here.get(k)} here" for k in keys]
+        both = here | there[part]
+        found += [
+            f"--{part}: {key} {there[part].get(key)} there, {here.get(key)} here"
+            for key in both
+            if here.get(key) != there[part].get(key)
+        ]
     if found:
         raise ValueError(
             f"--folder {folder} holds a sweep of other settings ({'; '.join(found)}): give another "
             f"--folder"
         )
     return manifest["cells"]
+
+
+def check_free(folder: Path) -> None:
+    """`ValueError` if there is something that no sweep made."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--folder {folder} is a file: give another one")
+    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if found - {"sweep.lock", "cells", "slurm"}:
+        raise ValueError(f"--folder {folder} holds something else: give another one")
 
 
 def load_study(folder: Path) -> tuple[Study, list[Cell]]:

@@ -26,7 +26,7 @@ class Overview:
         self.states = {cell.name: "waiting" for cell in cells}
         self.times: list[float] = []  # seconds of finished cells
         self.bar = tqdm(total=len(cells), unit="cell", disable=not sys.stderr.isatty())
-        self.last_line = time.monotonic()
+        self.last_line, self.changed = time.monotonic(), False
 
     def set(self, cell: Cell, state: str, silent: bool = False) -> None:
         """`state` is one of sweeps.cells.State, or "busy": another process works on the cell."""
@@ -37,6 +37,7 @@ class Overview:
             self.times.append(sum(seconds(cell).values()))
             self.bar.update(1)
         if not silent:
+            self.changed = True
             self.say(f"{state:8s} {cell.name}{about(cell, state)}")
 
     def refresh(self, runs: Sequence[CellRun] = ()) -> None:

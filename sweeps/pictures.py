@@ -1,5 +1,6 @@
 """Pictures of a study of layer pairs. Nothing is drawn as a difference that has no spread."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +11,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import TwoSlopeNorm
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from sweeps.commands import label
+from sweeps.statistics import rounded
 
 if TYPE_CHECKING:
     from sweeps.report import Findings, Row
@@ -63,18 +66,21 @@ def heat_map(f: "Findings"):
     known = with_interval(rows)
     if not known:
         return None
-    depth = f.study.depth
+    students, teachers = ([row.pair[i] for row in rows] for i in (0, 1))
+    extent = min(teachers) - 0.5, max(teachers) + 0.5, max(students) + 0.5, min(students) - 0.5
     weights = sorted({row.weight for row in rows})
-    size = 0.62 * depth + 1.6
-    figure, axes = panels(len(weights), size, size)
+    width, height = (0.72 * abs(extent[i + 1] - extent[i]) for i in (0, 2))
+    figure, axes = panels(len(weights), width + 0.8, height + 1)
     largest = max(abs(row.difference.mean) for row in known) or 1.0
     norm = TwoSlopeNorm(0, -largest, largest)
     colours = plt.get_cmap("RdBu" if f.rising else "RdBu_r")  # blue is better
     for axis, weight in zip(axes, weights, strict=True):
-        image = draw_squares(f, axis, [row for row in rows if row.weight == weight], norm, colours)
+        draw_squares(f, axis, [row for row in rows if row.weight == weight], norm, colours)
         axis.set(title=f"λ = {weight:g}", xlabel="teacher block", ylabel="student block")
-        axis.set_xticks(range(1, depth + 1))
-        axis.set_yticks(range(1, depth + 1))
+        axis.set(xlim=extent[:2], ylim=extent[2:], aspect="equal", facecolor="0.93")
+        axis.set_xticks(range(min(teachers), max(teachers) + 1))
+        axis.set_yticks(range(min(students), max(students) + 1))
+    image = plt.cm.ScalarMappable(norm, colours)
     figure.colorbar(image, ax=axes, label="change against vanilla (blue is better)", shrink=0.8)
     figure.suptitle(
         f"{label(f.metric)} after {f.study.steps[-1]:,} steps: change against vanilla of the same "
@@ -83,25 +89,22 @@ def heat_map(f: "Findings"):
     return figure
 
 
-def draw_squares(f: "Findings", axis, rows: list["Row"], norm, colours):
-    depth = f.study.depth
-    grid = np.full((depth, depth), np.nan)
+def draw_squares(f: "Findings", axis, rows: list["Row"], norm, colours) -> None:
+    known = with_interval(rows)
     for row in rows:
         student, teacher = row.pair
-        if row not in with_interval([row]):
-            axis.text(teacher, student, "1 seed", ha="center", va="center", fontsize=6, color="0.4")
-            continue
-        d = row.difference
-        grid[student - 1, teacher - 1] = d.mean
-        light = abs(norm(d.mean) - 0.5) > 0.35
-        text = f"{d.mean:+.2g}\n±{d.half_width:.2g}"
-        colour = "white" if light else "black"
-        axis.text(teacher, student, text, ha="center", va="center", fontsize=7, color=colour)
+        text, colour, black = f"{len(row.values)} seed", "white", True
+        if row in known:
+            d = row.difference
+            text = f"{rounded(d.mean, d.half_width, '+')}\n±{rounded(d.half_width, d.half_width)}"
+            colour, black = colours(norm(d.mean)), abs(norm(d.mean) - 0.5) < 0.35
+        corner = teacher - 0.5, student - 0.5
+        axis.add_patch(plt.Rectangle(corner, 1, 1, facecolor=colour, edgecolor="white"))
+        axis.text(teacher, student, text, ha="center", va="center", fontsize=7,
+                  color="black" if black else "white")  # fmt: skip
         if f.verdict(row) in ("better", "worse"):
-            corner = teacher - 0.46, student - 0.46
-            axis.add_patch(plt.Rectangle(corner, 0.92, 0.92, fill=False, linewidth=2))
-    extent = 0.5, depth + 0.5, depth + 0.5, 0.5
-    return axis.imshow(grid, cmap=colours, norm=norm, extent=extent, aspect="equal")
+            inner = teacher - 0.46, student - 0.46
+            axis.add_patch(plt.Rectangle(inner, 0.92, 0.92, fill=False, linewidth=2))
 
 
 def over_lambda(f: "Findings"):
@@ -109,7 +112,7 @@ def over_lambda(f: "Findings"):
     rows = with_interval([row for row in f.at_end() if row.pair])
     if not rows:
         return None
-    students = sorted({row.pair[0] for row in rows})[:MOST_PANELS]
+    students = sorted({row.pair[0] for row in rows})
     weights = sorted({row.weight for row in rows})
     figure, axes = panels(len(students), 3.6, 3.0, sharey=True)
     teachers = sorted({row.pair[1] for row in rows})
@@ -144,21 +147,49 @@ def over_steps(f: "Findings"):
     if len(f.steps) < 2:
         return None
     baseline = [row for row in f.rows if row.pair is None]
-    pairs = sorted({row.pair for row in f.rows if row.pair})[:MOST_PANELS]
+    pairs, which = pairs_to_draw(f)
     weights = sorted({row.weight for row in f.rows if row.pair})
     colours = dict(zip(weights, plt.cm.plasma(np.linspace(0.1, 0.8, len(weights))), strict=True))
     figure, axes = panels(len(pairs) or 1, 3.6, 3.0, sharey=True, sharex=True)
     for axis, pair in zip(axes, pairs or [None], strict=True):
-        draw_lines(axis, baseline, "black", "vanilla")
+        seeds = {seed for row in f.rows if row.pair == pair for seed in row.values}
+        draw_lines(axis, [only(row, seeds) for row in baseline], "black", "vanilla")
         for weight in weights:
             mine = [row for row in f.rows if (row.pair, row.weight) == (pair, weight)]
             draw_lines(axis, mine, colours[weight], f"λ = {weight:g}")
-        axis.set(title=f"{pair[0]} → {pair[1]}" if pair else "vanilla", xlabel="step", yscale="log")
-        axis.grid(alpha=0.3, which="both")
+        axis.set(title=f"{pair[0]} → {pair[1]}" if pair else "vanilla", xlabel="step")
+        axis.tick_params(labelbottom=True)
+        if not f.rising and all(value > 0 for row in f.rows for value in row.values.values()):
+            axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     figure.supylabel(label(f.metric))
-    figure.suptitle("Thin: each seed. Thick: their mean")
+    figure.suptitle(f"Thin: each seed. Thick: their mean{which}")
     return figure
+
+
+def pairs_to_draw(f: "Findings") -> tuple[list, str]:
+    """All pairs, or of too many the best at the end, and words that say so."""
+    pairs = sorted({row.pair for row in f.rows if row.pair})
+    if len(pairs) <= MOST_PANELS:
+        return pairs, ""
+    best = {}
+    for row in f.at_end():
+        mean = sum(row.values.values()) / len(row.values) * (-1 if f.rising else 1)
+        best[row.pair] = min(mean, best.get(row.pair, math.inf))
+    order = sorted(pairs, key=lambda pair: best.get(pair, math.inf))
+    return sorted(
+        order[:MOST_PANELS]
+    ), f". {MOST_PANELS} of {len(pairs)} pairs, the best at the end"
+
+
+def only(row: "Row", seeds: set[int]) -> "Row":
+    """What is drawn beside a pair is of the same seeds."""
+    values = {seed: value for seed, value in row.values.items() if seed in seeds}
+    return dataclasses.replace(row, values=values)
 
 
 def draw_lines(axis, rows: list["Row"], colour, name: str) -> None:
@@ -169,8 +200,8 @@ def draw_lines(axis, rows: list["Row"], colour, name: str) -> None:
         steps, values = [row.step for row in mine], [row.values[seed] for row in mine]
         axis.plot(steps, values, color=colour, linewidth=0.7, alpha=0.5)
     whole = [row for row in rows if len(row.values) == len(seeds)]
-    means = [sum(row.values.values()) / len(row.values) for row in whole]
-    label = f"{name}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
-    if rows:
+    if seeds:
+        means = [sum(row.values.values()) / len(row.values) for row in whole]
+        label = f"{name}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
         axis.plot([r.step for r in whole], means, color=colour, linewidth=2, marker="o",
                   markersize=3, label=label)  # fmt: skip

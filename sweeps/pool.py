@@ -38,11 +38,11 @@ class PoolConfig:
     """run cells again that failed before; without it they are only reported"""
 
 
-def check_pool(c: PoolConfig) -> None:
-    """`ValueError` for numbers that this machine cannot satisfy."""
+def check_pool(c: PoolConfig, here: bool = True) -> None:
+    """`ValueError` for numbers that cannot be satisfied, on this machine if cells run `here`."""
     for name in ("parallel", "processes_per_cell"):
         require(c, name, getattr(c, name) >= 1, "at least 1")
-    found = gpus()
+    found = gpus() if here else []
     if found and c.processes_per_cell > len(found):
         raise ValueError(
             f"--processes-per-cell {c.processes_per_cell}: each process takes a GPU, and there "
@@ -92,7 +92,7 @@ class Pool:
         self.free, self.runs = launches(c), {}  # runs: CellRun to its Launch
         self.waiting: deque[tuple[float, Cell]] = deque()  # and the time to look at it
         self.failed: list[Cell] = []
-        self.stops = 0
+        self.stops = self.obeyed = 0  # signals that came, and those that were acted on
         for cell in cells:
             now = state(cell)
             if now == "failed" and not c.retry_failed:
@@ -105,16 +105,19 @@ class Pool:
     def work(self) -> int:
         """Run until nothing waits; returns the exit code."""
         try:
-            with stop_signals(self._stop):
+            with stop_signals(self._remember):
                 self.overview.say(self.overview.status())
                 while self.runs or (self.waiting and not self.stops):
+                    if self.stops > self.obeyed:
+                        self._stop()
                     self._start_some()
                     for run in list(self.runs):
                         if run.poll():
                             self._ended(run)
                     self.overview.refresh(list(self.runs))
                     time.sleep(POLL_SECONDS)
-                self.overview.say(self.overview.status())
+                if self.overview.changed:
+                    self.overview.say(self.overview.status())
         finally:
             for run in self.runs:  # an error of our own: leave nothing behind
                 run.stop()
@@ -153,9 +156,12 @@ class Pool:
         shown = "waiting" if run.outcome == "stopped" else run.outcome
         self.overview.set(run.cell, shown, silent=shown == "waiting")
 
+    def _remember(self) -> None:
+        self.stops += 1  # a handler may interrupt anything, so the loop acts on it
+
     def _stop(self) -> None:
-        self.stops += 1
-        what = ["commands save and end; once more to kill them", "killed"][min(self.stops, 2) - 1]
+        self.obeyed = self.stops
+        what = "commands save and end; once more to kill them" if self.stops == 1 else "killing"
         self.overview.say(f"stopping: {what}. The same command continues")
         for run in self.runs:
             run.stop()
@@ -177,7 +183,6 @@ def run_cells(cells: Sequence[Cell], c: PoolConfig) -> int:
     """Work through `cells`, those that are finished left alone.
 
     Returns 0 when all are finished, 1 when some have failed, 75 when it was stopped: the same call
-    continues. Raises `ValueError` for bad settings, before any work.
+    continues.
     """
-    check_pool(c)
     return Pool(cells, c).work()

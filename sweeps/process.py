@@ -32,8 +32,7 @@ from sweeps.cells import (
 ROOT = Path(__file__).resolve().parents[1]
 EXIT_PREEMPTED = 75  # of train.py: it has saved, the same command continues
 SECONDS_TO_SAVE = 300  # between asking a command to stop and killing it
-LINUX = sys.platform == "linux"
-LIBC = ctypes.CDLL(None) if LINUX else None
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1
 Outcome = Literal["finished", "failed", "stopped", "busy"]
 
@@ -153,7 +152,7 @@ class CellRun:
                 stderr=log,
                 start_new_session=True,
                 pass_fds=[self.lock.fileno()],  # the cell stays locked while the command lives
-                preexec_fn=die_with_parent if LINUX else None,
+                preexec_fn=before_command,
             )
 
     def _done(self) -> None:
@@ -204,9 +203,14 @@ class CellRun:
         self.outcome = outcome
 
 
-def die_with_parent() -> None:
-    """In a new process: be told to stop when the one that started it dies."""
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def before_command() -> None:
+    """In the new process: be told to stop when the one that started it dies.
+
+    SIGUSR2, with which submitit announces the end of a SLURM job, is for the job's first process.
+    """
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    if LIBC:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def signal_group(process: subprocess.Popen, number: int) -> None:

@@ -18,7 +18,7 @@ from sweeps.commands import RISING, label
 from sweeps.grid import Pair, Point
 from sweeps.layer_pairs import Study
 from sweeps.overview import duration
-from sweeps.statistics import Difference, check_level, paired_difference, spread
+from sweeps.statistics import Difference, check_level, paired_difference, rounded, spread
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ def markdown(f: Findings, pictures: list[tuple[str, Path]]) -> str:
     lines = [f"# Layer pairs: {label(f.metric)}", "", *progress_lines(f), ""]
     lines += ["```", f.study.config.base, f.study.config.sample, f.study.config.evaluate, "```", ""]
     if rows:
-        lines += [f"## After {last:,} steps", "", *table(f, rows), "", *reading(f, rows), ""]
+        lines += [f"## After {last:,} steps", "", *table(f, rows)]
+        lines += [word for line in reading(f, rows) for word in ("", line)] + [""]
     for title, path in pictures:
         lines += [f"![{title}]({path.name})", ""]
     failed = [cell for cell in f.cells if f.states[cell.name] == "failed"]
@@ -178,7 +179,8 @@ def table(f: Findings, rows: list[Row]) -> list[str]:
         verdict = f.verdict(row)
         d, interval = row.difference, ""
         if d and d.low is not None:
-            interval = f"{d.mean:+.4g} ({d.low:+.4g} to {d.high:+.4g})"
+            mean, low, high = (rounded(v, d.half_width / 10, "+") for v in (d.mean, d.low, d.high))
+            interval = f"{mean} ({low} to {high})"
         marked = f"**{verdict}**" if verdict in ("better", "worse") else verdict
         lines.append(
             f"| {pair} | {weight} | {len(row.values)} | {mean_and_spread(row)} | {interval} "
@@ -189,7 +191,9 @@ def table(f: Findings, rows: list[Row]) -> list[str]:
 
 def mean_and_spread(row: Row) -> str:
     mean, deviation = sum(row.values.values()) / len(row.values), spread(row.values)
-    return f"{mean:.4g}" if deviation is None else f"{mean:.4g} ± {deviation:.2g}"
+    if deviation is None:
+        return f"{mean:.4g}"
+    return f"{rounded(mean, deviation)} ± {rounded(deviation, deviation)}"
 
 
 def reading(f: Findings, rows: list[Row]) -> list[str]:
@@ -205,7 +209,8 @@ def reading(f: Findings, rows: list[Row]) -> list[str]:
     if compared:
         chance = (1 - f.level) * len(compared)
         lines.append(
-            f"Of {len(compared)} such intervals, about {chance:.2g} exclude zero by chance alone, "
-            f"and the best of many looks better than it is: confirm it on new seeds."
+            f"If no pair made a difference, about {chance:.2g} of these {len(compared)} intervals "
+            f"would exclude zero all the same, and the best of many looks better than it is: "
+            f"confirm it on new seeds."
         )
     return lines

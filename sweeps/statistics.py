@@ -59,6 +59,13 @@ def paired_difference(
     return Difference(n, mean, mean - half, mean + half)
 
 
+def rounded(value: float, spread: float | None, sign: str = "") -> str:
+    """`value` as a text, to the second digit of its spread; `sign` "+" shows a plus too."""
+    if not spread or not math.isfinite(spread):
+        return f"{value:{sign}.4g}"
+    return f"{value:{sign}.{max(0, 1 - math.floor(math.log10(spread)))}f}"
+
+
 def check_level(level: float) -> None:
     if not 0 < level < 1:
         raise ValueError(f"--level {level}: it must be between 0 and 1, as 0.95")

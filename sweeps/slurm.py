@@ -1,0 +1,223 @@
+"""Cells as jobs of SLURM, through submitit: one array of jobs, a cell each.
+
+A job that is preempted or out of time is told so by SIGUSR2: its command saves and ends (train.py:
+exit code 75), and the job is queued again with the same cell, where the command continues. What
+SLURM queues again by itself continues as well. Jobs outlive the program that submitted them, which
+only watches; started again it finds them by FOLDER/slurm/jobs.json.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from sweeps.cells import Cell, state
+from sweeps.overview import Overview
+from sweeps.pool import POLL_SECONDS, PoolConfig, check_pool, run_cells, stop_signals
+from sweeps.process import EXIT_PREEMPTED, ROOT, CellRun, Launch
+from training.checks import require
+from training.config import flag
+from training.launch import EXIT_FAILED
+
+ANNOUNCED_SECONDS = 300  # before its end a job is told; so long saving may take
+REQUEUES = 1000  # after time-outs; nothing is lost by one
+SECONDS_BETWEEN_LOOKS = 10.0
+SECONDS_FOR_LOCK = 120.0  # that a cell may be held by what is left of the job before
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Where cells run, and what a job asks of SLURM. A cell's processes are on one machine."""
+
+    cluster: Literal["here", "slurm", "local"] = "here"
+    """here: in this process; slurm: as an array of jobs, --parallel at a time; local: as submitit's
+    local jobs, to try that out"""
+    partition: str | None = None
+    """of SLURM"""
+    account: str | None = None
+    """of SLURM"""
+    hours: float = 24.0
+    """time limit of a job; what is not finished then is queued again and continues"""
+    gpus_per_process: int = 1
+    """0 on machines without GPUs"""
+    cpus_per_process: int = 8
+    """cores for each process"""
+    mem_gb: float | None = None
+    """memory of a job"""
+    sbatch: tuple[str, ...] = ()
+    """more of sbatch's options as NAME=VALUE: qos=low constraint=a100"""
+
+
+def check_cluster(c: ClusterConfig) -> None:
+    """`ValueError` for settings that do not go together or programs that are not there."""
+    if c.cluster == "here":
+        for field in fields(c):
+            if getattr(c, field.name) != field.default:
+                given = f"{flag(field.name)} {getattr(c, field.name)}"
+                raise ValueError(f"{given} has no effect without --cluster slurm")
+        return
+    if importlib.util.find_spec("submitit") is None:
+        raise ValueError(f"--cluster {c.cluster}: submitit is not installed; pip install submitit")
+    if c.cluster == "slurm" and not shutil.which("sbatch"):
+        raise ValueError("--cluster slurm: there is no sbatch here; run this on a login node")
+    require(c, "hours", c.hours > ANNOUNCED_SECONDS / 3600, "more than the 5 minutes for saving")
+    require(c, "gpus_per_process", c.gpus_per_process >= 0, "at least 0")
+    require(c, "cpus_per_process", c.cpus_per_process >= 1, "at least 1")
+    for option in c.sbatch:
+        if not option.partition("=")[2]:
+            raise ValueError(f"--sbatch {option}: write NAME=VALUE, as in qos=low")
+
+
+def check_settings(pool: PoolConfig, c: ClusterConfig) -> None:
+    """`ValueError` for what this machine or the cluster cannot satisfy, before any work."""
+    check_cluster(c)
+    check_pool(pool, here=c.cluster == "here")
+
+
+def work_through(cells: Sequence[Cell], pool: PoolConfig, c: ClusterConfig, folder: Path) -> int:
+    """Work through the cells of the sweep in `folder`, wherever `c` says.
+
+    Returns 0 when all are finished, 1 when some are not and nothing more happens, 75 when it was
+    stopped: the same call continues.
+    """
+    if c.cluster == "here":
+        return run_cells(cells, pool)
+    return submit_cells(cells, pool, c, folder)
+
+
+class CellJob:
+    """What a job does; submitit calls `checkpoint` when the job has to end before its cell has."""
+
+    def __init__(self, launch: Launch):
+        self.launch, self.run = launch, None
+
+    def __call__(self, cell: Cell) -> str:
+        """Work on the cell to its end; returns the outcome."""
+        deadline = time.monotonic() + SECONDS_FOR_LOCK
+        while True:
+            with unannounced():
+                self.run = CellRun(cell, self.launch)
+            if self.run.outcome != "busy" or time.monotonic() > deadline:
+                break
+            time.sleep(1)
+        while True:
+            with unannounced():
+                if self.run.poll():
+                    return self.run.outcome
+            time.sleep(POLL_SECONDS)
+
+    def checkpoint(self, cell: Cell):
+        """Let the command save and end; returns the job that goes on."""
+        from submitit.helpers import DelayedSubmission
+
+        if self.run:
+            self.run.stop()
+            while not self.run.poll():
+                time.sleep(POLL_SECONDS)
+        return DelayedSubmission(CellJob(self.launch), cell)
+
+
+@contextmanager
+def unannounced():
+    """Hold SIGUSR2 back: its handler uses what is being changed here."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def make_executor(c: ClusterConfig, pool: PoolConfig, folder: Path):
+    import submitit
+
+    limits = {"slurm_max_num_timeout": REQUEUES} if c.cluster == "slurm" else {}
+    executor = submitit.AutoExecutor(folder / "slurm" / "%j", cluster=c.cluster, **limits)
+    size = pool.processes_per_cell
+    executor.update_parameters(
+        name=folder.name,
+        timeout_min=int(c.hours * 60),
+        nodes=1,
+        tasks_per_node=1,
+        cpus_per_task=c.cpus_per_process * size,
+        gpus_per_node=c.gpus_per_process * size,
+        mem_gb=c.mem_gb,
+        slurm_partition=c.partition,
+        slurm_account=c.account,
+        slurm_array_parallelism=pool.parallel,
+        slurm_signal_delay_s=ANNOUNCED_SECONDS,
+        slurm_setup=[f"export PYTHONPATH={ROOT}:$PYTHONPATH"],
+        slurm_additional_parameters=dict(option.split("=", 1) for option in c.sbatch) or None,
+    )
+    return executor
+
+
+class Jobs:
+    """The job of each cell, remembered in FOLDER/slurm/jobs.json."""
+
+    def __init__(self, folder: Path, c: ClusterConfig):
+        self.path, self.cluster = folder / "slurm" / "jobs.json", c.cluster
+        self.jobs = {}
+        if self.path.exists():
+            remembered = json.loads(self.path.read_text())
+            if remembered["cluster"] == c.cluster:
+                self.jobs = {n: self._find(number) for n, number in remembered["jobs"].items()}
+
+    def _find(self, number: str):
+        import submitit
+
+        kind = {"slurm": submitit.SlurmJob, "local": submitit.LocalJob}[self.cluster]
+        return kind(folder=self.path.parent / "%j", job_id=number, tasks=[0])
+
+    def alive(self, cell: Cell) -> bool:
+        """Whether a job of this cell waits or runs, as far as SLURM's accounting knows."""
+        return cell.name in self.jobs and not self.jobs[cell.name].done()
+
+    def submit(self, cells: Sequence[Cell], executor, launch: Launch) -> None:
+        """One array of jobs."""
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before]))  # for pickles
+        new = executor.map_array(CellJob(launch), list(cells))
+        self.jobs |= {cell.name: job for cell, job in zip(cells, new, strict=True)}
+        numbers = {name: job.job_id for name, job in self.jobs.items()}
+        self.path.write_text(json.dumps({"cluster": self.cluster, "jobs": numbers}, indent=1))
+
+
+def submit_cells(cells: Sequence[Cell], pool: PoolConfig, c: ClusterConfig, folder: Path) -> int:
+    """Submit what is not finished and has no job yet, then watch until nothing is left."""
+    executor = make_executor(c, pool, folder)
+    jobs, launch = Jobs(folder, c), Launch(pool.processes_per_cell, threads=c.cpus_per_process)
+    wanted = ("waiting", "failed") if pool.retry_failed else ("waiting",)
+    new = [cell for cell in cells if state(cell) in wanted and not jobs.alive(cell)]
+    if new:
+        jobs.submit(new, executor, launch)
+    print(f"{len(new)} jobs submitted; logs of jobs in {folder / 'slurm'}", flush=True)
+    return watch(cells, jobs, pool)
+
+
+def watch(cells: Sequence[Cell], jobs: Jobs, pool: PoolConfig) -> int:
+    overview, stopped, lost = Overview(cells, pool.parallel), [], set()
+    with stop_signals(lambda: stopped.append(True)):
+        while not stopped:
+            states = {cell.name: state(cell) for cell in cells}
+            for cell in cells:
+                overview.set(cell, states[cell.name])
+            overview.refresh()
+            left = [cell for cell in cells if states[cell.name] in ("waiting", "running")]
+            lost = {cell.name for cell in left if not jobs.alive(cell)}
+            if len(lost) == len(left):
+                break
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    overview.close()
+    if stopped:
+        print("watching ended; the jobs go on. The same command watches again, scancel stops them")
+        return EXIT_PREEMPTED
+    for name in sorted(lost):
+        print(f"{name}: its job ended before it; the same command submits it again")
+    return EXIT_FAILED if lost or "failed" in states.values() else 0
