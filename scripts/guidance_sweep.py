@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sweeps.guidance import GuidanceConfig
 from sweeps.guidance_grid import GuidanceGrid
 from sweeps.pool import PoolConfig
+from sweeps.slurm import ClusterConfig
 from training.launch import parse_command, usage_errors
 
 Flat = tyro.conf.OmitArgPrefixes
@@ -33,6 +34,7 @@ class Run:
     study: Annotated[GuidanceConfig, Flat]
     grid: Annotated[GuidanceGrid, Flat] = field(default_factory=GuidanceGrid)
     pool: Annotated[PoolConfig, Flat] = field(default_factory=PoolConfig)
+    cluster: Annotated[ClusterConfig, Flat] = field(default_factory=ClusterConfig)
     dry_run: bool = False
     """print every command that is left, run nothing"""
 
@@ -48,15 +50,17 @@ class Report:
 
 
 def run(c: Run) -> int:
+    from sweeps.commands import check_reference
     from sweeps.guidance import GuidanceStudy, check_guidable, check_same_sweep, join_sweep
     from sweeps.guidance_grid import guidance_points
-    from sweeps.pool import check_pool, run_cells
+    from sweeps.slurm import check_settings, work_through
 
     with usage_errors():
         points = guidance_points(c.grid)
         study = GuidanceStudy(c.study)
+        check_reference(study.evaluation)
         check_guidable(study, points)
-        check_pool(c.pool)
+        check_settings(c.pool, c.cluster)
         check_same_sweep(study)
         cells = [study.cell(point) for point in points]
         if c.dry_run:
@@ -65,7 +69,7 @@ def run(c: Run) -> int:
             print_commands(cells, c.pool)
             return 0
         join_sweep(study, points)
-    code = run_cells(cells, c.pool)
+    code = work_through(cells, c.pool, c.cluster, study.folder)
     report(Report(c.study.folder, c.study.metrics))
     return code
 

@@ -28,6 +28,7 @@ from sweeps.commands import (
     sampling_recipe,
 )
 from sweeps.guidance_grid import GuidancePoint
+from sweeps.layer_pairs import check_free
 
 REFUSED = {
     "--cfg-scale": "which the sweep sets from --scales",
@@ -167,9 +168,7 @@ def check_same_sweep(study: GuidanceStudy) -> list[dict]:
     """The cells that the folder already knows of; `ValueError` if it holds another sweep."""
     folder = study.folder
     if not (folder / "sweep.json").exists():
-        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        if names - {"sweep.lock"} or (folder.exists() and not folder.is_dir()):
-            raise ValueError(f"--folder {folder}: it holds something else; give another one")
+        check_free(folder)
         return []
     manifest = read_guidance_manifest(folder)
     for part, here in plain(study.recipe()).items():
