@@ -131,11 +131,14 @@ def draw(f: GuidanceFindings, path: Path) -> None:
         x, y = ([f.rows[point][name] for point in points] for name in (horizontal, vertical))
         name = f"t in [{interval[0]:g}, {interval[1]:g}]"
         axes.plot(x, y, marker="os^Dv<>"[i % 7], label=name, markersize=5)
-        for point, *place in zip(points, x, y, strict=True):
-            if point.scale > 1 or i == 0:  # what the lines share is labelled once
-                text = f"{point.scale:g}"
-                axes.annotate(text, place, xytext=(5, 5), textcoords="offset points", fontsize=8)
-    axes.set(xlabel=label(horizontal), ylabel=label(vertical))
+    for point, row in f.rows.items():
+        place = row[horizontal], row[vertical]
+        if point.scale == 1:
+            axes.plot(*place, "o", color="black", label="no guidance", zorder=3)
+        text = f"{point.scale:g}"
+        axes.annotate(text, place, xytext=(5, 5), textcoords="offset points", fontsize=8)
+    xlabel, ylabel = (f"{name} {label(name)[-1]}" for name in (horizontal, vertical))
+    axes.set(xlabel=xlabel, ylabel=ylabel)  # names of the metrics file, and which way is better
     axes.set_title(f.title(), fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(title="guided at (labels: scale)")
