@@ -32,6 +32,7 @@ import torch
 from tqdm import tqdm
 
 import layersync
+from evaluation.processes import choose_device
 from models import find_model, load_codec
 from models.codecs import latent_size
 from models.zoo import describe_weights
@@ -223,15 +224,6 @@ class Sampling:
             save_grid(parts.head(PREVIEW), parts.out.with_suffix(".png"))
             recipe = parts.assemble()
             print(f"{parts.out}: {parts.count} images, NFE {recipe['nfe']['mean']:g}")
-
-
-def choose_device() -> torch.device:
-    """This process's GPU, counted on its own machine; the CPU where there is none."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    torch.cuda.set_device(device)
-    return device
 
 
 def main(config: ODE | SDE) -> None:

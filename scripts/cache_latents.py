@@ -82,6 +82,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from evaluation.processes import choose_device
 from models import load_codec
 from models.codecs import PIXELS, latent_size
 from training.checks import require
@@ -99,7 +100,7 @@ class Caching:
     def __init__(self, config: CacheConfig, rank: int, world_size: int):
         check_cache_config(config)
         self.config, self.rank, self.world_size = config, rank, world_size
-        self.device = choose_device(config)
+        self.device = set_up_device(config)
         self.source = image_source(config)
         self.names = [self.source.name(i) for i in range(len(self.source))]
         self.codec = load_codec(config.vae, self.device)
@@ -241,19 +242,12 @@ def full_name(source: str) -> str:
     return str(Path(source).resolve()) if Path(source).is_dir() else source
 
 
-def choose_device(c: CacheConfig) -> torch.device:
-    """This process's GPU, counted on its own machine; the CPU where there is none.
-
-    Set up so that an image's latent is the same bytes whatever the number of processes.
-    """
+def set_up_device(c: CacheConfig) -> torch.device:
+    """This process's device, set up so that an image's latent is the same bytes on any of them."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = c.dtype == "float16"
     torch.backends.cudnn.deterministic = True
     torch.set_num_threads(1)  # several add up in another order; torchrun makes use of more cores
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    torch.cuda.set_device(device)
-    return device
+    return choose_device()
 
 
 def check_cache_config(c: CacheConfig) -> None:

@@ -95,3 +95,17 @@ def logged_rows(folder: Path) -> list[list[float]]:
 
 def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def save_tiny_vae(folder: Path | str, seed: int = 0, **settings) -> str:
+    """An autoencoder of SD's kind, random and small: 4 latent channels, factor 2."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(seed)
+    sizes = dict(block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4)
+    blocks = dict(
+        down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2
+    )
+    AutoencoderKL(**sizes, **blocks, **settings).save_pretrained(folder)
+    return str(folder)

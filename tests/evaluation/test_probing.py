@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
-from launching import TINY_DIGITS
+from launching import TINY_DIGITS, save_tiny_vae
 from PIL import Image
 
 import train
@@ -129,14 +128,7 @@ def test_data_without_classes_is_refused_before_anything_is_written(tmp_path):
 
 def test_cached_latents_are_probed_like_their_images(tmp_path):
     """In float32, with the same seed: the same latents, noise and probes."""
-    torch.manual_seed(0)
-    AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-    ).save_pretrained(tmp_path / "vae")
+    save_tiny_vae(tmp_path / "vae")
     images, cache, vae = (str(tmp_path / name) for name in ("images", "cache", "vae"))
     folder_of_images(images, 8, per_class=20)
     where = dict(out=cache, data_path=images, vae=vae, image_size=8)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launching import ROOT, check, kill_when, run
+from launching import ROOT, check, kill_when, run, save_tiny_vae
 from PIL import Image
 
 from models import load_codec
@@ -28,21 +28,7 @@ COUNT = 26
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory):
     """An autoencoder of SD's kind, random and small: 4 latent channels, factor 2."""
-    return make_vae(tmp_path_factory.mktemp("vae"), seed=0)
-
-
-def make_vae(folder: Path, seed: int) -> str:
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(seed)
-    AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-    ).save_pretrained(folder)
-    return str(folder)
+    return save_tiny_vae(tmp_path_factory.mktemp("vae"), seed=0)
 
 
 def save_image(path: Path, seed: int, size=(20, 17)) -> None:
@@ -356,7 +342,7 @@ def test_a_cache_of_other_settings_is_not_continued(tmp_path, vae, message, chan
     elif changes == "an image renamed":
         first.rename(first.with_name("0.png"))
     elif changes == "another vae":
-        vae = make_vae(tmp_path / "vae", seed=1)
+        vae = save_tiny_vae(tmp_path / "vae", seed=1)
     changes = changes if isinstance(changes, dict) else {}
     with pytest.raises(ValueError, match=message):
         Caching(config(images, vae, out, **changes), 0, 1)

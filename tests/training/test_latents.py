@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launching import ROOT
+from launching import ROOT, save_tiny_vae
 from torch.utils.data import DataLoader
 
 from models.codecs import PixelCodec, VAECodec
@@ -198,18 +198,8 @@ def test_reading_everything_needs_no_memory(tmp_path):
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory):
     """An autoencoder of SD's kind, random and small: 4 latent channels, factor 2."""
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("vae")
-    AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        scaling_factor=0.3,
-    ).save_pretrained(folder)
+    save_tiny_vae(folder, scaling_factor=0.3)
     return VAECodec(str(folder))
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from launching import TINY_DIGITS
+from launching import TINY_DIGITS, save_tiny_vae
 from PIL import Image
 
 import train
@@ -210,17 +210,8 @@ def images(folder, side):
 @pytest.fixture(scope="module")
 def tiny_vae(tmp_path_factory):
     """An autoencoder of SD's kind, random and small: 4 latent channels, factor 2."""
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("vae")
-    AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-    ).save_pretrained(folder)
+    save_tiny_vae(folder)
     return str(folder)
 
 
