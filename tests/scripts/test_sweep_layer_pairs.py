@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 
+import numpy as np
 import pytest
 from launching import ROOT, run
 
@@ -43,8 +44,11 @@ def test_cells_are_trained_sampled_and_evaluated(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     points = Study.points
     monkeypatch.setattr(Study, "points", lambda *args: points(*args)[1:])  # not vanilla's
-    folder = tmp_path / "sweep"
-    monkeypatch.setattr("sys.argv", [SCRIPT, *study(folder)])
+    folder, reference = tmp_path / "sweep", tmp_path / "reference.npz"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), dtype=np.uint8)
+    np.savez(reference, arr_0=noise)  # without labels: no classifier is fitted
+    evaluate = ["--evaluate", f"python -m evaluation --pixels --ref {reference}"]
+    monkeypatch.setattr("sys.argv", [SCRIPT, *study(folder, *evaluate)])
     assert sweep_layer_pairs.main() == 0
     said = capsys.readouterr().out
     assert "finished 2-5-lambda0.3-seed0: pixel_frechet" in said
@@ -63,7 +67,7 @@ def test_cells_are_trained_sampled_and_evaluated(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [SCRIPT, "report", str(folder), "--metric", "pixel_recall"])
     assert sweep_layer_pairs.main() == 0
     assert "pixel recall ↑" in (folder / "report" / "report.md").read_text()
-    monkeypatch.setattr("sys.argv", [SCRIPT, *study(folder, "--dry-run")])
+    monkeypatch.setattr("sys.argv", [SCRIPT, *study(folder, *evaluate, "--dry-run")])
     assert sweep_layer_pairs.main() == 0
     assert "1 cells, 1 of them finished" in capsys.readouterr().out
 
