@@ -30,7 +30,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from evaluation.diagnosis import Diagnosis
@@ -38,18 +37,16 @@ from models import find_model
 from training.checkpoint import prune_checkpoints, save_checkpoint
 from training.data import StepBatches, batch_shard, make_loader
 from training.encoding import Encoder
-from training.heads import Heads
 from training.monitors import Monitors, logged
 from training.objective import Batch, Objective
-from training.optimizer import learning_rate, make_optimizer
 from training.parallel import Parallel, resolve_precision, start_accelerator
 from training.preemption import EXIT_PREEMPTED, StopRequest
 from training.randomness import step_streams
-from training.regularizers.build import make_comparisons
-from training.regularizers.layer_sync import LayerSyncRegularizer
+from training.regularizers.build import make_regularizers
 from training.runs import find_checkpoint, read_start, run_folder
 from training.sources import load_source
 from training.tracking import Meter, RunLog
+from training.update import Update
 from training.weights import load_weights, start_from_weights
 from transport import create_transport
 
@@ -93,13 +90,12 @@ class Training:
             start_from_weights(self.network, config.ckpt)
         ema = deepcopy(self.network).eval().requires_grad_(False)
         self.parallel = Parallel(self.network, ema, self.accelerator, config.engine)
-        self.objective = self.make_objective(pairs, weight)
-        self.optimizer = make_optimizer(self.network, config.optim)
-        self.heads = Heads(self.objective.regularizers, self.accelerator, config.optim)
-        self.update_ema = get_ema_multi_avg_fn(config.optim.ema_decay)
+        parts = self.network, ema, self.transport, self.source, self.accelerator
+        regularizers = make_regularizers(config, self.last_step, *parts)
+        self.objective = Objective(self.transport, regularizers)
+        self.update = Update(self.parallel, regularizers, config.optim, self.last_step)
         if state:
-            self.parallel.load_state(self.optimizer, state)
-            self.heads.load_state(state)
+            self.update.load_state(state)
             self.objective.load_state(state["regularizers"])
         self.monitors = self.make_monitors()
         self.diagnosis = Diagnosis(
@@ -131,7 +127,7 @@ class Training:
             self.meter.add(self.train_step(images, labels), self.step)
             self.step += 1
             if self.step % c.log_every == 0 or self.step == self.last_step:
-                values = {**self.meter.averages(), "lr": self.rate(self.step - 1)}
+                values = {**self.meter.averages(), "lr": self.update.rate(self.step - 1)}
                 if not math.isfinite(values["loss"]):
                     return self.not_finite()
                 self.log.write(self.step, values)
@@ -156,26 +152,12 @@ class Training:
         sums = None
         for i in range(parts):
             rows = slice(i * size, (i + 1) * size)
-            last = i == parts - 1
-            with self.parallel.accumulating(last), self.heads.accumulating(last):
+            with self.update.accumulating(last=i == parts - 1):
                 values = self.forward_backward(images[rows], labels[rows], self.shard[rows], parts)
             sums = values if sums is None else [a + b for a, b in zip(sums, values, strict=True)]
         values = [value / parts for value in sums]
 
-        optim, grad_norm = self.config.optim, self.parallel.gradient_norm()
-        grad_norm = self.heads.joint_norm(grad_norm)
-        if optim.max_grad_norm:
-            for module in (self.network, self.heads.modules):
-                torch.nn.utils.clip_grads_with_norm_(
-                    module.parameters(), optim.max_grad_norm, grad_norm
-                )
-        for optimizer in (self.optimizer, *self.heads.optimizers):
-            for group in optimizer.param_groups:
-                group["lr"] = self.rate(self.step)
-            optimizer.step()
-            optimizer.zero_grad()
-        weights = list(self.parallel.ema.parameters()), list(self.network.parameters())
-        self.update_ema(*weights, None)
+        grad_norm = self.update(self.step)
         self.objective.finish_step(values)
         return [*values, grad_norm]
 
@@ -204,15 +186,12 @@ class Training:
         batch = self.draw(images[part], labels[part], self.shard[part])
         return self.diagnosis.values(batch, self.accelerator.autocast())
 
-    def rate(self, step: int) -> float:
-        return learning_rate(self.config.optim, step, self.last_step)
-
     def save(self) -> bool:
         """Write a checkpoint, unless a loss since the last look was not finite: then False."""
         meter = self.meter.fold()
         if not math.isfinite(meter["sums"][0]):
             return False
-        state = self.parallel.state(self.optimizer) | self.heads.state()
+        state = self.update.state()
         if self.accelerator.is_main_process:
             state |= dict(
                 step=self.step,
@@ -240,22 +219,6 @@ class Training:
                 file=sys.stderr,
             )
         return EXIT_NOT_FINITE
-
-    def make_objective(self, pairs: list[tuple[int, int]], weight: float) -> Objective:
-        regularizers = []
-        if pairs:
-            schedule = self.config.reg_schedule, self.last_step
-            mean = partial(self.accelerator.reduce, reduction="mean")
-            regularizers = [LayerSyncRegularizer(self.network, pairs, weight, *schedule, mean)]
-        regularizers += make_comparisons(
-            self.config,
-            self.network,
-            self.parallel.ema,
-            self.transport,
-            self.source,
-            self.accelerator,
-        )
-        return Objective(self.transport, regularizers)
 
     def make_monitors(self) -> Monitors:
         c, ema = self.config, self.parallel.ema

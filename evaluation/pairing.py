@@ -101,12 +101,13 @@ def rank_pairs(report: BlockReport) -> list[Candidate]:
     similarity, ranks = report.similarity.mean(dim=0), report.effective_rank.mean(dim=0)
     gains = {(s, t): correct[t - 1] - correct[s - 1] for s, t in pairs}  # (N,) each
     best = max(pairs, key=lambda pair: gains[pair].mean().item())
+    floor = min(0.0, gains[best].mean().item())  # a worse teacher is no tie with a better one
     candidates = [
         Candidate(
             (s, t),
             gains[s, t].mean().item(),
             standard_error(gains[s, t]),
-            (s, t) == best or within_noise(gains[best] - gains[s, t]),
+            gains[s, t].mean().item() >= floor and within_noise(gains[best] - gains[s, t]),
             similarity[s - 1, t - 1].item(),
             (ranks[s - 1].item(), ranks[t - 1].item()),
         )
@@ -119,6 +120,16 @@ def rank_pairs(report: BlockReport) -> list[Candidate]:
         return 1, -candidate.gain, 0
 
     return sorted(candidates, key=order)
+
+
+def reasons(candidates: list[Candidate]) -> list[str]:
+    """Why the first of `rank_pairs` is the first, in words."""
+    tied = sum(candidate.tied for candidate in candidates)
+    words = [
+        f"of {tied} pairs whose gains differ by no more than noise, it is the nearest to the "
+        f"published proportions"
+    ]
+    return words * (tied > 1) + candidates[0].reasons()
 
 
 def standard_error(values: Tensor) -> float:

@@ -36,6 +36,6 @@ def the_one_file(source: str, name: str) -> str:
 
 
 def is_hub_name(name: str | Path) -> bool:
-    """ORG/NAME or ORG/NAME/FILE, where there is no such local file or folder."""
+    """ORG/NAME or ORG/NAME/FILE, unless it begins with a folder that is here."""
     plain = re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w.-]+)*", str(name))
-    return bool(plain) and not str(name).startswith(".") and not Path(name).parent.exists()
+    return bool(plain) and not str(name).startswith(".") and not Path(Path(name).parts[0]).exists()

@@ -20,6 +20,7 @@ COLUMNS = dict(
     images=",d", gb=".2f", write_s=".1f", write_growth_mb=".0f", assemble_s=".1f",
     assemble_growth_mb=".0f",
 )  # fmt: skip
+PROC = Path("/proc/self/clear_refs")  # writing 5 forgets the peak
 SHAPE, BATCH = (256, 256, 3), 32
 
 
@@ -35,7 +36,7 @@ def run(c) -> list[dict]:
 
 def check(c) -> None:
     """`ValueError` for a machine without /proc, or a disk that is too small."""
-    if not Path("/proc/self/clear_refs").exists():
+    if not PROC.exists():
         raise ValueError("--parts npz: peak memory is read from Linux's /proc; leave npz out")
     folder = Path(tempfile.gettempdir())
     needed, free = make_parts(folder, c.npz_images).bytes_needed(), shutil.disk_usage(folder).free
@@ -73,7 +74,7 @@ def measure(folder: Path, images: int) -> dict:
 
 def start_watching_memory() -> int:
     """Forget the peak so far; bytes resident now."""
-    Path("/proc/self/clear_refs").write_text("5")
+    PROC.write_text("5")
     return status_bytes("VmRSS")
 
 

@@ -13,14 +13,12 @@ from tqdm import tqdm
 
 from models import find_model
 from scripts.benchmarks.timing import DEVICE, alternate, autocast, ratio, set_precision
-from training.checks import layer_sync_settings
-from training.config import OptimConfig, RegScheduleConfig, REPAConfig, TrainConfig
+from training.config import OptimConfig, REPAConfig, TrainConfig
 from training.heads import Heads
 from training.objective import Batch, Objective
 from training.optimizer import make_optimizer
 from training.randomness import step_streams
-from training.regularizers.build import make_comparisons
-from training.regularizers.layer_sync import LayerSyncRegularizer
+from training.regularizers.build import make_regularizers
 from transport import create_transport
 
 LATENTS = (4, 32, 32)
@@ -58,13 +56,9 @@ class Step:
         self.images = torch.randint(256, (batch, 3, 256, 256), dtype=torch.uint8, device=DEVICE)
 
     def add_loss(self, config: TrainConfig) -> None:
-        pairs, weight = layer_sync_settings(config)
-        transport = create_transport()
-        schedule = RegScheduleConfig(), 1, lambda tensor: tensor
-        made = [LayerSyncRegularizer(self.network, pairs, weight, *schedule)] if pairs else []
-        made += make_comparisons(
-            config, self.network, self.ema, transport, IMAGES, self.accelerator, random_encoder
-        )
+        transport, end = create_transport(), 1
+        parts = self.network, self.ema, transport, IMAGES, self.accelerator, random_encoder
+        made = make_regularizers(config, end, *parts)
         self.objectives[config.loss_type] = Objective(transport, made)
         self.heads[config.loss_type] = Heads(made, self.accelerator, config.optim)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from evaluation.pairing import Rule, allowed_pairs, rank_pairs
+from evaluation.pairing import Rule, allowed_pairs, rank_pairs, reasons
 from evaluation.representation import BlockReport
 from training.checks import LAYER_SYNC_DEFAULTS
 
@@ -51,12 +51,22 @@ def test_the_largest_gain_comes_first():
     assert not any(candidate.tied for candidate in rest)
     assert [c.gain for c in rest] == sorted((c.gain for c in rest), reverse=True)
     assert len(rest) + 1 == len(allowed_pairs(8))
+    assert reasons([first, *rest]) == first.reasons()
 
 
 def test_without_differences_the_published_proportions_decide():
     first, *rest = rank_pairs(report([0.5] * 12))
     assert first.pair == (4, 7) and first.tied and all(c.tied for c in rest)
-    assert any("no more than noise" in reason for reason in first.reasons())
+    assert any("may be noise" in reason for reason in first.reasons())
+    assert reasons([first, *rest])[0].startswith(f"of {len(rest) + 1} pairs whose gains differ")
+
+
+def test_a_worse_teacher_is_no_tie_with_a_better_one():
+    chances = [0.5, 0.5, 0.5, 0.495, 0.5, 0.5, 0.495, 0.5, 0.505, 0.5, 0.5, 0.5]
+    ranked = rank_pairs(report(chances, images=200))
+    assert ranked[0].pair == (4, 7) and ranked[0].gain == 0 and ranked[0].tied
+    worse = [candidate for candidate in ranked if candidate.gain < 0]
+    assert worse and not any(candidate.tied for candidate in worse)
 
 
 def test_noise_is_a_tie_and_enough_images_are_not():

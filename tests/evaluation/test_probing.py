@@ -1,15 +1,19 @@
 """Which images are probed, and what a run logs of its blocks."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from launching import TINY_DIGITS
 from PIL import Image
 
 import train
 from evaluation.probing import Probing, probe_images
+from scripts.cache_latents import CacheConfig
+from scripts.cache_latents import main as cache_latents
 from training.randomness import PROBE, image_streams
 from training.sources import DigitsSource
 from training.tracking import read_log
@@ -67,6 +71,15 @@ def test_batches_hold_the_images_their_noise_and_their_labels():
     assert labels.max() == 4  # five of the digits
 
 
+def folder_of_images(root, side, per_class):
+    """Noise, in two classes."""
+    for i in range(2 * per_class):
+        (Path(root) / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(256, size=(side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(Path(root) / str(i % 2) / f"{i}.png")
+    return root
+
+
 def short(tmp_path, **changes):
     changes = dict(results_dir=str(tmp_path), run_name="run", probe_samples=60) | changes
     return dataclasses.replace(TINY_DIGITS, **changes)
@@ -97,12 +110,7 @@ def test_a_run_logs_its_probes_and_is_not_changed_by_them(tmp_path):
 
 
 def test_held_out_images_are_probed_where_there_are_any(tmp_path):
-    for i in range(40):
-        folder = tmp_path / "held-out" / str(i % 2)
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(i).integers(256, size=(8, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-    folder = str(tmp_path / "held-out")
+    folder = folder_of_images(str(tmp_path / "held-out"), 8, per_class=20)
     data = dict(dataset_name=None, data_path=folder, val_data_path=folder, num_classes=2)
     training = train.Training(short(tmp_path, probe_every=2, **data))
     assert training.probing.source is training.monitors.validation.source
@@ -117,3 +125,27 @@ def test_data_without_classes_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="the data has 1: use data with two classes"):
         train.Training(short(tmp_path / "results", probe_every=2, **data))
     assert not (tmp_path / "results").exists()
+
+
+def test_cached_latents_are_probed_like_their_images(tmp_path):
+    """In float32, with the same seed: the same latents, noise and probes."""
+    torch.manual_seed(0)
+    AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+    ).save_pretrained(tmp_path / "vae")
+    images, cache, vae = (str(tmp_path / name) for name in ("images", "cache", "vae"))
+    folder_of_images(images, 8, per_class=20)
+    where = dict(out=cache, data_path=images, vae=vae, image_size=8)
+    cache_latents(CacheConfig(**where, dtype="float32", num_workers=0))
+    values = []
+    for name, path in {"a": images, "b": cache}.items():
+        data = dict(dataset_name=None, data_path=path, vae=vae, num_classes=2, run_name=name)
+        training = train.Training(short(tmp_path / "results", probe_every=2, **data))
+        assert training.encoder.latent_size == 4
+        given = training.parallel.ema, training.encoder, training.transport
+        values.append(training.probing.values(*given))
+    assert values[0] == pytest.approx(values[1], rel=1e-4)

@@ -37,14 +37,15 @@ def test_proposal_tables_and_picture(checkpoint, tmp_path, capsys):
     assert (student, teacher) in allowed_pairs(8)
     assert f"--encoder-depth {student} --gt-encoder-depth {teacher}" in said
     assert "judged by 100, means over t = 0.2, 0.8" in said and "chance    10.0 %" in said
+    assert "2 or more apart. 6 pairs:" in said and "vanilla run" not in said
     assert len(record["pairs"]) == len(allowed_pairs(8)) and len(record["reasons"]) >= 3
     assert torch.tensor(record["accuracy"]).shape == (2, 8)
     assert torch.tensor(record["similarity"]).shape == (2, 8, 8)
-    for teacher_first in record["pairs"]:
-        s, t = teacher_first["pair"]
+    for pair in record["pairs"]:
+        s, t = pair["pair"]
         accuracy = torch.tensor(record["accuracy"], dtype=torch.float64).mean(dim=0)
         gain = (accuracy[t - 1] - accuracy[s - 1]).item()
-        assert teacher_first["gain"] == pytest.approx(gain, abs=1e-9)
+        assert pair["gain"] == pytest.approx(gain, abs=1e-9)
     with Image.open(tmp_path / "pairs.png") as picture:
         assert picture.width > 800
 

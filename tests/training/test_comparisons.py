@@ -98,7 +98,7 @@ def test_a_resumed_run_is_bit_identical(config, tmp_path, loss_type):
 @pytest.mark.parametrize("loss_type", ["sra", "repa"])
 def test_heads_learn_and_stay_out_of_the_network(config, tmp_path, loss_type):
     _, after = run(config(loss_type))
-    before = train.Training(config(loss_type, run_name="start")).heads.modules.state_dict()
+    before = train.Training(config(loss_type, run_name="start")).update.heads.modules.state_dict()
     assert before.keys() == after["heads"].keys()
     assert not any(torch.equal(before[key], after["heads"][key]) for key in before)
     network = train.build_network(after["arch"], 0).state_dict()
@@ -129,10 +129,10 @@ def test_the_gradient_norm_and_clipping_are_of_network_and_heads_together(config
     optim = OptimConfig(max_grad_norm=1e-3)
     training = train.Training(config("sra", optim=optim, max_steps=1))
     training.run()
-    optimizers = [training.optimizer, *training.heads.optimizers]
+    optimizers = [training.update.optimizer, *training.update.heads.optimizers]
     moments = [s["exp_avg"].flatten() for opt in optimizers for s in opt.state.values()]
     assert torch.cat(moments).norm().item() == pytest.approx(1e-4, rel=1e-3)
-    heads = [s["exp_avg"].flatten() for s in training.heads.optimizers[0].state.values()]
+    heads = [s["exp_avg"].flatten() for s in training.update.heads.optimizers[0].state.values()]
     assert torch.cat(heads).norm() > 1e-6
 
 
@@ -253,7 +253,8 @@ def test_repa_encodes_as_many_patches_as_there_are_tokens(config, photos):
     training = train.Training(config("repa", **photos, max_steps=1))
     training.run()
     encoder = training.objective.regularizers[0].features.encoder
-    assert encoder.size == (128, 128) and training.heads.modules["repa_loss"][4].out_features == 64
+    head = training.update.heads.modules["repa_loss"]
+    assert encoder.size == (128, 128) and head[4].out_features == 64
 
 
 @pytest.fixture

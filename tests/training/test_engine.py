@@ -115,7 +115,7 @@ def test_clipping_bounds_the_update(tmp_path):
     """Adam hides the gradient's scale, so look at the first moment: 0.1 times the gradient."""
     training = train.Training(config(tmp_path, optim=OptimConfig(max_grad_norm=1e-3), max_steps=1))
     training.run()
-    moments = [state["exp_avg"] for state in training.optimizer.state.values()]
+    moments = [state["exp_avg"] for state in training.update.optimizer.state.values()]
     norm = torch.linalg.vector_norm(torch.cat([m.flatten() for m in moments]))
     assert norm.item() == pytest.approx(1e-4, rel=1e-3)
 

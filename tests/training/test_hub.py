@@ -49,7 +49,8 @@ def test_local_names_are_not_looked_up(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results").mkdir()
     assert is_hub_name("org/name") and is_hub_name("org/name/sub/file.pt")
-    for name in ("gone.pt", "./org/gone.pt", "/org/name", "results/gone.pt", "../a/b"):
+    deep = "results/run/checkpoints/0000700.pt"
+    for name in ("gone.pt", "./org/gone.pt", "/org/name", "results/gone.pt", deep, "../a/b"):
         assert not is_hub_name(name)
         with pytest.raises(ValueError, match=r"no such file$"):
             read_checkpoint(name)

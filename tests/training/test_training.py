@@ -130,7 +130,7 @@ def test_ckpt_continues_like_resume(tmp_path, finished):
     training = train.Training(config(tmp_path, ckpt=path, max_steps=3))
     training.run()
     assert training.step == 3
-    moments = [s for s in training.optimizer.state_dict()["state"].values() if s]
+    moments = [s for s in training.update.optimizer.state_dict()["state"].values() if s]
     assert all(state["step"] == 3 for state in moments)
 
 
@@ -139,7 +139,7 @@ def test_fine_tune_starts_from_ema_weights_with_a_new_optimizer(tmp_path, finish
     shifted = {key: value + 1 for key, value in state["ema"].items()}
     save_checkpoint(tmp_path / "w.pt", {"ema": shifted})
     training = train.Training(config(tmp_path, ckpt=str(tmp_path / "w.pt"), fine_tune=True))
-    assert training.step == 0 and not training.optimizer.state_dict()["state"]
+    assert training.step == 0 and not training.update.optimizer.state_dict()["state"]
     for weights in (training.network.state_dict(), training.parallel.ema.state_dict()):
         assert all(torch.equal(weights[key], shifted[key]) for key in shifted)
 

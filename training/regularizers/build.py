@@ -1,11 +1,13 @@
-"""The regularisers that LayerSync is compared with, as the settings describe them."""
+"""The regularisers that --loss-type names, as the settings describe them."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from torch import nn
 
 from models.encoders import PatchEncoder, load_vision_transformer
+from training.checks import layer_sync_settings
 from training.comparisons import methods, with_depths
 from training.config import REPAConfig, TrainConfig
 from training.data import StepBatches
@@ -13,6 +15,7 @@ from training.features import CachedFeatures, data_of
 from training.objective import Regularizer
 from training.randomness import HEADS
 from training.regularizers.dispersive import DispersiveRegularizer
+from training.regularizers.layer_sync import LayerSyncRegularizer
 from training.regularizers.repa import EncodedPatches, REPARegularizer
 from training.regularizers.sra import SRARegularizer
 from transport import Transport
@@ -24,8 +27,9 @@ def pretrained_encoder(c: REPAConfig) -> nn.Module:
     )
 
 
-def make_comparisons(
+def make_regularizers(
     config: TrainConfig,
+    last_step: int,
     network: nn.Module,
     ema: nn.Module,
     transport: Transport,
@@ -38,6 +42,11 @@ def make_comparisons(
     `ValueError` for blocks that the network does not have, and for what the data cannot give.
     """
     config, made = with_depths(config), []
+    pairs, weight = layer_sync_settings(config)
+    if pairs:
+        mean = partial(accelerator.reduce, reduction="mean")
+        schedule = config.reg_schedule, last_step
+        made.append(LayerSyncRegularizer(network, pairs, weight, *schedule, mean))
     seed = int(np.random.SeedSequence((HEADS, config.global_seed)).generate_state(1)[0])
     for name in methods(config):
         if name == "dispersive":
