@@ -83,7 +83,7 @@ def heat_map(f: "Findings"):
     image = plt.cm.ScalarMappable(norm, colours)
     figure.colorbar(image, ax=axes, label="change against vanilla (blue is better)", shrink=0.8)
     figure.suptitle(
-        f"{label(f.metric)} after {f.study.steps[-1]:,} steps: change against vanilla of the same "
+        f"{label(f.metric)} after {f.study.steps[-1]:,} steps:\nchange against vanilla of the same "
         f"seed,\n± {100 * f.level:g}% interval; framed where that excludes zero"
     )
     return figure

@@ -203,7 +203,7 @@ def reading(f: Findings, rows: list[Row]) -> list[str]:
     lines = [
         f"± is the standard deviation over seeds. Differences are to the vanilla run of the same "
         f"seed, with Student's t interval over seeds at {percent}. *better* and *worse* are said "
-        f"only where it excludes zero; *not shown* means that it does not, not that there is no "
+        f"only where it excludes zero; *none shown* means that it does not, not that there is no "
         f"difference. One seed has no spread, so its difference is left out."
     ]
     if compared:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["better", "worse", "not shown", "one seed"]
+Verdict = Literal["better", "worse", "none shown", "one seed"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Difference:
         if self.low is None:
             return "one seed"
         if self.low <= 0 <= self.high:
-            return "not shown"
+            return "none shown"
         return "better" if (self.low > 0) == rising else "worse"
 
 

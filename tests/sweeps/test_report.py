@@ -31,8 +31,11 @@ def test_summary_says_better_only_where_the_interval_excludes_zero(made_up, valu
     found = {(row["student"], row["teacher"]): row for row in rows}
     verdicts = {pair: row["verdict"] for pair, row in found.items()}
     assert verdicts == {
-        ("", ""): "baseline", ("2", "5"): "better", ("3", "6"): "not shown", ("1", "4"): "one seed",
-    }  # fmt: skip
+        ("", ""): "baseline",
+        ("2", "5"): "better",
+        ("3", "6"): "none shown",
+        ("1", "4"): "one seed",
+    }
     assert float(found["2", "5"]["difference"]) == pytest.approx(-0.099)
     assert float(found["2", "5"]["pixel_frechet"]) == pytest.approx(0.401)
     one = found["1", "4"]

@@ -37,8 +37,8 @@ def test_one_seed_has_no_interval_and_no_verdict():
         (-2, -1, True, "worse"),
         (1, 2, False, "worse"),
         (1, 2, True, "better"),
-        (-1, 2, False, "not shown"),
-        (0, 2, True, "not shown"),
+        (-1, 2, False, "none shown"),
+        (0, 2, True, "none shown"),
     ],
 )
 def test_verdict_needs_an_interval_without_zero(low, high, rising, verdict):
