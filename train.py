@@ -35,10 +35,11 @@ from tqdm import tqdm
 from evaluation.diagnosis import Diagnosis
 from models import find_model
 from training.checkpoint import prune_checkpoints, save_checkpoint
-from training.data import StepBatches, batch_shard, make_loader
+from training.data import make_loader
 from training.encoding import Encoder
 from training.monitors import Monitors, logged
 from training.objective import Batch, Objective
+from training.order import StepBatches, batch_shard
 from training.parallel import Parallel, resolve_precision, start_accelerator
 from training.preemption import EXIT_PREEMPTED, StopRequest
 from training.randomness import step_streams

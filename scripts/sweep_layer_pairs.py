@@ -77,8 +77,9 @@ def run(c: Run) -> int:
 
 def report(c: Report) -> int:
     from sweeps.commands import check_metric
+    from sweeps.findings import Findings
     from sweeps.layer_pairs import load_study
-    from sweeps.report import Findings, write_report
+    from sweeps.report import write_report
 
     with usage_errors():
         study, cells = load_study(Path(c.folder))

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib
 
@@ -14,17 +13,15 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from sweeps.commands import label
+from sweeps.findings import Findings, Row
 from sweeps.statistics import rounded
-
-if TYPE_CHECKING:
-    from sweeps.report import Findings, Row
 
 COLUMNS = 4
 MOST_PANELS = 24
 DPI = 110
 
 
-def draw_all(f: "Findings", folder: Path) -> list[tuple[str, Path]]:
+def draw_all(f: Findings, folder: Path) -> list[tuple[str, Path]]:
     """Draw what there is enough of; returns (title, file) of each picture."""
     titles = {
         "heatmap.png": ("Change against vanilla, by student and teacher", heat_map),
@@ -43,7 +40,7 @@ def draw_all(f: "Findings", folder: Path) -> list[tuple[str, Path]]:
     return drawn
 
 
-def with_interval(rows: list["Row"]) -> list["Row"]:
+def with_interval(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.difference and row.difference.low is not None]
 
 
@@ -60,7 +57,7 @@ def panels(count: int, width: float, height: float, **options):
     return figure, list(axes.flat[:count])
 
 
-def heat_map(f: "Findings"):
+def heat_map(f: Findings):
     """Mean difference and half of its interval in each square, a frame where it excludes zero."""
     rows = [row for row in f.at_end() if row.pair]
     known = with_interval(rows)
@@ -89,7 +86,7 @@ def heat_map(f: "Findings"):
     return figure
 
 
-def draw_squares(f: "Findings", axis, rows: list["Row"], norm, colours) -> None:
+def draw_squares(f: Findings, axis, rows: list[Row], norm, colours) -> None:
     known = with_interval(rows)
     for row in rows:
         student, teacher = row.pair
@@ -107,7 +104,7 @@ def draw_squares(f: "Findings", axis, rows: list["Row"], norm, colours) -> None:
             axis.add_patch(plt.Rectangle(inner, 0.92, 0.92, fill=False, linewidth=2))
 
 
-def over_lambda(f: "Findings"):
+def over_lambda(f: Findings):
     """Difference and interval over lambda, a panel for each student, a line for each teacher."""
     rows = with_interval([row for row in f.at_end() if row.pair])
     if not rows:
@@ -142,7 +139,7 @@ def over_lambda(f: "Findings"):
     return figure
 
 
-def over_steps(f: "Findings"):
+def over_steps(f: Findings):
     """A panel for each pair: every seed as a thin line, the mean over seeds as a thick one."""
     if len(f.steps) < 2:
         return None
@@ -171,7 +168,7 @@ def over_steps(f: "Findings"):
     return figure
 
 
-def pairs_to_draw(f: "Findings") -> tuple[list, str]:
+def pairs_to_draw(f: Findings) -> tuple[list, str]:
     """All pairs, or of too many the best at the end, and words that say so."""
     pairs = sorted({row.pair for row in f.rows if row.pair})
     if len(pairs) <= MOST_PANELS:
@@ -186,13 +183,13 @@ def pairs_to_draw(f: "Findings") -> tuple[list, str]:
     ), f". {MOST_PANELS} of {len(pairs)} pairs, the best at the end"
 
 
-def only(row: "Row", seeds: set[int]) -> "Row":
+def only(row: Row, seeds: set[int]) -> Row:
     """What is drawn beside a pair is of the same seeds."""
     values = {seed: value for seed, value in row.values.items() if seed in seeds}
     return dataclasses.replace(row, values=values)
 
 
-def draw_lines(axis, rows: list["Row"], colour, name: str) -> None:
+def draw_lines(axis, rows: list[Row], colour, name: str) -> None:
     """The metric of one variant over steps; the mean only where all of its seeds are there."""
     seeds = sorted({seed for row in rows for seed in row.values})
     for seed in seeds:

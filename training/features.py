@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.data import StepBatches
 from training.objective import Batch
+from training.order import StepBatches
 from training.sources import list_fingerprint
 
 MANIFEST, FEATURES, DONE = "manifest.json", "features.npy", "done.npy"

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from training.data import StepBatches
 from training.launch import RunError
+from training.order import StepBatches
 from training.randomness import ORDER
-from training.sources import HUB_NAMES, load_rows
+from training.rows import HUB_NAMES, load_rows
 
 BUFFER = 16_384  # rows, not decoded, over all lanes
 

@@ -11,9 +11,10 @@ from tqdm import tqdm
 from models import find_model
 from scripts.benchmarks.timing import seconds
 from training.checkpoint import read_checkpoint, save_checkpoint
-from training.data import StepBatches, make_loader
+from training.data import make_loader
 from training.latent_writer import CacheWriter, ShardWriter
 from training.latents import CacheSettings, LatentSource
+from training.order import StepBatches
 
 CHECKPOINT_COLUMNS = dict(model="", gb=".2f", write_s=".1f", read_s=".1f")
 LATENT_COLUMNS = dict(workers="d", batch="d", latents_per_second=",.0f", memory_growth_mb=".1f")

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from training.config import TrainConfig
-from training.data import StepBatches, make_loader
+from training.data import make_loader
+from training.order import StepBatches
 from training.pixels import UnreadableImage
 from training.sources import DigitsSource, FolderSource, load_source
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 import train
 from training.config import TrainConfig
-from training.data import StepBatches, batch_shard, make_loader
+from training.data import make_loader
 from training.launch import RunError
+from training.order import StepBatches, batch_shard
 from training.sources import load_source
 from training.streams import count_rows, lane_count
 

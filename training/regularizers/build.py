@@ -10,9 +10,9 @@ from models.encoders import PatchEncoder, load_vision_transformer
 from training.checks import layer_sync_settings
 from training.comparisons import methods, with_depths
 from training.config import REPAConfig, TrainConfig
-from training.data import StepBatches
 from training.features import CachedFeatures, data_of
 from training.objective import Regularizer
+from training.order import StepBatches
 from training.randomness import HEADS
 from training.regularizers.dispersive import DispersiveRegularizer
 from training.regularizers.layer_sync import LayerSyncRegularizer

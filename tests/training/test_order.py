@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.data import StepBatches, batch_shard
+from training.order import StepBatches, batch_shard
 
 
 def epoch_of_batches(shards, first=0, last=6, length=26, batch=8):
