@@ -111,20 +111,26 @@ def evaluated_steps(config: TrainConfig, which: str) -> list[int]:
     return [*range(every, last, every), last]
 
 
-def shaping(config) -> dict:
-    """The settings of a training run that shape what it computes."""
+def departures(config, free: bool = True) -> dict:
+    """The settings that are not at their defaults: what a later version adds changes no recipe.
+
+    Args:
+        free: whether settings count that shape nothing a training run computes.
+    """
     found = {}
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value, default = getattr(config, field.name), field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
         if dataclasses.is_dataclass(value):
-            found |= shaping(value)
-        elif not field.metadata.get("free"):
+            found |= departures(value, free)
+        elif value != default and (free or not field.metadata.get("free")):
             found[field.name] = plain(value)
     return found
 
 
 def training_recipe(config: TrainConfig) -> dict:
-    return shaping(config) | {
+    return departures(config, free=False) | {
         "max_steps": config.max_steps,
         "data_path": config.data_path,
         "ckpt": config.ckpt,
@@ -161,8 +167,8 @@ def read_sample(text: str, refused: dict[str, str] = SAMPLED) -> tuple[list[str]
 
 
 def sampling_recipe(config: ODE | SDE) -> dict:
-    own = {"solver": type(config).__name__, **dataclasses.asdict(config)}
-    return {key: plain(value) for key, value in own.items() if key not in PER_CELL}
+    own = {"solver": type(config).__name__, **departures(config)}
+    return {key: value for key, value in own.items() if key not in PER_CELL}
 
 
 def expected_of_samples(config: ODE | SDE) -> dict:
@@ -205,8 +211,8 @@ def check_reference(config) -> None:
 
 
 def evaluation_recipe(config) -> dict:
-    found = dataclasses.asdict(config)
-    return {k: plain(v) for k, v in found.items() if k not in ("samples", "out", "results")}
+    found = departures(config)
+    return {k: v for k, v in found.items() if k not in ("samples", "out", "results")}
 
 
 def known_metrics(config) -> list[str]:

@@ -34,6 +34,8 @@ from sweeps.commands import (
 from sweeps.grid import Grid, Point, grid_points
 from training.checks import layer_sync_settings
 
+DEFAULT = "the default"  # of a setting that a recipe leaves out
+
 
 @dataclass(frozen=True)
 class StudyConfig:
@@ -82,10 +84,10 @@ class Study:
     def recipe(self) -> dict:
         """What determines the numbers of all cells."""
         return {
-            "base": training_recipe(self.training),
+            "train": training_recipe(self.training),
             "sample": sampling_recipe(self.sampling),
             "evaluate": evaluation_recipe(self.evaluation),
-            "checkpoints": {"steps": self.steps},
+            "steps": self.steps,
         }
 
     def cell(self, point: Point) -> Cell:
@@ -186,15 +188,15 @@ def check_same_study(study: Study) -> list[dict]:
         check_free(folder)
         return []
     manifest = read_manifest(folder)
-    there = Study(StudyConfig(**manifest["study"])).recipe()
-    found = []
-    for part, here in study.recipe().items():
-        both = here | there[part]
-        found += [
-            f"--{part}: {key} {there[part].get(key)} there, {here.get(key)} here"
-            for key in both
-            if here.get(key) != there[part].get(key)
-        ]
+    there, here = (s.recipe() for s in (Study(StudyConfig(**manifest["study"])), study))
+    found = [
+        f"{flag}: {key} {there[part].get(key, DEFAULT)} there, {here[part].get(key, DEFAULT)} here"
+        for part, flag in (("train", "--base"), ("sample", "--sample"), ("evaluate", "--evaluate"))
+        for key in here[part] | there[part]
+        if here[part].get(key) != there[part].get(key)
+    ]
+    if there["steps"] != here["steps"] and not found:
+        found = [f"--checkpoints: steps {there['steps']} there, {here['steps']} here"]
     if found:
         raise ValueError(
             f"--folder {folder} holds a sweep of other settings ({'; '.join(found)}): give another "
@@ -208,7 +210,7 @@ def check_free(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--folder {folder} is a file: give another one")
     found = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if found - {"sweep.lock", "cells", "slurm"}:
+    if any(not name.startswith(("sweep.", "cells", "slurm")) for name in found):
         raise ValueError(f"--folder {folder} holds something else: give another one")
 
 

@@ -25,7 +25,12 @@ class Overview:
         self.parallel = parallel
         self.states = {cell.name: "waiting" for cell in cells}
         self.times: list[float] = []  # seconds of finished cells
-        self.bar = tqdm(total=len(cells), unit="cell", disable=not sys.stderr.isatty())
+        self.bar = tqdm(
+            total=len(cells),
+            bar_format="{n_fmt}/{total_fmt} |{bar:12}| {elapsed}{postfix}",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
         self.last_line, self.changed = time.monotonic(), False
 
     def set(self, cell: Cell, state: str, silent: bool = False) -> None:
@@ -66,7 +71,7 @@ class Overview:
         if not self.times or not left:
             return []
         mean = max(1.0, sum(self.times) / len(self.times))
-        left -= sum(min(0.99, (time.monotonic() - run.started) / mean) for run in runs)
+        left -= sum(min(0.9, (time.monotonic() - run.started) / mean) for run in runs)
         return [f"about {duration(left * mean / self.parallel)} left"]
 
     def say(self, line: str) -> None:

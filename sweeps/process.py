@@ -92,7 +92,9 @@ class CellRun:
             self.outcome = "busy"
             return
         self.record, self.waiting = read_record(cell), to_do(cell)
-        self.record["failure"] = None
+        if self.record["failure"]:
+            self.record["failure"] = None
+            write_record(cell, self.record)
         self._start()
 
     @property

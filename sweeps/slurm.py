@@ -202,22 +202,23 @@ def submit_cells(cells: Sequence[Cell], pool: PoolConfig, c: ClusterConfig, fold
 
 
 def watch(cells: Sequence[Cell], jobs: Jobs, pool: PoolConfig) -> int:
-    overview, stopped, lost = Overview(cells, pool.parallel), [], set()
+    """Show what jobs do until none is left, or until Ctrl-C; returns the exit code."""
+    overview, stopped = Overview(cells, pool.parallel), []
     with stop_signals(lambda: stopped.append(True)):
         while not stopped:
-            states = {cell.name: state(cell) for cell in cells}
+            alive = [cell for cell in cells if jobs.alive(cell)]
+            states = {cell.name: state(cell) for cell in cells}  # after asking for jobs
             for cell in cells:
-                overview.set(cell, states[cell.name])
+                queued = states[cell.name] == "failed" and cell in alive  # to be tried again
+                overview.set(cell, "waiting" if queued else states[cell.name])
             overview.refresh()
-            left = [cell for cell in cells if states[cell.name] in ("waiting", "running")]
-            lost = {cell.name for cell in left if not jobs.alive(cell)}
-            if len(lost) == len(left):
+            if not alive and "running" not in states.values():
                 break
             time.sleep(SECONDS_BETWEEN_LOOKS)
     overview.close()
     if stopped:
         print("watching ended; the jobs go on. The same command watches again, scancel stops them")
         return EXIT_PREEMPTED
-    for name in sorted(lost):
+    for name in (name for name, found in states.items() if found == "waiting"):
         print(f"{name}: its job ended before it; the same command submits it again")
-    return EXIT_FAILED if lost or "failed" in states.values() else 0
+    return EXIT_FAILED if set(states.values()) - {"finished"} else 0

@@ -24,12 +24,11 @@ def no_gpus(monkeypatch):
 
 def test_cells_run_side_by_side_and_failures_are_retried_on_request(toy, capfd):
     cells = [toy("a", seconds=1.5), toy("b", seconds=1.5), toy("bad", "bad")]
-    start = time.monotonic()
     assert run_cells(cells, PoolConfig(parallel=3)) == 1
-    assert time.monotonic() - start < 2.9  # a and b took turns otherwise
     assert [state(cell) for cell in cells] == ["finished", "finished", "failed"]
     said = capfd.readouterr().out
-    assert "finished a: m 30" in said and "failed   bad: work: toy.py: error: no good" in said
+    assert said.index("running  b") < said.index("finished a: m 30")  # not one after the other
+    assert "failed   bad: work: toy.py: error: no good" in said
     assert said.splitlines()[-1].endswith(" 2 finished, 1 failed")
 
     assert run_cells(cells, PoolConfig()) == 1  # reported, not run
