@@ -28,7 +28,7 @@ from sweeps.commands import (
     sampling_recipe,
 )
 from sweeps.guidance_grid import GuidancePoint
-from sweeps.layer_pairs import check_free
+from sweeps.layer_pairs import DEFAULT, check_free
 
 REFUSED = {
     "--cfg-scale": "which the sweep sets from --scales",
@@ -173,11 +173,12 @@ def check_same_sweep(study: GuidanceStudy) -> list[dict]:
     manifest = read_guidance_manifest(folder)
     for part, here in plain(study.recipe()).items():
         there = manifest["recipe"].get(part, {})
-        for key in (*here, *there):
+        for key in here | there:
             if here.get(key) != there.get(key):
                 raise ValueError(
                     f"--folder {folder} holds a sweep of other settings (--{part}: {key} "
-                    f"{there.get(key)} there, {here.get(key)} here): give another --folder"
+                    f"{there.get(key, DEFAULT)} there, {here.get(key, DEFAULT)} here): give "
+                    f"another --folder"
                 )
     return manifest["cells"]
 

@@ -7,12 +7,16 @@ import json
 import pytest
 import torch
 from launching import check, run
+from test_readme import commands
 
 from models import SiT_models
 from sampling.config import ODE, SDE
 from sampling.presets import expand_preset
+from scripts.guidance_sweep import Report, Run
 from sweeps.cells import fingerprint, state, to_do, write_record
+from sweeps.commands import known_metrics, read_evaluate, read_sample
 from sweeps.guidance import (
+    REFUSED,
     GuidanceConfig,
     GuidanceStudy,
     check_guidable,
@@ -224,3 +228,15 @@ def test_the_command_samples_evaluates_reports_and_then_has_nothing_to_do(checkp
     assert not list(folder.glob("cells/*/samples.npz"))
     refused = run("scripts/guidance_sweep.py", *words, "--scales", 0.5)
     assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_documented_commands_are_valid():
+    found = [args for args in commands("docs/sampling.md", "scripts/guidance_sweep.py")]
+    runs = [args for args in found if args[0] == "run"]
+    assert runs and ["report"] in [args[:1] for args in found]
+    for args in runs:
+        c = parse_command({"run": Run, "report": Report}, args)
+        assert len(guidance_points(c.grid)) > 1
+        read_sample(c.study.sample, REFUSED)
+        _, evaluation = read_evaluate(c.study.evaluate)
+        assert known_metrics(evaluation)
