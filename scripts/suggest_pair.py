@@ -92,12 +92,13 @@ class Suggestion:
         check_pair_config(config)
         self.config, self.device = config, choose_device()
         checkpoint = read_checkpoint(config.ckpt, mmap=True)  # the optimizer stays on disk
-        weights, stored = weights_of(checkpoint, config.ckpt, config.weights), None
+        weights = weights_of(checkpoint, config.ckpt, config.weights)
         try:
             stored = stored_settings(checkpoint)
-            arch = describe_weights(weights, (stored or {}).get("num_classes"))
         except ValueError as error:
             raise ValueError(f"checkpoint {config.ckpt}: {error}") from None
+        classes, where = (stored or {}).get("num_classes"), f"checkpoint {config.ckpt}"
+        arch = describe_weights(weights, classes, where)
         allowed_pairs(find_model(arch["name"]).keywords["depth"])
         known = resolve(SampleConfig(vae=config.vae, image_size=config.image_size), arch, stored)
         data = data_settings(config, stored or {})

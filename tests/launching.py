@@ -50,7 +50,7 @@ def run(script: str, *args, processes: int = 1) -> subprocess.CompletedProcess:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 

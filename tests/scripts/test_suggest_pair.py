@@ -99,7 +99,7 @@ def test_bad_input_is_refused(checkpoint, tmp_path):
     torch.save(unlabelled, tmp_path / "no-null.pt")
     for said, changes in {
         "gone.pt: no such file": dict(ckpt="gone.pt"),
-        r"foreign.pt: these are not the weights of a SiT": dict(ckpt=tmp_path / "foreign.pt"),
+        "foreign.pt: not the weights of a SiT": dict(ckpt=tmp_path / "foreign.pt"),
         "empty.pt: no state dict in it": dict(ckpt=tmp_path / "empty.pt"),
         "text.pt: truncated, or not a PyTorch file": dict(ckpt=tmp_path / "text.pt"),
         "streamed.pt: its run streamed its data": dict(ckpt=tmp_path / "streamed.pt"),
