@@ -93,10 +93,7 @@ class Suggestion:
         self.config, self.device = config, choose_device()
         checkpoint = read_checkpoint(config.ckpt, mmap=True)  # the optimizer stays on disk
         weights = weights_of(checkpoint, config.ckpt, config.weights)
-        try:
-            stored = stored_settings(checkpoint)
-        except ValueError as error:
-            raise ValueError(f"checkpoint {config.ckpt}: {error}") from None
+        stored = stored_settings(checkpoint)
         classes, where = (stored or {}).get("num_classes"), f"checkpoint {config.ckpt}"
         arch = describe_weights(weights, classes, where)
         allowed_pairs(find_model(arch["name"]).keywords["depth"])
