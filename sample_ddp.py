@@ -11,9 +11,9 @@ each other; a run that was killed continues where it was when the same command i
 
 import sys
 
-from sampling.config import ODE, SAMPLE, SDE, check_sample_config, solver_settings
+from runtime.command import RunError, is_first_process, parse_command, run_errors, usage_errors
 from sampling.presets import expand_preset
-from training.launch import RunError, is_first_process, parse_command, run_errors, usage_errors
+from sampling.sample_config import ODE, SAMPLE, SDE, check_sample_config, solver_settings
 
 if __name__ == "__main__":  # before torch is loaded
     with usage_errors():
@@ -32,20 +32,20 @@ import torch
 from tqdm import tqdm
 
 import layersync
-from evaluation.processes import choose_device
+from data.latents import weights_fingerprint
 from models import find_model, load_codec
+from models.checkpoint_file import read_checkpoint
 from models.codecs import latent_size
+from models.trained import hash_weights, load_weights, reversed_time, weights_of
 from models.zoo import describe_weights
+from runtime.png import save_grid
+from runtime.processes import choose_device
+from runtime.randomness import image_streams
 from sampling.labels import balanced_labels, random_labels
 from sampling.network import Network, prepare_model
 from sampling.parts import SampleParts
 from sampling.solver import is_sde, make_solver, solved_interval
 from sampling.stored import resolve, stored_settings
-from training.checkpoint import read_checkpoint
-from training.images import save_grid
-from training.latents import weights_fingerprint
-from training.randomness import image_streams
-from training.weights import hash_weights, load_weights, reversed_time, weights_of
 from transport import Guidance, Sampler, create_transport
 from transport.likelihood import bits_per_dimension
 from transport.reversed_time import ReversedTime

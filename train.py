@@ -14,10 +14,10 @@ processes changes nothing but float rounding (the dispersive loss, which compare
 process sees, excepted).
 """
 
+from runtime.command import parse_command, run_errors, usage_errors
 from training.checks import check_train_config, layer_sync_settings
-from training.comparisons import check_local_batch
 from training.config import TrainConfig
-from training.launch import parse_command, run_errors, usage_errors
+from training.methods.comparisons import check_local_batch
 
 if __name__ == "__main__":
     CONFIG = parse_command(TrainConfig)  # before torch is loaded: --help and typos answer at once
@@ -32,23 +32,23 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from evaluation.diagnosis import Diagnosis
+from data.encoding import Encoder
+from data.loader import make_loader
+from data.order import StepBatches, batch_shard
+from data.sources import load_source
 from models import find_model
+from models.trained import load_weights, start_from_weights
+from runtime.randomness import step_streams
+from runtime.signals import EXIT_PREEMPTED, StopRequest
 from training.checkpoint import prune_checkpoints, save_checkpoint
-from training.data import make_loader
-from training.encoding import Encoder
-from training.monitors import Monitors, logged
+from training.methods.build import make_regularizers
+from training.monitors.diagnosis import Diagnosis
+from training.monitors.monitors import Monitors, logged
 from training.objective import Batch, Objective
-from training.order import StepBatches, batch_shard
 from training.parallel import Parallel, resolve_precision, start_accelerator
-from training.preemption import EXIT_PREEMPTED, StopRequest
-from training.randomness import step_streams
-from training.regularizers.build import make_regularizers
 from training.runs import find_checkpoint, read_start, run_folder
-from training.sources import load_source
 from training.tracking import Meter, RunLog
 from training.update import Update
-from training.weights import load_weights, start_from_weights
 from transport import create_transport
 
 EXIT_NOT_FINITE = 3
@@ -225,12 +225,12 @@ class Training:
         c, ema = self.config, self.parallel.ema
         monitors = Monitors(c, self.encoder, self.transport, self.parallel)
         if c.evaluation.eval_every:
-            from sampling.in_training import InTraining  # much that other runs do not need
+            from training.monitors.fid import InTraining  # much that other runs do not need
 
             evaluation = InTraining(c, self.encoder, self.transport)
             monitors.add(c.evaluation.eval_every, logged(evaluation, ema))
         if c.probe_every:
-            from evaluation.probing import Probing
+            from evaluation.blocks.probing import Probing
 
             # of held-out images if there are any
             source = monitors.validation.source if monitors.validation else self.source

@@ -19,7 +19,7 @@ import tyro
 
 from evaluation.make_reference import MakeReference
 from evaluation.options import MetricOptions, check_metrics
-from training.launch import is_first_process, parse_command, program_name, usage_errors
+from runtime.command import is_first_process, parse_command, program_name, usage_errors
 
 Positional = tyro.conf.Positional
 
@@ -59,17 +59,17 @@ class Table:
 
 
 def run_score(config: Score) -> None:
-    from evaluation.report import metrics_path
+    from evaluation.results import metrics_path
 
     out = Path(config.out) if config.out else metrics_path(config.samples)
     if config.pixels or "digits" in (config.samples, config.ref):
-        from evaluation.pixels import evaluate_pixels
+        from evaluation.pixel_scores import evaluate_pixels
 
         if is_first_process():
             evaluate_pixels(config.samples, config.ref, out)
         return
     from evaluation.evaluator import Evaluator
-    from evaluation.report import read_lines
+    from evaluation.results import read_lines
 
     check_metrics(config.metrics)
     results = Path(config.results) if config.results else out.with_name("results.csv")
@@ -89,7 +89,7 @@ def run_score(config: Score) -> None:
 
 def open_samples(config: Score):
     """The samples; `ValueError` if they cannot give what is asked for."""
-    from evaluation.images import open_images
+    from evaluation.image_sets import open_images
     from evaluation.scoring import K
 
     samples = open_images(config.samples, config.array)
@@ -118,7 +118,7 @@ def print_sets(samples, evaluator) -> None:
 
 def report(config: Score, samples, evaluator, scores, out: Path, results: Path) -> None:
     """Print, write the record, add a line."""
-    from evaluation.report import append_line, format_scores, result_line, write_record
+    from evaluation.results import append_line, format_scores, result_line, write_record
 
     reference = evaluator.reference.describe()
     write_record(
@@ -138,7 +138,7 @@ def report(config: Score, samples, evaluator, scores, out: Path, results: Path) 
 
 
 def run_table(config: Table) -> None:
-    from evaluation.report import markdown_table, read_lines
+    from evaluation.results import markdown_table, read_lines
 
     print(markdown_table(read_lines(Path(config.results))))
 

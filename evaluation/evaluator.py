@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.classes import SPLIT
 from evaluation.features import extract
 from evaluation.inception import Inception
+from evaluation.metric_inception_score import SPLIT
 from evaluation.options import MetricOptions, NetworkOptions, check_metrics
-from evaluation.processes import Processes, choose_device
 from evaluation.reference import load_reference
 from evaluation.scoring import K, Real, Scores, score
+from runtime.processes import Processes, choose_device
 
 
 class Evaluator:

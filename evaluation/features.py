@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.moments import Moments
-from evaluation.processes import Processes
+from runtime.processes import Processes
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What a checkpoint says of itself, and how flags add to it: a contradiction is an error."""
 
-from sampling.config import SampleConfig
-from training.config import flag
+from runtime.flags import flag
+from sampling.sample_config import SampleConfig
 
 PATHS = ("Linear", "GVP", "VP")
 OFFICIAL = {"vae": "ema", "path_type": "Linear", "prediction": "velocity", "sample_eps": None}

@@ -5,7 +5,7 @@
     python train.py --loss-type repa --repa-features /path/to/features --data-path /path/to/latents
 
 For training from cached latents, where there are no images to encode. A run that was killed
-continues when the same command is given again. The format is described in training/features.py.
+continues when the same command is given again. The format is described in data/feature_cache.py.
 """
 
 # ruff: noqa: E402 (the command line is parsed before torch is imported)
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from runtime.command import parse_command, run_errors, usage_errors
 from training.config import REPAConfig
-from training.launch import parse_command, run_errors, usage_errors
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ from accelerate import PartialState
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from data.feature_cache import DONE, FEATURES, MANIFEST, FeatureSettings, data_of, write_settings
+from data.sources import open_source
 from models.encoders import PatchEncoder, load_vision_transformer
-from training.checks import require
-from training.features import DONE, FEATURES, MANIFEST, FeatureSettings, data_of, write_settings
-from training.sources import open_source
+from runtime.flags import require
 
 
 class Caching:

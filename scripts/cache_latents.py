@@ -8,7 +8,7 @@
 Shards of consecutive images are dealt out to the processes, which never wait for each other; the
 first one writes the manifest when all shards are there. A run that was killed continues when the
 same command is given again, on any number of processes, and the files are the same. The format is
-described in training/latents.py.
+described in data/latents.py.
 """
 
 # ruff: noqa: E402 (the command line is parsed before torch is imported)
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from training.launch import (
+from runtime.command import (
     RunError,
     is_first_process,
     parse_command,
@@ -82,14 +82,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from evaluation.processes import choose_device
+from data.decoding import UnreadableImage
+from data.latent_writer import CacheWriter, ShardWriter
+from data.latents import CacheSettings, LatentSource, encode_moments, weights_fingerprint
+from data.sources import list_fingerprint, open_source
 from models import load_codec
 from models.codecs import PIXELS, latent_size
-from training.checks import require
-from training.latent_writer import CacheWriter, ShardWriter
-from training.latents import CacheSettings, LatentSource, encode_moments, weights_fingerprint
-from training.pixels import UnreadableImage
-from training.sources import list_fingerprint, open_source
+from runtime.flags import require
+from runtime.processes import choose_device
 
 POLL_SECONDS = 0.5
 

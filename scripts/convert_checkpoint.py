@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from training.launch import parse_command, usage_errors
+from runtime.command import parse_command, usage_errors
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ def convert(c: Conversion) -> dict:
 
     from safetensors.torch import save_file
 
+    from models.checkpoint_file import read_checkpoint
+    from models.trained import reversed_time, weights_of
     from models.zoo import describe_weights
-    from training.checkpoint import read_checkpoint
-    from training.weights import reversed_time, weights_of
 
     target = Path(c.target)
     if target.suffix != ".safetensors":

@@ -18,11 +18,11 @@ from typing import Annotated
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sweeps.guidance import GuidanceConfig
+from runtime.command import parse_command, usage_errors
 from sweeps.guidance_grid import GuidanceGrid
+from sweeps.guidance_study import GuidanceConfig
 from sweeps.pool import PoolConfig
 from sweeps.slurm import ClusterConfig
-from training.launch import parse_command, usage_errors
 
 Flat = tyro.conf.OmitArgPrefixes
 
@@ -51,8 +51,8 @@ class Report:
 
 def run(c: Run) -> int:
     from sweeps.commands import check_reference
-    from sweeps.guidance import GuidanceStudy, check_guidable, check_same_sweep, join_sweep
     from sweeps.guidance_grid import guidance_points
+    from sweeps.guidance_study import GuidanceStudy, check_guidable, check_same_sweep, join_sweep
     from sweeps.slurm import check_settings, work_through
 
     with usage_errors():
@@ -75,8 +75,8 @@ def run(c: Run) -> int:
 
 
 def report(c: Report) -> int:
-    from sweeps.guidance import load_sweep
     from sweeps.guidance_report import GuidanceFindings, markdown, write_guidance_report
+    from sweeps.guidance_study import load_sweep
 
     with usage_errors():
         findings = GuidanceFindings(*load_sweep(Path(c.folder), c.metrics))

@@ -3,9 +3,10 @@
     python train.py --loss-type vanilla --max-steps 50000 ...        # then
     python scripts/suggest_pair.py --ckpt results/RUN/checkpoints/0050000.pt
 
-Each block is probed at several times of the path (evaluation/representation.py), the paper's rule
-leaves some pairs, and these are ranked (evaluation/pairing.py). The tables are printed; beside the
-checkpoint come 0050000.pairs.json with every number, and 0050000.pairs.png. What the data is comes
+Each block is probed at several times of the path (evaluation/blocks/representation.py), the paper's
+rule leaves some pairs, and these are ranked (evaluation/blocks/pairing.py). The tables are printed;
+beside the checkpoint come 0050000.pairs.json with every number, and 0050000.pairs.png. What the
+data is comes
 from the checkpoint, unless flags name it. One process, on a GPU if there is one.
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from training.launch import RunError, parse_command, run_errors, usage_errors
+from runtime.command import RunError, parse_command, run_errors, usage_errors
 
 
 @dataclass(frozen=True)
@@ -64,21 +65,21 @@ import json
 import torch
 
 import layersync
-from evaluation.pair_report import draw, print_blocks, print_pairs
-from evaluation.pairing import allowed_pairs, rank_pairs, reasons
-from evaluation.probing import Probing
-from evaluation.processes import choose_device
-from evaluation.representation import BlockReport
+from data.encoding import Encoder
+from data.latents import weights_fingerprint
+from data.sources import open_source
+from evaluation.blocks.pair_report import draw, print_blocks, print_pairs
+from evaluation.blocks.pairing import allowed_pairs, rank_pairs, reasons
+from evaluation.blocks.probing import Probing
+from evaluation.blocks.representation import BlockReport
 from models import find_model
+from models.checkpoint_file import read_checkpoint
+from models.trained import load_weights, reversed_time, weights_of
 from models.zoo import describe_weights
-from sampling.config import SampleConfig
+from runtime.processes import choose_device
+from sampling.sample_config import SampleConfig
 from sampling.stored import resolve, stored_settings
-from training.checkpoint import read_checkpoint
 from training.config import TrainConfig
-from training.encoding import Encoder
-from training.latents import weights_fingerprint
-from training.sources import open_source
-from training.weights import load_weights, reversed_time, weights_of
 from transport import create_transport
 from transport.reversed_time import ReversedTime
 

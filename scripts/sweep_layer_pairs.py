@@ -19,11 +19,11 @@ from typing import Annotated
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sweeps.grid import Grid
-from sweeps.layer_pairs import StudyConfig
+from runtime.command import parse_command, usage_errors
+from sweeps.pair_grid import Grid
+from sweeps.pair_study import StudyConfig
 from sweeps.pool import PoolConfig
 from sweeps.slurm import ClusterConfig
-from training.launch import parse_command, usage_errors
 
 Flat = tyro.conf.OmitArgPrefixes
 
@@ -55,7 +55,7 @@ class Report:
 def run(c: Run) -> int:
     from sweeps.commands import check_reference
     from sweeps.cost import estimate
-    from sweeps.layer_pairs import Study, check_same_study, join_sweep
+    from sweeps.pair_study import Study, check_same_study, join_sweep
     from sweeps.slurm import check_settings, work_through
 
     with usage_errors():
@@ -78,7 +78,7 @@ def run(c: Run) -> int:
 def report(c: Report) -> int:
     from sweeps.commands import check_metric
     from sweeps.findings import Findings
-    from sweeps.layer_pairs import load_study
+    from sweeps.pair_study import load_study
     from sweeps.report import write_report
 
     with usage_errors():

@@ -10,11 +10,12 @@ import re
 import shlex
 from pathlib import Path
 
-from sampling.config import ODE, SDE, check_sample_config, solver_settings
+from runtime.command import parse_command
+from runtime.flags import plain
 from sampling.presets import expand_preset
+from sampling.sample_config import ODE, SDE, check_sample_config, solver_settings
 from training.checks import check_train_config
-from training.config import TrainConfig, plain
-from training.launch import parse_command
+from training.config import TrainConfig
 
 PIXEL_METRICS = (
     "pixel_frechet",

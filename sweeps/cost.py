@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from sampling.config import ODE, SDE
+from sampling.sample_config import ODE, SDE
 from sweeps.cells import Cell, seconds, to_do
-from sweeps.layer_pairs import Study
 from sweeps.overview import duration
+from sweeps.pair_study import Study
 
 EVALUATIONS = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}  # of a step, ODE
 BACKWARD = 2  # a backward pass in forward passes

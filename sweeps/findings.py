@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from sweeps.cells import Cell, results, state
 from sweeps.commands import RISING
-from sweeps.grid import Pair, Point
-from sweeps.layer_pairs import Study
+from sweeps.pair_grid import Pair, Point
+from sweeps.pair_study import Study
 from sweeps.statistics import Difference, check_level, paired_difference
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from sweeps.cells import Cell, results, state
 from sweeps.commands import PIXEL_METRICS, RISING, label
-from sweeps.guidance import GuidanceStudy
 from sweeps.guidance_grid import EVERYWHERE, GuidancePoint
+from sweeps.guidance_study import GuidanceStudy
 from sweeps.report import as_csv, failure, progress_lines
 
 COSTS = {"nfe": "NFE", "network_passes": "network passes"}  # of the recipe

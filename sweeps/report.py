@@ -14,8 +14,8 @@ from pathlib import Path
 from sweeps.cells import Cell, read_record, seconds
 from sweeps.commands import label
 from sweeps.findings import Findings, Row
-from sweeps.grid import Point
 from sweeps.overview import duration
+from sweeps.pair_grid import Point
 from sweeps.pictures import draw_all
 from sweeps.statistics import rounded, spread
 

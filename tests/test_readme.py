@@ -7,12 +7,12 @@ import pytest
 import torch
 from launching import ROOT
 
-from sampling.config import ODE, SDE, check_sample_config
+from runtime.command import parse_command
 from sampling.presets import expand_preset
+from sampling.sample_config import ODE, SDE, check_sample_config
 from scripts.cache_features import FeatureConfig
 from training.checks import check_train_config, layer_sync_settings
 from training.config import TrainConfig
-from training.launch import parse_command
 
 TEXT = (ROOT / "README.md").read_text()
 

@@ -15,9 +15,9 @@ from PIL import Image
 import sample_ddp
 from evaluation.samples import read_samples
 from models import SiT_models
-from sampling.config import ODE, SDE
-from training.launch import RunError
-from training.randomness import image_streams
+from runtime.command import RunError
+from runtime.randomness import image_streams
+from sampling.sample_config import ODE, SDE
 
 COUNT, BATCH = 22, 4
 

@@ -5,7 +5,7 @@ Every check raises a `ValueError` that names the flag, its value and the remedy.
 
 import importlib.util
 
-from training.comparisons import check_comparisons
+from runtime.flags import flag, require
 from training.config import (
     EngineConfig,
     EvalConfig,
@@ -13,8 +13,8 @@ from training.config import (
     RegScheduleConfig,
     SaveConfig,
     TrainConfig,
-    flag,
 )
+from training.methods.comparisons import check_comparisons
 
 # Published pairs and weights, by model family (paper, Sec. 4). None is published for S: it has
 # B's 12 blocks and takes B's. Ti is not from the paper.
@@ -163,8 +163,3 @@ def layer_sync_settings(c: TrainConfig) -> tuple[list[tuple[int, int]], float]:
         return list(check_pairs(pairs, depth)), weight
     except ValueError as error:
         raise ValueError(f"{names}: {error}") from None
-
-
-def require(config, name: str, holds: bool, what: str) -> None:
-    if not holds:
-        raise ValueError(f"{flag(name)} {getattr(config, name)}: it must be {what}")

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from runtime.flags import flag, plain
+
 
 def free(default):
     """A field that may change when a run is resumed: it does not shape what the run computes."""
@@ -289,12 +291,3 @@ def differences(config: TrainConfig, stored: dict) -> list[str]:
         elif not field.metadata.get("free") and plain(now) != plain(before):
             found.append(f"{flag(field.name)}: {before} there, {now} here")
     return found
-
-
-def plain(value):
-    """JSON knows no tuples."""
-    return list(value) if isinstance(value, tuple) else value
-
-
-def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

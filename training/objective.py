@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from training.randomness import Streams
+from runtime.randomness import Streams
 from transport import Transport
 
 
@@ -36,7 +36,7 @@ class Regularizer(Protocol):
     names: Sequence[str]
     """of what `losses` logs"""
     head: nn.Module | None = None
-    """what it trains besides the network (training/heads.py)"""
+    """what it trains besides the network (training/methods/heads.py)"""
 
     def capture(self) -> AbstractContextManager:
         """Around the network's forward pass."""

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from training.checkpoint import latest_checkpoint, read_for_resume
-from training.comparisons import folder_parts, trains_heads
 from training.config import TrainConfig, differences
+from training.methods.comparisons import folder_parts, trains_heads
 
 
 def run_folder(config: TrainConfig, pairs: list[tuple[int, int]], weight: float) -> Path:

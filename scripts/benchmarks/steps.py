@@ -12,13 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from models import find_model
+from runtime.randomness import step_streams
 from scripts.benchmarks.timing import DEVICE, alternate, autocast, ratio, set_precision
 from training.config import OptimConfig, REPAConfig, TrainConfig
-from training.heads import Heads
+from training.methods.build import make_regularizers
+from training.methods.heads import Heads
 from training.objective import Batch, Objective
 from training.optimizer import make_optimizer
-from training.randomness import step_streams
-from training.regularizers.build import make_regularizers
 from transport import create_transport
 
 LATENTS = (4, 32, 32)

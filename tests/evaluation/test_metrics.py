@@ -9,7 +9,7 @@ from scipy.linalg import sqrtm
 
 from evaluation import frechet_distance, inception_score, precision_recall, statistics
 from evaluation.bootstrap import deviations, weighted_statistics
-from evaluation.classes import sorted_by_class
+from evaluation.metric_inception_score import sorted_by_class
 from evaluation.moments import Moments
 from evaluation.scoring import kernel_distance
 
@@ -129,7 +129,7 @@ def test_precision_recall_closed_forms():
 def test_precision_recall_does_not_depend_on_blocks(monkeypatch):
     a, b = rng.normal(size=(50, 4)), rng.normal(size=(41, 4))
     whole = precision_recall(a, b)
-    monkeypatch.setattr("evaluation.manifold.BLOCK", 7 * 50)
+    monkeypatch.setattr("evaluation.metric_precision_recall.BLOCK", 7 * 50)
     assert precision_recall(a, b) == whole
 
 

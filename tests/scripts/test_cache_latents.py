@@ -13,13 +13,13 @@ import torch
 from launching import ROOT, check, kill_when, run, save_tiny_vae
 from PIL import Image
 
+from data.latent_writer import ShardWriter
+from data.latents import LatentSource, sample_posterior
+from data.sources import FolderSource
 from models import load_codec
+from runtime.command import parse_command
 from scripts import cache_latents
 from scripts.cache_latents import CacheConfig, Caching, check_cache_config, main
-from training.latent_writer import ShardWriter
-from training.latents import LatentSource, sample_posterior
-from training.launch import parse_command
-from training.sources import FolderSource
 
 SCRIPT = "scripts/cache_latents.py"
 COUNT = 26

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from launching import ROOT, run
 
+from runtime.command import parse_command
 from scripts import sweep_layer_pairs
 from scripts.sweep_layer_pairs import Report, Run
 from sweeps.cells import to_do
-from sweeps.layer_pairs import Study, load_study
-from training.launch import parse_command
+from sweeps.pair_study import Study, load_study
 
 SCRIPT = "scripts/sweep_layer_pairs.py"
 BASE = (

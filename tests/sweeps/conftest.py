@@ -5,8 +5,8 @@ import json
 import pytest
 
 from sweeps.cells import Cell, Command, fingerprint, write_record
-from sweeps.grid import Point
-from sweeps.layer_pairs import Study, StudyConfig, join_sweep
+from sweeps.pair_grid import Point
+from sweeps.pair_study import Study, StudyConfig, join_sweep
 
 PROGRAM = """
 import json, os, signal, sys, time

@@ -14,7 +14,7 @@ from sweeps.commands import (
     read_evaluate,
     read_sample,
 )
-from sweeps.layer_pairs import Study
+from sweeps.pair_study import Study
 
 SWEPT = [
     "--encoder-depth 2", "--gt_encoder_depth 5", "--reg-weight=0.1", "--loss-type vanilla",
@@ -95,8 +95,8 @@ def test_presets_mean_their_flags():
 
 def test_known_metrics_are_those_that_the_evaluation_gives():
     """In pixel space, where it can run here; names of the others are its own tables'."""
-    from evaluation.pixels import pixel_metrics
-    from evaluation.report import TITLES
+    from evaluation.pixel_scores import pixel_metrics
+    from evaluation.results import TITLES
 
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (40, 2, 2, 1), dtype=np.uint8)

@@ -8,7 +8,7 @@ import pytest
 
 from sweeps.cells import write_record
 from sweeps.findings import Findings
-from sweeps.layer_pairs import load_study
+from sweeps.pair_study import load_study
 from sweeps.report import cells_csv, markdown, summary_csv, write_report
 
 NOISE = {0: 0.5, 1: 0.7, 2: 0.3}  # what a seed has in common in all of its runs

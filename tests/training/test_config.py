@@ -2,9 +2,9 @@
 
 import pytest
 
+from runtime.command import parse_command
 from training.checks import check_train_config, layer_sync_settings
 from training.config import OptimConfig, SaveConfig, TrainConfig, differences
-from training.launch import parse_command
 
 
 def parse(*args, monkeypatch):

@@ -11,10 +11,11 @@ import torch
 from launching import TINY_DIGITS, check, logged_rows
 
 import train
-from training.checkpoint import prune_checkpoints, read_checkpoint, save_checkpoint
+from models.checkpoint_file import read_checkpoint
+from runtime.signals import EXIT_PREEMPTED
+from training.checkpoint import prune_checkpoints, save_checkpoint
 from training.config import EngineConfig, OptimConfig, SaveConfig
 from training.optimizer import learning_rate
-from training.preemption import EXIT_PREEMPTED
 from training.tracking import read_log
 
 
@@ -183,7 +184,7 @@ def test_held_out_losses_by_time(tmp_path):
     training = train.Training(
         config(tmp_path, dataset_name=None, data_path=str(folder), val_data_path=str(folder))
     )
-    validation = training.monitors.validation
+    validation = training.monitors.monitors.validation
     losses = validation.losses(training.parallel.ema, training.encoder, training.transport)
     bins = [losses.pop(f"val_loss_t0.{i}") for i in range(10)]
     assert set(losses) == {"val_loss"}
