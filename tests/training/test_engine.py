@@ -184,7 +184,7 @@ def test_held_out_losses_by_time(tmp_path):
     training = train.Training(
         config(tmp_path, dataset_name=None, data_path=str(folder), val_data_path=str(folder))
     )
-    validation = training.monitors.monitors.validation
+    validation = training.monitors.validation
     losses = validation.losses(training.parallel.ema, training.encoder, training.transport)
     bins = [losses.pop(f"val_loss_t0.{i}") for i in range(10)]
     assert set(losses) == {"val_loss"}

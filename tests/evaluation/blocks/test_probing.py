@@ -112,7 +112,7 @@ def test_held_out_images_are_probed_where_there_are_any(tmp_path):
     folder = folder_of_images(str(tmp_path / "held-out"), 8, per_class=20)
     data = dict(dataset_name=None, data_path=folder, val_data_path=folder, num_classes=2)
     training = train.Training(short(tmp_path, probe_every=2, **data))
-    assert training.probing.source is training.monitors.monitors.validation.source
+    assert training.probing.source is training.monitors.validation.source
 
 
 def test_data_without_classes_is_refused_before_anything_is_written(tmp_path):
