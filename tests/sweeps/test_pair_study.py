@@ -137,11 +137,11 @@ class CountingNetwork(torch.nn.Module):
     ],
 )
 def test_network_passes_are_those_of_the_sampler(config):
-    import sample_ddp
+    from sampling.solver import make_solver
     from transport import Sampler, create_transport
 
     network = CountingNetwork()
-    sample_ddp.make_solver(Sampler(create_transport()), config)(torch.zeros(1, 1, 2, 2), network)
+    make_solver(Sampler(create_transport()), config)(torch.zeros(1, 1, 2, 2), network)
     assert network_passes(config) == network.calls
     assert network_passes(dataclasses.replace(config, cfg_scale=2.0)) == 2 * network.calls
 

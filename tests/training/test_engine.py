@@ -13,6 +13,7 @@ from launching import TINY_DIGITS, check, logged_rows
 import train
 from models.checkpoint_file import read_checkpoint
 from runtime.signals import EXIT_PREEMPTED
+from training import loop
 from training.checkpoint import prune_checkpoints, save_checkpoint
 from training.config import EngineConfig, OptimConfig, SaveConfig
 from training.optimizer import learning_rate
@@ -132,7 +133,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
         return [values[0] * float("nan"), *values[1:]] if training.step == 2 else values
 
     training.forward_backward = poisoned
-    assert training.run() == train.EXIT_NOT_FINITE
+    assert training.run() == loop.EXIT_NOT_FINITE
     assert "the loss of step 3 is not finite" in capfd.readouterr().err
     checkpoints = training.folder / "checkpoints"
     assert [path.name for path in checkpoints.iterdir()] == ["0000002.pt"]
