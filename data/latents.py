@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from models.codecs import PIXELS, Codec
+from models.trained import hash_weights
 from runtime.randomness import Streams
 
 FORMAT, VERSION = "latent cache", 1
@@ -189,11 +190,7 @@ def encode_moments(codec, images: Tensor) -> Tensor:
 
 def weights_fingerprint(network: torch.nn.Module) -> str:
     """The first 16 hex digits of the SHA-256 over names and values of the weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.cpu().contiguous().numpy())
-    return digest.hexdigest()[:16]
+    return hash_weights(network.state_dict())[:16]
 
 
 def is_latent_cache(root: str | Path) -> bool:

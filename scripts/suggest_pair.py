@@ -56,21 +56,16 @@ import torch
 
 import layersync
 from data.encoding import Encoding
-from data.latents import weights_fingerprint
 from data.sources import open_source
 from evaluation.blocks.pair_report import draw, print_blocks, print_pairs
 from evaluation.blocks.pairing import allowed_pairs, rank_pairs, reasons
 from evaluation.blocks.probing import Probing
 from evaluation.blocks.representation import BlockReport
 from models import find_model
-from models.checkpoint_file import read_checkpoint
-from models.trained import load_weights, reversed_time, weights_of
-from models.zoo import describe_weights
+from models.trained import load_trained
 from runtime.processes import choose_device
-from sampling.sample_config import SampleConfig
-from sampling.stored import resolve, stored_settings
+from sampling.checkpoint_settings import settings_in_force
 from transport import create_transport
-from transport.reversed_time import ReversedTime
 
 DATA = [field.name for field in dataclasses.fields(DataLocation)]
 
@@ -81,14 +76,11 @@ class Suggestion:
     def __init__(self, config: PairConfig):
         check_pair_config(config)
         self.config, self.device = config, choose_device()
-        checkpoint = read_checkpoint(config.ckpt, mmap=True)  # the optimizer stays on disk
-        weights = weights_of(checkpoint, config.ckpt, config.weights)
-        stored = stored_settings(checkpoint)
-        classes, where = (stored or {}).get("num_classes"), f"checkpoint {config.ckpt}"
-        arch = describe_weights(weights, classes, where)
+        trained = load_trained(config.ckpt, config.weights)
+        arch, stored = trained.arch, trained.settings
         allowed_pairs(find_model(arch["name"]).keywords["depth"])
-        known = resolve(SampleConfig(vae=config.vae, image_size=config.image_size), arch, stored)
-        data = data_settings(config, stored or {})
+        known = settings_in_force(trained, dict(vae=config.vae, image_size=config.image_size))
+        data = data_settings(config, stored)
         sizes = {"image_size": known.get("image_size", 256), "num_classes": arch["num_classes"]}
         settings = TrainingData(**data, **sizes, vae=known["vae"])
         source = open_source(settings)
@@ -103,19 +95,15 @@ class Suggestion:
             )
         self.probing = Probing(source, config.probe_samples, config.seed, self.device)
         self.transport = create_transport(known["path_type"], known["prediction"])
-        sizes = {key: value for key, value in arch.items() if key != "name"}
-        model = find_model(arch["name"])(**sizes)
-        load_weights(model, weights, config.ckpt)
-        self.model = model.to(self.device).eval()
-        self.network = ReversedTime(self.model) if reversed_time(checkpoint) else self.model
+        self.model, self.network = trained.model.to(self.device), trained.network
         self.network.null_label  # noqa: B018 (a model without one cannot be probed)
         self.about = {
             "ckpt": config.ckpt,
-            "step": checkpoint.get("step"),
+            "step": trained.step,
             "weights": config.weights,
-            "weights_sha256": weights_fingerprint(self.model),
+            "weights_sha256": trained.weights_sha256,
             "model": arch["name"],
-            "loss_type": (stored or {}).get("loss_type"),
+            "loss_type": stored.get("loss_type"),
             "data": settings.data_name,
             "images": [len(part) for part in self.probing.images],
             "classes": len(self.probing.classes),
