@@ -53,5 +53,9 @@ def test_memory_can_be_limited(fork_server, tmp_path):
     words = ["train.py", *FLAGS, "--max-steps", 1, "--results-dir", tmp_path]
     limited = fork_server.start(words, folder=tmp_path, memory=2**24)
     assert limited.wait() != 0
+    words = ["train.py", *FLAGS, "--results-dir", tmp_path]
+    endless = fork_server.start(words, folder=tmp_path)
     with pytest.raises(TimeoutError):
-        fork_server.start(["train.py", *FLAGS, "--results-dir", tmp_path], tmp_path).wait(0.01)
+        endless.wait(0.01)
+    endless.kill()
+    assert endless.wait(10) == -signal.SIGKILL
