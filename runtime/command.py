@@ -6,13 +6,14 @@ Under torchrun every process meets the same bad flag. The first one says so; the
 and hold back for a moment, because the launcher stops the first when another one exits before it.
 """
 
-import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from runtime.launch import is_first_process, rank
 
 EXIT_USAGE = 2
 EXIT_FAILED = 1
@@ -21,10 +22,6 @@ HOLD_BACK_SECONDS = 20
 
 class RunError(Exception):
     """What ends a run through no fault of the program; `str(error)` is for the user."""
-
-
-def is_first_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 def program_name() -> str:
@@ -74,7 +71,7 @@ def usage_errors() -> Iterator[None]:
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         if not is_first_process():
             hold_back()  # still here after that: the first one has no such error
-            print(f"[rank {os.environ['RANK']}] ", end="", file=sys.stderr)
+            print(f"[rank {rank()}] ", end="", file=sys.stderr)
         print(f"{program_name()}: error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_USAGE) from None
 
@@ -97,8 +94,8 @@ def run_errors(remedy: str) -> Iterator[None]:
         )
     else:
         return
-    rank = "" if is_first_process() else f"[rank {os.environ['RANK']}] "
-    print(f"\n{rank}{program_name()}: error: {reason}. {remedy}", file=sys.stderr, flush=True)
+    who = "" if is_first_process() else f"[rank {rank()}] "
+    print(f"\n{who}{program_name()}: error: {reason}. {remedy}", file=sys.stderr, flush=True)
     raise SystemExit(EXIT_FAILED)
 
 
