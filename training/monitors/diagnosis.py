@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from data.batch import Batch
 from evaluation.blocks.diagnostics import (
     bin_means,
     gradient_products,
@@ -20,7 +21,6 @@ from evaluation.blocks.diagnostics import (
 )
 from layersync.alignment import sample_cosine
 from layersync.capture import BlockRecorder
-from training.objective import Batch
 from transport import Transport
 
 
