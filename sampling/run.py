@@ -1,137 +1,64 @@
 """A sampling run: everything loaded and checked, then this process's share of the images."""
 
-import hashlib
-import json
 import time
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-import layersync
-from data.latents import weights_fingerprint
-from models import find_model, load_codec
-from models.checkpoint_file import read_checkpoint
+from models import load_codec
 from models.codecs import latent_size
-from models.trained import hash_weights, load_weights, reversed_time, weights_of
-from models.zoo import describe_weights
+from models.trained import Trained
 from runtime.command import RunError
 from runtime.png import save_grid
 from runtime.processes import choose_device
 from runtime.randomness import image_streams
+from sampling.checkpoint_settings import open_checkpoint
 from sampling.labels import balanced_labels, random_labels
 from sampling.network import Network, prepare_model
 from sampling.parts import SampleParts
-from sampling.sample_config import ODE, SDE, check_sample_config, solver_settings
+from sampling.recipe import make_recipe, output_path
+from sampling.sample_config import ODE, SDE, check_sample_config
 from sampling.solver import is_sde, make_solver, solved_interval
-from sampling.stored import resolve, stored_settings
 from transport import Guidance, Sampler, create_transport
 from transport.likelihood import bits_per_dimension
-from transport.reversed_time import ReversedTime
 
-OFFICIAL_NAME = "SiT-XL-2-256x256.pt"  # what SiT calls its published weights
 PREVIEW = 64  # images in the picture beside the .npz
 POLL_SECONDS = 0.5
 
 
 class Sampling:
-    """A sampling run of one process: everything loaded and checked, nothing sampled yet."""
+    """A sampling run of one process: everything loaded and checked, nothing sampled yet.
+
+    Raises `ValueError` for settings that contradict each other, the checkpoint or the codec.
+    """
 
     def __init__(self, config: ODE | SDE):
         check_sample_config(config)
         self.config, self.device = config, choose_device()
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32
-
-        path = config.ckpt or OFFICIAL_NAME
-        checkpoint = read_checkpoint(path, mmap=True)  # the optimizer stays on disk
-        weights, stored = weights_of(checkpoint, path, config.weights), stored_settings(checkpoint)
-        classes = config.num_classes or (stored or {}).get("num_classes")
-        arch = describe_weights(weights, classes, f"checkpoint {path}")
-        settings = resolve(config, arch, stored)
-        turned = reversed_time(checkpoint)
-        self.codec = load_codec(settings["vae"], self.device, arch["in_channels"])
-        if self.codec.channels != arch["in_channels"]:
-            raise ValueError(
-                f"--vae {settings['vae']}: its latents have {self.codec.channels} channels, the "
-                f"checkpoint's {arch['in_channels']}"
-            )
-        image_size = settings.setdefault("image_size", arch["input_size"] * self.codec.factor)
-        if latent_size(image_size, self.codec) != arch["input_size"]:
-            raise ValueError(
-                f"--image-size {image_size}: checkpoint {path} makes images of "
-                f"{arch['input_size'] * self.codec.factor} pixels"
-            )
-        self.shape = arch["in_channels"], arch["input_size"], arch["input_size"]
-        sizes = {key: value for key, value in arch.items() if key != "name"}
-        model = find_model(arch["name"])(**sizes)
-        load_weights(model, weights, path)
-        model = prepare_model(model.to(self.device).eval(), config.bf16, config.compile)
-        self.network = Network(ReversedTime(model) if turned else model, config.bf16)
+        trained, settings = open_checkpoint(config)
+        self.codec = load_codec(settings["vae"], self.device, trained.arch["in_channels"])
+        settings = with_image_size(settings, trained, self.codec)
+        self.shape = trained.shape
+        prepare_model(trained.model.to(self.device), config.bf16, config.compile)
+        self.network = Network(trained.network, config.bf16)
         channels = None if config.cfg_channels == "all" else int(config.cfg_channels)
-        scale, interval = config.cfg_scale, config.guidance_interval
-        self.guided = Guidance(self.network, scale, channels, interval)
+        self.guided = Guidance(self.network, config.cfg_scale, channels, config.guidance_interval)
         keys = "path_type", "prediction", "sample_eps"
         self.sampler = Sampler(create_transport(**{key: settings[key] for key in keys}))
         self.sample = make_solver(self.sampler, config)
-        self.recipe = self.describe(settings, arch, weights, checkpoint.get("step"))
+        interval = solved_interval(self.sampler, config)
+        self.recipe = make_recipe(config, trained, settings, self.codec, interval, self.device)
         self.parts = SampleParts(
-            self.out(arch["name"], checkpoint.get("step")),
-            self.recipe,
-            config.num_fid_samples,
-            config.per_proc_batch_size,
-            (image_size, image_size, self.codec.image_channels),
-            config.save_png,
+            out=output_path(config, self.recipe),
+            recipe=self.recipe,
+            count=config.num_fid_samples,
+            batch=config.per_proc_batch_size,
+            image_shape=(*2 * (settings["image_size"],), self.codec.image_channels),
+            save_png=config.save_png,
         )
-
-    def describe(self, settings: dict, arch: dict, weights: dict, step: int | None) -> dict:
-        """Everything that determines the samples, and nothing else: no times, no processes."""
-        c = self.config
-        return {
-            "weights_sha256": hash_weights(weights),
-            "weights": c.weights,
-            "step": step,
-            **settings,
-            "vae": self.codec.name,
-            "vae_fingerprint": self.codec_fingerprint(),
-            "solver": solver_settings(c),
-            "solved_interval": solved_interval(self.sampler, c),
-            "cfg_scale": c.cfg_scale,
-            "cfg_channels": c.cfg_channels,
-            "guidance_interval": c.guidance_interval,
-            "seed": c.global_seed,
-            "label_sampling": c.label_sampling,
-            "num_samples": c.num_fid_samples,
-            "batch_size": c.per_proc_batch_size,
-            "dtype": self.dtype(),
-            "compiled": c.compile,
-            "device": self.device.type,
-            "versions": {"layersync": layersync.__version__, "torch": torch.__version__}
-            | {name: version(name) for name in ("numpy", "torchdiffeq", "diffusers")},
-        }
-
-    def codec_fingerprint(self) -> str | None:
-        """Of the autoencoder's weights; None without one."""
-        return weights_fingerprint(self.codec.vae) if hasattr(self.codec, "vae") else None
-
-    def dtype(self) -> str:
-        if self.config.bf16:
-            return "bfloat16 (autocast)"
-        tf32 = self.config.tf32 and self.device.type == "cuda"
-        return "float32 (TF32 products)" if tf32 else "float32"
-
-    def out(self, model: str, step: int | None) -> Path:
-        c = self.config
-        if c.out:
-            return Path(c.out)
-        name = f"{model.replace('/', '-')}-{'official' if step is None else f'{step:07d}'}"
-        name += f"-{type(c).__name__}-{c.sampling_method}-{c.num_sampling_steps}"
-        name += f"-cfg{c.cfg_scale:g}-seed{c.global_seed}"
-        # what else makes the samples, and above all which run the weights are of
-        digest = hashlib.sha256(json.dumps(self.recipe, sort_keys=True).encode()).hexdigest()
-        return Path(c.sample_dir) / f"{name}-{digest[:8]}.npz"
 
     def batch(self, k: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Images of batch k and, per image, label, number of function evaluations, likelihood."""
@@ -205,3 +132,21 @@ class Sampling:
             save_grid(parts.head(PREVIEW), parts.out.with_suffix(".png"))
             recipe = parts.assemble()
             print(f"{parts.out}: {parts.count} images, NFE {recipe['nfe']['mean']:g}")
+
+
+def with_image_size(settings: dict, trained: Trained, codec) -> dict:
+    """The settings with `image_size`; `ValueError` unless network, codec and size fit together."""
+    channels, side, _ = trained.shape
+    if codec.channels != channels:
+        raise ValueError(
+            f"--vae {settings['vae']}: its latents have {codec.channels} channels, the "
+            f"checkpoint's {channels}"
+        )
+    settings = {**settings}
+    settings.setdefault("image_size", side * codec.factor)
+    if latent_size(settings["image_size"], codec) != side:
+        raise ValueError(
+            f"--image-size {settings['image_size']}: checkpoint {trained.path} makes images of "
+            f"{side * codec.factor} pixels"
+        )
+    return settings

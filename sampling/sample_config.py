@@ -1,7 +1,7 @@
 """Settings of a sampling run. No torch here: --help is instant.
 
 Settings that describe the network have no default: they come from the checkpoint
-(sampling/stored.py). Flags of the original sample_ddp.py keep their names and meaning.
+(sampling/checkpoint_settings.py). Flags of the original sample_ddp.py keep their names and meaning.
 """
 
 import dataclasses

@@ -119,21 +119,14 @@ class GuidanceStudy:
 
 def describe_checkpoint(path: str, c: ODE | SDE) -> dict:
     """The weights that will be sampled: model, step, hash, and whether they can be guided."""
-    from models.checkpoint_file import read_checkpoint
-    from models.trained import hash_weights, weights_of
-    from models.zoo import describe_weights
-    from sampling.stored import resolve, stored_settings
+    from sampling.checkpoint_settings import open_checkpoint
 
-    checkpoint = read_checkpoint(path, mmap=True)
-    weights, stored = weights_of(checkpoint, path, c.weights), stored_settings(checkpoint)
-    classes = c.num_classes or (stored or {}).get("num_classes")
-    arch = describe_weights(weights, classes, f"--ckpt {path}")
-    resolve(c, arch, stored)
+    trained, _ = open_checkpoint(dataclasses.replace(c, ckpt=path))
     return {
-        "model": arch["name"],
-        "step": checkpoint.get("step"),
-        "weights_sha256": hash_weights(weights),
-        "guidable": arch.get("class_dropout_prob") != 0.0,
+        "model": trained.arch["name"],
+        "step": trained.step,
+        "weights_sha256": trained.weights_sha256,
+        "guidable": trained.arch.get("class_dropout_prob") != 0.0,
     }
 
 
