@@ -221,7 +221,7 @@ class Training:
             evaluation = InTraining(c, self.encoding, self.transport)
             monitors.add(c.evaluation.eval_every, logged(evaluation, ema))
         if c.probe_every:
-            from evaluation.blocks.probing import Probing
+            from evaluation.blocks.probed_images import Probing
 
             # of held-out images if there are any
             source = monitors.validation.source if monitors.validation else self.source
