@@ -100,9 +100,17 @@ def host_copy(state):
     return copy(state)
 
 
-class CancellableFile:
-    """A binary file that refuses to be written further once `cancelled` is set."""
+def torch_save(state: dict, file, cancelled: Event) -> None:
+    """`torch.save` to a binary file that ends with `Cancelled` soon after `cancelled` is set."""
+    try:
+        torch.save(state, _CancellableFile(file, cancelled))
+    except RuntimeError:  # torch finishes the archive, which fails too, and raises that instead
+        if cancelled.is_set():
+            raise Cancelled from None
+        raise
 
+
+class _CancellableFile:
     def __init__(self, file, cancelled: Event):
         self.file, self.cancelled = file, cancelled
 
