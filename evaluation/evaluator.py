@@ -133,6 +133,18 @@ class Evaluator:
         scores.warnings += self.warnings
         return scores
 
+    def check_shape(self, shape: tuple[int, int, int], name: str) -> None:
+        """`ValueError` unless samples of (H, W, C), called `name`, can be compared."""
+        self.reference.check_shape(shape, name)
+
+    def summary(self) -> str:
+        """The reference in a line."""
+        return self.reference.summary()
+
+    def describe(self, scores: Scores) -> dict:
+        """The reference and the protocol, for the record of these scores."""
+        return {"reference": self.reference.describe(), "protocol": self.protocol()}
+
     def protocol(self) -> dict:
         """How the numbers came about, for their record."""
         o = self.options
