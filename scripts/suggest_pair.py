@@ -3,11 +3,10 @@
     python train.py --loss-type vanilla --max-steps 50000 ...        # then
     python scripts/suggest_pair.py --ckpt results/RUN/checkpoints/0050000.pt
 
-Each block is probed at several times of the path (evaluation/blocks/representation.py), the paper's
-rule leaves some pairs, and these are ranked (evaluation/blocks/pairing.py). The tables are printed;
-beside the checkpoint come 0050000.pairs.json with every number, and 0050000.pairs.png. What the
-data is comes
-from the checkpoint, unless flags name it. One process, on a GPU if there is one.
+Each block is probed at several times of the path (evaluation/blocks/probes.py), the paper's rule
+leaves some pairs, and these are ranked (evaluation/blocks/pair_ranking.py). The tables are printed;
+beside the checkpoint come 0050000.pairs.json with every number, and 0050000.pairs.png. The data is
+the checkpoint's unless flags name other data. One process, on a GPU if there is one.
 """
 
 # ruff: noqa: E402 (the command line is parsed before torch is imported)
@@ -57,10 +56,10 @@ import torch
 import layersync
 from data.encoding import Encoding
 from data.sources import open_source
+from evaluation.blocks.pair_ranking import allowed_pairs, rank_pairs, reasons
 from evaluation.blocks.pair_report import draw, print_blocks, print_pairs
-from evaluation.blocks.pairing import allowed_pairs, rank_pairs, reasons
-from evaluation.blocks.probing import Probing
-from evaluation.blocks.representation import BlockReport
+from evaluation.blocks.probed_images import Probing
+from evaluation.blocks.probes import BlockReport
 from models import find_model
 from models.trained import load_trained
 from runtime.processes import choose_device

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data.batch import Batch
-from evaluation.blocks.diagnostics import (
+from evaluation.blocks.sync_effect import (
     bin_means,
     gradient_products,
     norms_and_angle,

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from evaluation.blocks.pairing import Rule, allowed_pairs, rank_pairs, reasons
-from evaluation.blocks.representation import BlockReport
-from training.checks import LAYER_SYNC_DEFAULTS
+from evaluation.blocks.pair_ranking import Rule, allowed_pairs, rank_pairs, reasons
+from evaluation.blocks.probes import BlockReport
+from training.methods.layer_sync import LAYER_SYNC_DEFAULTS
 
 
 def report(chances, images=400, depth=None, similarity=0.5, ranks=None):

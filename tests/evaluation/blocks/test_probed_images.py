@@ -11,7 +11,7 @@ from PIL import Image
 
 import train
 from data.sources import DigitsSource
-from evaluation.blocks.probing import Probing, probe_images
+from evaluation.blocks.probed_images import Probing, probe_images
 from runtime.randomness import PROBE, image_streams
 from scripts.cache_latents import CacheConfig
 from scripts.cache_latents import main as cache_latents
