@@ -13,6 +13,7 @@ import sys
 
 from runtime.command import parse_command, run_errors, usage_errors
 from runtime.launch import is_first_process, rank, world_size
+from runtime.outcome import finished
 from sampling.presets import expand_preset
 from sampling.sample_config import ODE, SAMPLE, SDE
 
@@ -33,10 +34,12 @@ def main(config: ODE | SDE) -> None:
         parts.clean_up()
         if is_first_process():
             print(f"{parts.out} is complete already")
+        finished()
         return
     with run_errors(f"What is finished in {parts.folder} is kept: the same command continues"):
         parts.prepare()
         sampling.run(rank(), world_size())
+    finished()
 
 
 if __name__ == "__main__":

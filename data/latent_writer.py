@@ -25,6 +25,7 @@ from data.latents import (
     to_json,
 )
 from runtime.command import RunError
+from runtime.outcome import progressed
 
 
 class CacheWriter:
@@ -202,3 +203,4 @@ class ShardWriter:
         checksums = {"moments": file_sha256(moments), "labels": file_sha256(labels)}
         record = dict(count=count, sha256=checksums, unreadable=self.unreadable)
         cache.write(f"{PROGRESS}/{k:05d}.json", to_json(record))
+        progressed()

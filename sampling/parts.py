@@ -19,6 +19,7 @@ import numpy as np
 
 from runtime.command import RunError
 from runtime.npz import write_array
+from runtime.outcome import progressed
 from runtime.png import save_image
 
 COUNTS = ("nfe", "network_passes")  # columns of which the recipe keeps mean and maximum
@@ -117,6 +118,7 @@ class SampleParts:
         with open(temporary, "wb") as file:
             np.savez(file, images=images[:keep], **{n: c[:keep] for n, c in columns.items()})
         os.replace(temporary, self.path(k))
+        progressed()
 
     def head(self, count: int) -> np.ndarray:
         """The first `count` images, or as many as there are, of finished parts."""

@@ -54,6 +54,7 @@ from data.sources import open_source
 from models.encoders import PatchEncoder, load_vision_transformer
 from runtime.flags import require
 from runtime.launch import join_launch
+from runtime.outcome import finished, progressed
 
 
 class Caching:
@@ -126,6 +127,7 @@ class Caching:
                 features[rows] = views.half().cpu().numpy()  # (n, 2, T, D)
                 features.flush()
                 done[rows] = True
+                progressed()
                 start += len(images)
                 bar.update(len(images))
         self.state.wait_for_everyone()
@@ -150,6 +152,7 @@ def main(config: FeatureConfig) -> None:
         caching = Caching(config)
     with run_errors(f"What is in {config.out} is kept: the same command continues"):
         caching.run()
+    finished()
 
 
 if __name__ == "__main__":

@@ -22,11 +22,11 @@ from data.data_config import DataConfig
 from runtime.command import (
     RunError,
     parse_command,
-    program_name,
     run_errors,
     usage_errors,
 )
 from runtime.launch import is_first_process, rank, world_size
+from runtime.outcome import finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,11 +179,10 @@ class Caching:
         nothing_left = len(unreadable) == cache.settings.images
         if new and (nothing_left or not self.config.skip_unreadable):
             cache.reject()
-            sys.exit(
-                f"{program_name()}: error: {len(new)} of {cache.settings.images} images "
+            raise RunError(
+                f"{len(new)} of {cache.settings.images} images "
                 f"cannot be read, listed above: put good files in their places, or add "
-                f"--skip-unreadable to leave them out, and give the command again. All other "
-                f"shards are kept"
+                f"--skip-unreadable to leave them out, and give the command again"
             )
         manifest = cache.finish()
         left_out = f", {len(unreadable)} unreadable left out" if unreadable else ""
@@ -268,13 +267,17 @@ def verify(root: str) -> None:
 def main(config: CacheConfig) -> None:
     with usage_errors():
         if config.verify:
-            return verify(config.out) if is_first_process() else None
+            if is_first_process():
+                verify(config.out)
+            return finished()
         caching = Caching(config, rank(), world_size())
     safe = f"Nothing that is finished in {config.out} is lost: the same command continues"
     with run_errors(safe):
         caching.run()
     if is_first_process():
-        caching.finish()
+        with run_errors("All other shards are kept"):
+            caching.finish()
+    finished()
 
 
 if __name__ == "__main__":

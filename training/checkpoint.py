@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 from models.checkpoint_file import read_checkpoint
+from runtime.outcome import progressed
 
 
 def save_checkpoint(path: Path, state: dict, min_free_disk: float = 0.0) -> None:
@@ -50,6 +51,7 @@ def save_checkpoint(path: Path, state: dict, min_free_disk: float = 0.0) -> None
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)  # the rename itself
     os.close(folder)
+    progressed()
 
 
 def tensor_bytes(state) -> int:

@@ -18,6 +18,7 @@ from data.sources import load_source
 from models import find_model
 from models.trained import load_weights, start_from_weights
 from runtime.randomness import step_streams
+from runtime.outcome import failed
 from runtime.signals import EXIT_PREEMPTED, StopRequest
 from training.checkpoint import prune_checkpoints, save_checkpoint
 from training.checks import check_train_config
@@ -203,6 +204,7 @@ class Training:
     def not_finite(self) -> int:
         """Say at which step a loss was not finite; the last checkpoint is from before."""
         step = self.meter.first_not_finite()
+        failed(f"the loss of step {step} is not finite", EXIT_NOT_FINITE)
         if self.accelerator.is_main_process:
             print(
                 f"\nthe loss of step {step} is not finite: stopped. The last checkpoint in "
