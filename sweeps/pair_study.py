@@ -34,7 +34,7 @@ from sweeps.departures import (
 from sweeps.metric_names import check_metric
 from sweeps.pair_grid import PairGrid, PairPoint, grid_points
 from sweeps.study import sample_and_evaluate
-from training.checks import layer_sync_settings
+from training.methods.layer_sync import layer_sync_settings
 
 
 @dataclass(frozen=True)
