@@ -26,6 +26,7 @@ from runtime.files import write_json
 from runtime.launch import is_first_process
 
 VARIABLE = "LAYERSYNC_OUTCOME"
+TRIES = 3  # after so many starts without a word and without progress a launcher gives up
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,14 @@ def progressed() -> None:
     path = _path()
     if path:
         try:
-            path.with_name(path.name + ".progress").touch()
+            progress_path(path).touch()
         except OSError as error:
             print(f"warning: ${VARIABLE}: {error}", file=sys.stderr, flush=True)
+
+
+def progress_path(outcome: Path) -> Path:
+    """Return where progress shows, of a launch whose outcome file is `outcome`."""
+    return outcome.with_name(outcome.name + ".progress")
 
 
 def read_outcome(path: str | Path) -> Outcome | None:

@@ -17,8 +17,8 @@ from data.order import StepBatches, batch_shard
 from data.sources import load_source
 from models import find_model
 from models.trained import load_weights, start_from_weights
-from runtime.randomness import step_streams
 from runtime.outcome import failed
+from runtime.randomness import step_streams
 from runtime.signals import EXIT_PREEMPTED, StopRequest
 from training.checkpoint import prune_checkpoints, save_checkpoint
 from training.checks import check_train_config
