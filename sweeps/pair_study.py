@@ -32,7 +32,7 @@ from sweeps.commands import (
     training_recipe,
 )
 from sweeps.pair_grid import Grid, Point, grid_points
-from training.checks import layer_sync_settings
+from training.methods.layer_sync import layer_sync_settings
 
 DEFAULT = "the default"  # of a setting that a recipe leaves out
 

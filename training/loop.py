@@ -20,10 +20,11 @@ from models.trained import load_weights, start_from_weights
 from runtime.randomness import step_streams
 from runtime.signals import EXIT_PREEMPTED, StopRequest
 from training.checkpoint import prune_checkpoints, save_checkpoint
-from training.checks import check_train_config, layer_sync_settings
+from training.checks import check_train_config
 from training.config import TrainConfig
-from training.methods.build import make_regularizers
-from training.methods.comparisons import check_local_batch
+from training.methods.layer_sync import layer_sync_settings
+from training.methods.method import Materials
+from training.methods.methods import check_pass, make_regularizers
 from training.monitors.diagnosis import Diagnosis
 from training.monitors.monitors import Monitors, logged
 from training.objective import Objective
@@ -44,14 +45,14 @@ class Training:
         precision = resolve_precision(config.engine.precision)
         engine = dataclasses.replace(config.engine, precision=precision)
         config = dataclasses.replace(config, engine=engine)  # as it is recorded
-        pairs, weight = layer_sync_settings(config)
-        self.config, self.folder = config, run_folder(config, pairs, weight)
+        self.config, self.folder = config, run_folder(config)
+        pairs, _ = layer_sync_settings(config)
         start = find_checkpoint(config, self.folder)
         self.transport = create_transport(**dataclasses.asdict(config.transport))
         self.accelerator = start_accelerator(config.engine, self.folder, config.wandb)
         ranks = self.accelerator.process_index, self.accelerator.num_processes
         self.shard = batch_shard(config.global_batch_size, *ranks, config.engine.accumulation_steps)
-        check_local_batch(config, len(self.shard) // config.engine.accumulation_steps)
+        check_pass(config, len(self.shard) // config.engine.accumulation_steps)
         self.source = load_source(config, config.global_batch_size)
         device = self.accelerator.device
         self.encoding = Encoding(config, config.model, self.source, device)
@@ -74,8 +75,17 @@ class Training:
             start_from_weights(self.network, config.ckpt)
         ema = deepcopy(self.network).eval().requires_grad_(False)
         self.parallel = Parallel(self.network, ema, self.accelerator, config.engine)
-        parts = self.network, ema, self.transport, self.source, self.accelerator
-        regularizers = make_regularizers(config, self.last_step, *parts)
+        regularizers = make_regularizers(
+            Materials(
+                config=config,
+                last_step=self.last_step,
+                network=self.network,
+                ema=ema,
+                transport=self.transport,
+                source=self.source,
+                accelerator=self.accelerator,
+            )
+        )
         self.objective = Objective(self.transport, regularizers)
         self.update = Update(self.parallel, regularizers, config.optim, self.last_step)
         if state:
@@ -86,8 +96,7 @@ class Training:
             self.network, self.transport, pairs, partial(self.accelerator.reduce, reduction="sum")
         )
 
-        names = [*self.objective.names, "grad_norm"]
-        self.meter = Meter(self.accelerator, names, state and state["meter"])
+        self.meter = Meter(self.accelerator, state and state["meter"])
         self.step = state["step"] if state else 0
         self.stop = StopRequest(self.accelerator)
         self.log = RunLog(self.accelerator, self.folder, config, self.step)
@@ -129,23 +138,22 @@ class Training:
         self.log.close()
         return EXIT_PREEMPTED if stopping and self.step < self.last_step else 0
 
-    def train_step(self, images: Tensor, labels: Tensor) -> list[Tensor]:
-        """One optimizer step; returns the values of `meter`, means over this process's share."""
+    def train_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Make one optimizer step; returns what is logged, means over this process's share."""
         parts = self.config.engine.accumulation_steps
         size = len(labels) // parts
-        sums = None
+        sums: dict[str, Tensor] = {}
         for i in range(parts):
             rows = slice(i * size, (i + 1) * size)
             with self.update.accumulating(last=i == parts - 1):
                 values = self.forward_backward(images[rows], labels[rows], self.shard[rows], parts)
-            sums = values if sums is None else [a + b for a, b in zip(sums, values, strict=True)]
-        values = [value / parts for value in sums]
-
+            sums = {name: sums[name] + value if sums else value for name, value in values.items()}
+        values = {name: value / parts for name, value in sums.items()}
         grad_norm = self.update(self.step)
         self.objective.finish_step(values)
-        return [*values, grad_norm]
+        return {**values, "grad_norm": grad_norm}
 
-    def forward_backward(self, images, labels, positions: range, parts: int) -> list[Tensor]:
+    def forward_backward(self, images, labels, positions: range, parts: int) -> dict[str, Tensor]:
         """Add the gradients of the samples at `positions` of the global batch."""
         batch = self.draw(images, labels, positions)
         loss, values = self.objective(self.parallel.model, batch, self.parallel.autocast())

@@ -3,7 +3,7 @@
 import pytest
 
 from sweeps.pair_grid import Grid, Point, grid_points, select_pairs
-from training.checks import LAYER_SYNC_DEFAULTS
+from training.methods.layer_sync import LAYER_SYNC_DEFAULTS
 
 
 def test_all_pairs_are_those_of_the_rule():

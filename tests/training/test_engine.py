@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
 
     def poisoned(*args):
         values = step(*args)
-        return [values[0] * float("nan"), *values[1:]] if training.step == 2 else values
+        return values | {"loss": values["loss"] * float("nan")} if training.step == 2 else values
 
     training.forward_backward = poisoned
     assert training.run() == loop.EXIT_NOT_FINITE
