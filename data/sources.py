@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 from data.data_config import DataConfig, TrainingData
 from data.decoding import read_image
 from data.folders import class_images
-from data.latents import LatentSource, is_latent_cache
+from data.latent_manifest import is_latent_cache
+from data.latents import LatentSource
 from data.rows import HUB_NAMES, load_rows
 from data.source_protocol import ImageSource, Source
 from data.streams import StreamSource
