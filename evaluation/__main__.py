@@ -19,7 +19,8 @@ import tyro
 
 from evaluation.make_reference import MakeReference
 from evaluation.options import MetricOptions, check_metrics
-from runtime.command import is_first_process, parse_command, program_name, usage_errors
+from runtime.command import parse_command, program_name, usage_errors
+from runtime.launch import is_first_process
 
 Positional = tyro.conf.Positional
 
