@@ -25,8 +25,8 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime.command import is_first_process
 from runtime.files import NO_LOCKS
+from runtime.launch import is_first_process, world_size
 
 PATIENCE = "LAYERSYNC_LOCK_SECONDS"
 PATIENCE_SECONDS = 120.0
@@ -191,10 +191,10 @@ def launch_name() -> str:
     told apart by the names that torchrun and SLURM give them.
     """
     env = os.environ
-    world = int(env.get("WORLD_SIZE", 1))
-    if world == 1:
+    if world_size() == 1:
         return f"{socket.gethostname()}:{os.getpid()}"
-    restart = env.get("TORCHELASTIC_RESTART_COUNT", "0")
+    restarts = env.get("TORCHELASTIC_RESTART_COUNT", "0"), env.get("SLURM_RESTART_COUNT", "0")
+    restart = "-".join(restarts)
     if env.get("LOCAL_WORLD_SIZE") == env.get("WORLD_SIZE"):
         return f"{socket.gethostname()}:{os.getppid()}:{restart}"
     names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID")
