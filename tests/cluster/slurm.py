@@ -210,7 +210,7 @@ class Job:
             met = condition()
             state = self.shown("JobState")
             running = state in ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "PREEMPTED")
-            assert met or running or self.shown("Requeue") == "1" and state != "COMPLETED", self.log
+            assert met or running, self.log
             return met
 
         wait_for(look, seconds, "the job did not come so far")
@@ -222,7 +222,7 @@ class Job:
         def look():
             self.hurry()
             state = self.shown("JobState")
-            return state if state in ended and not self.shown("Reason") == "BeginTime" else None
+            return state if state in ended and self.shown("Reason") != "BeginTime" else None
 
         return wait_for(look, seconds, f"the job did not end\n{self.log[-3000:]}")
 
