@@ -19,7 +19,8 @@ import tyro
 
 from evaluation.make_reference import MakeReference
 from evaluation.options import MetricOptions, check_metrics
-from runtime.command import is_first_process, parse_command, program_name, usage_errors
+from runtime.command import parse_command, program_name, usage_errors
+from runtime.launch import is_first_process
 
 Positional = tyro.conf.Positional
 
@@ -33,7 +34,7 @@ class Score:
     """
 
     samples: Annotated[str, Positional]
-    """.npz or .npy with uint8 images (N, H, W, 3), or a folder of PNG or JPEG files"""
+    """.npz or .npy with uint8 images (N, H, W, 3), or a folder of image files"""
     ref: str
     """the reference: ADM's .npz, one of `python -m evaluation reference`, or any set of images;
     or "digits", scikit-learn's handwritten digits, which are compared in pixel space"""

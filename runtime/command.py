@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runtime.flags import check_numbers
+from runtime.launch import is_first_process, rank
+
 EXIT_USAGE = 2
 EXIT_FAILED = 1
 HOLD_BACK_SECONDS = 20
@@ -22,10 +25,6 @@ HOLD_BACK_SECONDS = 20
 
 class RunError(Exception):
     """What ends a run through no fault of the program; `str(error)` is for the user."""
-
-
-def is_first_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 def program_name() -> str:
@@ -53,10 +52,9 @@ def parse_command(
 
     cli = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
     try:
-        name = program or program_name()
-        return cli(
+        parsed = cli(
             config,
-            prog=name,
+            prog=program or program_name(),
             args=args,
             description=description,
             console_outputs=is_first_process(),
@@ -65,6 +63,9 @@ def parse_command(
         if exit.code not in (None, 0):
             hold_back()
         raise
+    with usage_errors():
+        check_numbers(parsed)
+    return parsed
 
 
 @contextmanager
@@ -78,7 +79,7 @@ def usage_errors() -> Iterator[None]:
     except (ValueError, RunError, OSError) as error:
         if not is_first_process():
             hold_back()  # still here after that: the first one has no such error
-            print(f"[rank {os.environ['RANK']}] ", end="", file=sys.stderr)
+            print(f"[rank {rank()}] ", end="", file=sys.stderr)
         print(f"{program_name()}: error: {in_one_line(error)}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_USAGE) from None
 
@@ -101,8 +102,8 @@ def run_errors(remedy: str) -> Iterator[None]:
         )
     else:
         return
-    rank = "" if is_first_process() else f"[rank {os.environ['RANK']}] "
-    print(f"\n{rank}{program_name()}: error: {reason}. {remedy}", file=sys.stderr, flush=True)
+    who = "" if is_first_process() else f"[rank {rank()}] "
+    print(f"\n{who}{program_name()}: error: {reason}. {remedy}", file=sys.stderr, flush=True)
     raise SystemExit(EXIT_FAILED)
 
 

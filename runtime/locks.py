@@ -26,8 +26,8 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime.command import is_first_process
 from runtime.files import NO_LOCKS
+from runtime.launch import is_first_process, world_size
 
 PATIENCE = "LAYERSYNC_LOCK_SECONDS"
 PATIENCE_SECONDS = 120.0
@@ -202,7 +202,7 @@ def launch_name() -> str:
     that SLURM queued again differs from its own remains in the count of its restarts.
     """
     env = os.environ
-    if int(env.get("WORLD_SIZE", 1)) == 1:
+    if world_size() == 1:
         return f"{socket.gethostname()}:{os.getpid()}"
     one_machine = env.get("LOCAL_WORLD_SIZE") == env["WORLD_SIZE"]
     names = [env.get(name, "") for name in LAUNCH_NAMES]

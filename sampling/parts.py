@@ -214,7 +214,7 @@ class SampleParts:
         """Read a written .npz back; `RunError` unless it holds these batches and columns."""
         try:
             with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
-                read_header(path, file)
+                read_header(file)
                 one = math.prod(self.image_shape)
                 for k, expected in enumerate(checksums):
                     if zlib.crc32(file.read(len(self.images_of(k)) * one)) != expected:

@@ -53,6 +53,7 @@ from data.feature_cache import DONE, FEATURES, MANIFEST, FeatureSettings, data_o
 from data.sources import open_source
 from models.encoders import PatchEncoder, load_vision_transformer
 from runtime.flags import require
+from runtime.launch import join_launch
 
 
 class Caching:
@@ -65,6 +66,7 @@ class Caching:
         if self.source.latents:
             raise ValueError(f"--data-path {config.data_path}: latents; give the images")
         side = config.side or config.image_size // 16
+        join_launch()
         self.state = PartialState(cpu=not torch.cuda.is_available())
         network = load_vision_transformer(
             config.encoder, config.encoder_weights, "--encoder", "--encoder-weights"

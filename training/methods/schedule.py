@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from training.config import RegScheduleConfig
+from training.methods.layer_sync import RegScheduleConfig
 
 
 def weight_at(c: RegScheduleConfig, weight: float, step: int, last_step: int) -> float:

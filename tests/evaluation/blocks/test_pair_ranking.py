@@ -5,7 +5,7 @@ import torch
 
 from evaluation.blocks.pair_ranking import Rule, allowed_pairs, rank_pairs, reasons
 from evaluation.blocks.probes import BlockReport
-from training.checks import LAYER_SYNC_DEFAULTS
+from training.methods.layer_sync import LAYER_SYNC_DEFAULTS
 
 
 def report(chances, images=400, depth=None, similarity=0.5, ranks=None):

@@ -113,7 +113,7 @@ def test_only_samples_in_the_range_of_t_are_aligned(tmp_path):
         dataclasses.replace(TINY_DIGITS, reg_schedule=half, results_dir=str(tmp_path))
     )
     images, labels = zip(*(training.source[i] for i in range(8)), strict=True)
-    batch = training.draw(torch.stack(list(images)), torch.tensor(labels), range(8))
+    batch = training.draw(torch.stack(list(images)), torch.tensor(labels), 0, range(8))
     training.network.train()
     loss, values = training.objective(training.network, batch, training.parallel.autocast())
     sync = training.objective.regularizers[0].sync
@@ -123,7 +123,9 @@ def test_only_samples_in_the_range_of_t_are_aligned(tmp_path):
         )
     inside = (batch.t >= 0.5) * sync.loss(reduction="none")
     assert 0 < (batch.t >= 0.5).sum() < 8
-    torch.testing.assert_close(loss - values[1], 0.3 * inside.mean(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        loss - values["velocity_loss"], 0.3 * inside.mean(), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_a_schedule_to_the_end_cannot_be_resumed_to_another_end(tmp_path):

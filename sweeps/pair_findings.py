@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweeps.cells import Cell, results, state
-from sweeps.commands import RISING
-from sweeps.pair_grid import Pair, Point
-from sweeps.pair_study import Study
-from sweeps.statistics import Difference, check_level, paired_difference
+from sweeps.metric_names import RISING
+from sweeps.pair_grid import Pair, PairPoint
+from sweeps.pair_study import PairStudy
+from sweeps.seed_statistics import Difference, check_level, paired_difference
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Findings:
         level: of the intervals.
     """
 
-    def __init__(self, study: Study, cells: Sequence[Cell], metric: str, level: float = 0.95):
+    def __init__(self, study: PairStudy, cells: Sequence[Cell], metric: str, level: float = 0.95):
         check_level(level)
         self.study, self.cells, self.metric, self.level = study, list(cells), metric, level
         self.rising = metric in RISING
@@ -39,7 +39,7 @@ class Findings:
         self.metrics = {}  # (point, step): every metric
         for cell in cells:
             for name, found in results(cell).items():
-                self.metrics[Point.of(cell.settings), int(name.split()[-1])] = found
+                self.metrics[PairPoint.of(cell.settings), int(name.split()[-1])] = found
         self.rows = self._rows()
 
     def _rows(self) -> list[Row]:

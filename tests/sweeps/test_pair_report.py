@@ -7,9 +7,10 @@ import json
 import pytest
 
 from sweeps.cells import write_record
-from sweeps.findings import Findings
-from sweeps.pair_study import load_study
-from sweeps.report import cells_csv, markdown, summary_csv, write_report
+from sweeps.pair_findings import Findings
+from sweeps.pair_study import PairStudy
+from sweeps.pair_tables import cells_csv, markdown, summary_csv, write_report
+from sweeps.sweep_folder import load_sweep
 
 NOISE = {0: 0.5, 1: 0.7, 2: 0.3}  # what a seed has in common in all of its runs
 
@@ -98,7 +99,7 @@ def test_level_widens_the_intervals(made_up, values):
 
 def test_pictures_are_drawn_where_there_is_something_to_see(made_up, values):
     study, _ = made_up(values, checkpoints="all")
-    study, cells = load_study(study.folder)  # as the command does it
+    study, cells = load_sweep(PairStudy, study.folder)  # as the command does it
     path = write_report(Findings(study, cells, "pixel_frechet"))
     names = {"heatmap.png", "lambda.png", "steps.png"}
     assert names == {p.name for p in path.parent.glob("*.png")}

@@ -4,28 +4,16 @@ Every check raises a `ValueError` of one line that names the flag and the remedy
 """
 
 import contextlib
-import dataclasses
 import io
-import re
 import shlex
 from pathlib import Path
 
 from runtime.command import parse_command
-from runtime.flags import plain
 from sampling.presets import expand_preset
-from sampling.sample_config import ODE, SDE, check_sample_config, solver_settings
+from sampling.sample_config import ODE, SDE, check_sample_config
 from training.checks import check_train_config
 from training.config import TrainConfig
 
-PIXEL_METRICS = (
-    "pixel_frechet",
-    "pixel_precision",
-    "pixel_recall",
-    "classifier_score",
-    "label_agreement",
-)
-METRICS = ("fid", "sfid", "inception_score", "precision", "recall")
-RISING = ("inception_score", "precision", "recall", *PIXEL_METRICS[1:])  # more is better
 BEFORE_PROGRAM = ("python", "python3", "-m")
 RULE = set(" -─╭╮╰╯│|")
 
@@ -112,32 +100,6 @@ def evaluated_steps(config: TrainConfig, which: str) -> list[int]:
     return [*range(every, last, every), last]
 
 
-def departures(config, free: bool = True) -> dict:
-    """The settings that are not at their defaults: what a later version adds changes no recipe.
-
-    Args:
-        free: whether settings count that shape nothing a training run computes.
-    """
-    found = {}
-    for field in dataclasses.fields(config):
-        value, default = getattr(config, field.name), field.default
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        if dataclasses.is_dataclass(value):
-            found |= departures(value, free)
-        elif value != default and (free or not field.metadata.get("free")):
-            found[field.name] = plain(value)
-    return found
-
-
-def training_recipe(config: TrainConfig) -> dict:
-    return departures(config, free=False) | {
-        "max_steps": config.max_steps,
-        "data_path": config.data_path,
-        "ckpt": config.ckpt,
-    }
-
-
 # --- sampling
 
 SAMPLED = {
@@ -146,7 +108,6 @@ SAMPLED = {
     "--sample-dir": "which is each cell's folder",
     "--global-seed": "which is each cell's, so that seeds differ in their samples too",
 }
-PER_CELL = ("ckpt", "out", "sample_dir", "global_seed", "preset", "save_png")
 
 
 def read_sample(text: str, refused: dict[str, str] = SAMPLED) -> tuple[list[str], ODE | SDE]:
@@ -165,21 +126,6 @@ def read_sample(text: str, refused: dict[str, str] = SAMPLED) -> tuple[list[str]
     except ValueError as error:
         raise ValueError(f"--sample: {error}") from None
     return words, config
-
-
-def sampling_recipe(config: ODE | SDE) -> dict:
-    own = {"solver": type(config).__name__, **departures(config)}
-    return {key: value for key, value in own.items() if key not in PER_CELL}
-
-
-def expected_of_samples(config: ODE | SDE) -> dict:
-    """What the recipe in the samples must hold."""
-    return {
-        "num_samples": config.num_fid_samples,
-        "cfg_scale": config.cfg_scale,
-        "guidance_interval": config.guidance_interval,
-        "solver": solver_settings(config),
-    }
 
 
 # --- evaluation
@@ -209,29 +155,3 @@ def check_reference(config) -> None:
     """`ValueError` if the reference of an evaluation is not there."""
     if config.ref != "digits" and not Path(config.ref).exists():
         raise ValueError(f"--evaluate: --ref {config.ref}: no such file or folder")
-
-
-def evaluation_recipe(config) -> dict:
-    found = departures(config)
-    return {k: v for k, v in found.items() if k not in ("samples", "out", "results")}
-
-
-def known_metrics(config) -> list[str]:
-    """Names of the numbers that an evaluation gives, the one that is usually looked at first."""
-    if config.pixels or config.ref == "digits":
-        return list(PIXEL_METRICS)
-    more = [name for name in ("kid", "fd_dinov2") if getattr(config.metrics, name)]
-    return [*METRICS, *more, *(f"fid_at_{count}" for count in config.metrics.fid_at)]
-
-
-def check_metric(metric: str | None, config) -> str:
-    """The metric asked for, or the first; `ValueError` if the evaluation does not give it."""
-    known = known_metrics(config)
-    if metric is not None and metric not in known:
-        raise ValueError(f"--metric {metric}: --evaluate gives {', '.join(known)}")
-    return metric or known[0]
-
-
-def label(metric: str) -> str:
-    """With the direction in which it is better."""
-    return f"{re.sub('_', ' ', metric)} {'↑' if metric in RISING else '↓'}"

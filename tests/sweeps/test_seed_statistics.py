@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from sweeps.statistics import Difference, paired_difference, rounded
+from sweeps.seed_statistics import Difference, paired_difference, rounded
 
 
 @pytest.mark.parametrize("level", [0.9, 0.95])

@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from sweeps.commands import label
-from sweeps.findings import Findings, Row
-from sweeps.statistics import rounded
+from sweeps.metric_names import label
+from sweeps.pair_findings import Findings, Row
+from sweeps.seed_statistics import rounded
 
 COLUMNS = 4
 MOST_PANELS = 24

@@ -6,18 +6,15 @@ FOLDER/report/report.md      the same to read, with what failed
 FOLDER/report/*.png          heat map, metric over lambda, metric over steps
 """
 
-import csv
-import io
-from collections import Counter
 from pathlib import Path
 
-from sweeps.cells import Cell, read_record, seconds
-from sweeps.commands import label
-from sweeps.findings import Findings, Row
-from sweeps.overview import duration
-from sweeps.pair_grid import Point
-from sweeps.pictures import draw_all
-from sweeps.statistics import rounded, spread
+from sweeps.cells import seconds
+from sweeps.metric_names import label
+from sweeps.pair_findings import Findings, Row
+from sweeps.pair_grid import PairPoint
+from sweeps.pair_pictures import draw_all
+from sweeps.report_text import as_csv, failure, progress_line
+from sweeps.seed_statistics import rounded, spread
 
 
 def write_report(findings: Findings) -> Path:
@@ -35,7 +32,7 @@ def cells_csv(f: Findings) -> str:
     names = list(dict.fromkeys(name for found in f.metrics.values() for name in found))
     rows = []
     for cell in f.cells:
-        point = Point.of(cell.settings)
+        point = PairPoint.of(cell.settings)
         student, teacher = point.pair or ("", "")
         about = [cell.name, student, teacher, point.weight, point.seed, f.states[cell.name]]
         cost, reason = round(sum(seconds(cell).values()), 1), failure(cell)
@@ -62,23 +59,12 @@ def summary_csv(f: Findings) -> str:
     return as_csv([*head, "difference", "low", "high", "verdict"], rows)
 
 
-def as_csv(head: list[str], rows: list[list]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([head, *rows])
-    return text.getvalue()
-
-
-def failure(cell: Cell) -> str:
-    found = read_record(cell)["failure"]
-    return f"{found['command']}: {found['reason']}" if found else ""
-
-
 # --- Markdown
 
 
 def markdown(f: Findings, pictures: list[tuple[str, Path]]) -> str:
     last, rows = f.study.steps[-1], f.at_end()
-    lines = [f"# Layer pairs: {label(f.metric)}", "", *progress_lines(f), ""]
+    lines = [f"# Layer pairs: {label(f.metric)}", "", progress_line(f.cells, f.states), ""]
     lines += ["```", f.study.config.base, f.study.config.sample, f.study.config.evaluate, "```", ""]
     if rows:
         lines += [f"## After {last:,} steps", "", *table(f, rows)]
@@ -95,14 +81,14 @@ def markdown(f: Findings, pictures: list[tuple[str, Path]]) -> str:
     return "\n".join(lines)
 
 
-def progress_lines(f: Findings) -> list[str]:
-    counts = Counter(f.states.values())
-    parts = [f"{n} {name}" for name, n in sorted(counts.items())]
-    line = f"{len(f.cells)} cells: {', '.join(parts)}."
-    times = [sum(seconds(c).values()) for c in f.cells if f.states[c.name] == "finished"]
-    if times:
-        line += f" A finished cell took {duration(sum(times) / len(times))} on average."
-    return [line]
+def overview_lines(f: Findings) -> list[str]:
+    """The table of the last step and what failed, for the terminal."""
+    rows, lines = f.at_end(), [progress_line(f.cells, f.states)]
+    lines += ["", *table(f, rows), ""] if rows else []
+    for cell in f.cells:
+        if f.states[cell.name] == "failed":
+            lines.append(f"failed: {cell.name}: {failure(cell)}; see {cell.log}")
+    return lines
 
 
 def table(f: Findings, rows: list[Row]) -> list[str]:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from sampling.sample_config import ODE, SDE
 from sweeps.cells import Cell, seconds, to_do
 from sweeps.overview import duration
-from sweeps.pair_study import Study
+from sweeps.pair_study import PairStudy
 
 EVALUATIONS = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}  # of a step, ODE
 BACKWARD = 2  # a backward pass in forward passes
 
 
-def forward_flops(study: Study) -> float:
+def forward_flops(study: PairStudy) -> float:
     """Floating-point operations of a forward pass on one image, counted on torch's meta device."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -45,7 +45,7 @@ def network_passes(c: ODE | SDE) -> int | None:
     return evaluations * (1 if c.cfg_scale == 1 else 2)  # at most: an interval saves some
 
 
-def estimate(study: Study, cells: Sequence[Cell], parallel: int) -> list[str]:
+def estimate(study: PairStudy, cells: Sequence[Cell], parallel: int) -> list[str]:
     """Lines about the cost of the cells that are not finished."""
     left = [cell for cell in cells if to_do(cell)]
     lines = [f"{len(cells)} cells, {len(cells) - len(left)} of them finished"]

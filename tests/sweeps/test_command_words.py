@@ -3,18 +3,16 @@
 import numpy as np
 import pytest
 
-from sweeps.commands import (
-    RISING,
-    check_metric,
+from sweeps.command_words import (
     check_reference,
     complaint,
     evaluated_steps,
-    known_metrics,
     read_base,
     read_evaluate,
     read_sample,
 )
-from sweeps.pair_study import Study
+from sweeps.metric_names import RISING, check_metric, known_metrics
+from sweeps.pair_study import PairStudy
 
 SWEPT = [
     "--encoder-depth 2", "--gt_encoder_depth 5", "--reg-weight=0.1", "--loss-type vanilla",
@@ -131,7 +129,7 @@ def test_evaluated_checkpoints_are_those_that_training_writes(study_config):
 def test_unknown_models_are_refused(study_config):
     base = study_config().base.replace("SiT-Ti/2", "SiT-X/2")
     with pytest.raises(ValueError, match=r"--base: --model SiT-X/2: no such model"):
-        Study(study_config(base=base))
+        PairStudy(study_config(base=base))
 
 
 def test_complaints_are_found_in_frames_too():
