@@ -15,7 +15,7 @@ from typing import Any
 
 from layersync.blocks import Blocks
 from layersync.frames import Neighbours
-from layersync.schedule import Schedule
+from layersync.schedule import LEFT, Schedule
 from layersync.settings import as_bool, load, number, pick
 
 PREFIX = "crepa_"
@@ -141,7 +141,8 @@ def read_schedule(
         )
     given["cutoff_step"] = given.get("cutoff_step") or None
     given["decay_steps"] = given.get("decay_steps") or None
-    if given["decay_steps"] is None and given.get("scheduler", "constant") != "constant":
+    decays = given.get("scheduler") in set(LEFT) - {"constant"}
+    if given["decay_steps"] is None and decays:
         whole = {str(k).removeprefix("--"): v for k, v in loaded.items()}.get("max_train_steps")
         given["decay_steps"] = last_step or number(whole, int) or None
         if given["decay_steps"] is None:

@@ -1,4 +1,4 @@
-"""lambda over training in the library: SimpleTuner's numbers, train.py's closed forms, the state."""
+"""lambda over training in the library: SimpleTuner's numbers, closed forms, the state."""
 
 import json
 import math
