@@ -76,12 +76,10 @@ def same(actual, expected, what):
     torch.testing.assert_close(actual[2], expected[2], rtol=1e-5, atol=0)
 
 
-def check(arch, rank):
+def check(arch, rank, whole):
     plain, batch = arch.model(), arch.batch()
     tensors = {n: v for n, v in batch.items() if isinstance(v, torch.Tensor) and len(v) == 2}
     mine = batch | {name: value[rank : rank + 1] for name, value in tensors.items()}
-    whole = step(arch, plain, plain, batch, seed=5)
-    plain.zero_grad()
 
     inner = copy.deepcopy(plain)
     ddp = DistributedDataParallel(inner, find_unused_parameters=True)  # text of the last block
@@ -100,11 +98,14 @@ def main(folder, rank):
     from architectures import ARCHITECTURES
 
     torch.set_num_threads(1)
+    videos, wholes = [arch for arch in ARCHITECTURES if arch.frames], []
+    for arch in videos:  # before there are processes to average over
+        model = arch.model()
+        wholes.append(step(arch, model, model, arch.batch(), seed=5))
     store = f"file://{Path(folder) / 'store'}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    videos = [arch for arch in ARCHITECTURES if arch.frames]
-    for arch in videos:
-        check(arch, rank)
+    for arch, whole in zip(videos, wholes, strict=True):
+        check(arch, rank, whole)
     dist.destroy_process_group()
     print(*(arch.family for arch in videos))
 
