@@ -127,8 +127,8 @@ class LayerSync(Recording):
         cosines = {pair: self._cosine(tokens, pair, mask) for pair in self.pairs}  # (N,) each
         self._similarity = {pair: cosine.detach().mean() for pair, cosine in cosines.items()}
         losses = -self._combine(list(cosines.values()))  # (N,)
-        similarity = torch.stack(list(self._similarity.values())).mean()
-        losses = self._weigh(losses, similarity, step)
+        if self.coefficient is not None:
+            losses = self._weigh(losses, torch.stack(list(self._similarity.values())).mean(), step)
         self._loss = losses.detach().mean()
         return losses.mean() if reduction == "mean" else losses
 
