@@ -5,10 +5,10 @@ from contextlib import AbstractContextManager
 
 from torch import Tensor, nn
 
-from layersync import LayerSync
+from layersync import LayerSync, ScheduledWeight
 from training.config import RegScheduleConfig
 from training.objective import Batch, Regularizer
-from training.regularizers.schedule import SimilarityStop, weight_at
+from training.regularizers.schedule import reg_schedule
 
 
 class LayerSyncRegularizer(Regularizer):
@@ -30,10 +30,10 @@ class LayerSyncRegularizer(Regularizer):
         reduce: Callable[[Tensor], Tensor],
     ):
         self.sync, self.weight = LayerSync(network.blocks, pairs), weight
-        self.schedule, self.last_step = schedule, last_step
+        self.schedule = schedule
         device = next(network.parameters()).device
-        stops = weight and schedule.reg_similarity_threshold is not None
-        self.stop = SimilarityStop(schedule, reduce, device) if stops else None
+        coefficient = reg_schedule(schedule, weight, last_step)
+        self.coefficient = ScheduledWeight(coefficient, reduce, device) if weight else None
         self.names = ["sync_loss", *(f"similarity_{s}_{t}" for s, t in self.sync.pairs)]
         self.varies = weight and schedule != RegScheduleConfig(reg_t_range=schedule.reg_t_range)
         if self.varies:
@@ -47,9 +47,9 @@ class LayerSyncRegularizer(Regularizer):
         logged = [losses.mean(), *self.sync.similarity_tensors().values()]
         if not self.weight:
             return None, logged
-        weight = weight_at(self.schedule, self.weight, batch.step, self.last_step)
-        if self.stop:
-            weight = (weight * self.stop.active).to(losses.dtype)
+        weight = self.coefficient.at(batch.step)
+        if isinstance(weight, Tensor):  # a threshold may have switched it off
+            weight = weight.to(losses.dtype)
         if self.varies:
             logged.append(losses.new_ones(()) * weight)
         low, high = self.schedule.reg_t_range
@@ -58,15 +58,15 @@ class LayerSyncRegularizer(Regularizer):
         return weight * losses, logged
 
     def finish_step(self, logged: list[Tensor]) -> None:
-        if self.stop:
-            self.stop.update(-logged[0])
+        if self.coefficient:
+            self.coefficient.update(-logged[0])
 
     def state(self) -> dict[str, Tensor]:
-        return {"similarity_stop": self.stop.state.cpu()} if self.stop else {}
+        return self.coefficient.state_dict() if self.coefficient else {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        if self.stop:
-            self.stop.state = state["similarity_stop"].to(self.stop.state.device)
+        if self.coefficient:
+            self.coefficient.load_state_dict(state)
 
     def announcement(self) -> str:
         pairs = ", ".join(f"blocks[{s - 1}] -> blocks[{t - 1}]" for s, t in self.sync.pairs)
