@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from layersync.blocks import as_blocks, find_blocks
 from layersync.crepa_settings import read_crepa_settings, resolved_blocks
-from layersync.frames import Neighbours, same_frames, same_tokens
+from layersync.frames import Neighbours, as_video, same_frames, same_tokens
 from layersync.hidden import HiddenStates, Recording
 from layersync.outputs import Select, TokenReader
 from layersync.pairs import Pair, check_numbers
@@ -185,7 +185,7 @@ class CREPA(Recording):
         return losses.mean() if reduction == "mean" else losses
 
     def similarity(self) -> dict[Pair, float]:
-        """Return {pair: mean cosine of a frame with itself} at the last `loss()`; it waits."""
+        """Return {pair: mean c[i, i]} at the last `loss()`, for logging; waits for the device."""
         return {pair: value.item() for pair, value in self.similarity_tensors().items()}
 
     def similarity_tensors(self) -> dict[Pair, Tensor]:
@@ -195,7 +195,7 @@ class CREPA(Recording):
         return {self.pair: self._logged["self"]}
 
     def logs(self) -> dict[str, float]:
-        """Return the numbers of the last `loss()` under SimpleTuner's names; it waits.
+        """Return the numbers of the last `loss()` under SimpleTuner's names.
 
         `crepa_alignment_score` is the mean of S, neighbours included, `crepa_similarity_self`
         that of c[i, i]; `crepa_cutoff` is whether lambda is 0.
@@ -244,24 +244,10 @@ class CREPA(Recording):
         self, number: int, states: Tensor, frames: int | None, mode: str | None
     ) -> Tensor:
         """(B, T, N, D), of the states of a block; `ValueError` where frames cannot be told."""
-        name, shape = self._hidden.name(number), tuple(states.shape)
-        if states.dim() == 4:
-            if frames is not None and frames != shape[1]:
-                raise ValueError(f"{name} returned {shape[1]} frames, {shape}, not frames={frames}")
-            return states
-        if frames is not None:
-            if shape[1] % frames:
-                raise ValueError(
-                    f"{name} returned {shape[1]} tokens, {shape}, which frames={frames} does not "
-                    f"divide; count latent frames, and drop text tokens with select"
-                )
-            return states.unflatten(1, (frames, -1))
-        if mode is None:
-            raise ValueError(
-                f"{name} returned {shape}, in which frames cannot be told from tokens; say how "
-                f"many latent frames there are with frames=, 1 for images"
-            )
-        return states.unsqueeze(1 if mode == "image" else 2)
+        try:
+            return as_video(states, frames, mode)
+        except ValueError as error:
+            raise ValueError(f"{self._hidden.name(number)} {error}") from None
 
 
 def check_frames(frames: int | None) -> int | None:

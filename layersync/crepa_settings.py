@@ -43,7 +43,7 @@ RENAMED = {
 
 @dataclass(frozen=True)
 class CREPASettings:
-    """What the settings say; block indices count from 0, as they do there."""
+    """The settings as they were read; block indices count from 0, as they do there."""
 
     block_index: int
     teacher_block_index: int
@@ -106,7 +106,7 @@ def index(name: str, value: Any) -> int:
 
 
 def check_source(values: Mapping[str, Any]) -> None:
-    """`ValueError` unless the features are those of the model's own blocks."""
+    """Raise `ValueError` unless the features are those of the model's own blocks."""
     own, source = values.get("use_backbone_features", False), values.get("feature_source")
     remedy = f"set {PREFIX}feature_source to backbone and {PREFIX}teacher_block_index to a block"
     if source is not None and source not in SOURCES:

@@ -19,7 +19,7 @@ from layersync.schedule import is_number
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Which frames count, and how they are added up; the names are SimpleTuner's.
+    """The choice of frames that count, and how they are added up; the names are SimpleTuner's.
 
     Args:
         adjacent_distance: d, how many frames the neighbours are away; 0 for none. At most the
@@ -72,6 +72,35 @@ class Neighbours:
     def per_video(self, scores: Tensor) -> Tensor:
         """Return the mean or sum over frames, (B,), of scores (B, T)."""
         return scores.mean(dim=1) if self.normalize_by_frames else scores.sum(dim=1)
+
+
+def as_video(states: Tensor, frames: int | None, mode: str | None) -> Tensor:
+    """Return states (B, T, N, D), or (B, T N, D), as (B, T, N, D).
+
+    Args:
+        frames: T, or None if the states say it, or `mode` does.
+        mode: how (B, S, D) is read without `frames`: "image", (B, 1, S, D); "video", (B, S, 1, D).
+
+    Raises `ValueError`, without the name of the block, where frames cannot be told.
+    """
+    shape = tuple(states.shape)
+    if states.dim() == 4:
+        if frames is not None and frames != shape[1]:
+            raise ValueError(f"returned {shape[1]} frames, {shape}, not frames={frames}")
+        return states
+    if frames is not None:
+        if shape[1] % frames:
+            raise ValueError(
+                f"returned {shape[1]} tokens, {shape}, which frames={frames} does not divide; "
+                f"count latent frames, and drop text tokens with select"
+            )
+        return states.unflatten(1, (frames, -1))
+    if mode is None:
+        raise ValueError(
+            f"returned {shape}, in which frames cannot be told from tokens; say how many latent "
+            f"frames there are with frames=, 1 for images"
+        )
+    return states.unsqueeze(1 if mode == "image" else 2)
 
 
 def mean_cosine(student: Tensor, teacher: Tensor) -> Tensor:

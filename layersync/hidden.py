@@ -15,7 +15,7 @@ Read = Callable[[Any], Tensor]
 
 
 class HiddenStates:
-    """What the blocks with these numbers return.
+    """Outputs of the blocks with these numbers, recorded and read.
 
     Args:
         blocks: all blocks, numbered from 1.

@@ -15,8 +15,8 @@ class Projector(nn.Sequential):
     """LayerNorm, then Linear, made when the width is known.
 
     Where torch.distributed is in use, replicas have the first process's weights from the first
-    projection on, and the mean of all processes' gradients, as DDP's have. Sharded parameters
-    (DTensor) are left to `fully_shard`, which does the same.
+    projection in training on, and the mean of all processes' gradients, as DDP's have. Sharded
+    parameters (DTensor) are left to `fully_shard`: there is one of each, and it averages.
 
     Args:
         width: D, or None to make the layers at the first projection or `load_state`.
@@ -58,9 +58,9 @@ class Projector(nn.Sequential):
                 f"width: the projector has {self[0].normalized_shape[0]}, but the student's "
                 f"tokens have {width}, {tuple(states.shape)}; give CREPA(..., width={width})"
             )
-        if not self.shared:
-            if not any(map(sharded, self.parameters())):
-                self.to(states.device)  # the model may have moved since
+        if not self.shared and not any(map(sharded, self.parameters())):
+            self.to(states.device)  # the model may have moved since
+        if not self.shared and torch.is_grad_enabled():  # evaluation may be one process's own
             share_weights(self)
             self.shared = True
         return self(states)

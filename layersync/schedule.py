@@ -1,7 +1,7 @@
 """lambda over training: a schedule of the step, a cut-off, a stop at a threshold of similarity.
 
-    L = task loss + lambda(step) * loss,    lambda = 0 while a moving average of the similarity is
-                                            over the threshold, or from then on
+    L = task loss + lambda(step) * loss,    lambda = 0 while, or from when, a moving average
+                                            of the similarity is over the threshold
 
 One mechanism for every regulariser. Two conventions differ in details, see `Schedule`.
 """
@@ -28,7 +28,7 @@ STATE = "similarity_stop"
 
 @dataclass(frozen=True)
 class Schedule:
-    """How lambda goes from `weight`, after a warm-up, to `weight_end`, and when it is 0.
+    """The course of lambda: a warm-up to `weight`, the way to `weight_end`, and when it is 0.
 
     Args:
         weight: lambda, at least 0.

@@ -412,7 +412,7 @@ ARCHITECTURES = [
 
 def docs_table() -> str:
     """The Markdown table of the families, their blocks, and what the regularisers are told."""
-    head = ["family", "model", "names of the blocks", "options", "for CREPA besides"]
+    head = ["family", "model", "names of the blocks", "options", "CREPA"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for arch in ARCHITECTURES:
         options = [] if arch.select == "None" else [f"`select={arch.select}`"]

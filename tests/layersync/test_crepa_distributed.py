@@ -7,6 +7,7 @@ import copy
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -44,17 +45,22 @@ def test_two_processes_are_as_one_with_all_videos(tmp_path):
     assert [out for out, _ in printed] == [f"{families}\n"] * 2
 
 
-def step(arch, model, inner, batch, seed, shard_projector=False):
-    """(gradients of a training step, those of the projector, the average of the score)."""
+def step(arch, model, inner, batch, seed, shard_projector=False, parts=1):
+    """(gradients of a training step, those of the projector, the average of the score).
+
+    With several parts, of the same videos, gradients are accumulated.
+    """
     torch.manual_seed(seed)
     sync, crepa = arch.sync(inner), arch.crepa(inner, schedule=SCHEDULE)
     if shard_projector:
-        for parameter in crepa.parameters():  # fully_shard leaves it to the user
+        for parameter in crepa.parameters():  # else each half has a seed of its own
             dist.broadcast(parameter.data, 0)
         fully_shard(crepa.projector)
-    with capture(sync, crepa):
-        out = model(**batch)[0]
-    (out.square().mean() + sync.loss() + crepa.loss()).backward()
+    for i in range(parts):
+        with model.no_sync() if i < parts - 1 else nullcontext():
+            with capture(sync, crepa):
+                out = model(**batch)[0]
+            (out.square().mean() + sync.loss() + crepa.loss()).div(parts).backward()
     modules = inner, crepa.projector
     found = [dict(module.named_parameters()) for module in modules]
     gradients = [
@@ -84,6 +90,10 @@ def check(arch, rank, whole):
     inner = copy.deepcopy(plain)
     ddp = DistributedDataParallel(inner, find_unused_parameters=True)  # text of the last block
     same(step(arch, ddp, inner, mine, seed=5 + rank), whole, f"{arch.family}, DDP")
+
+    if arch.family == "Wan":
+        ddp = DistributedDataParallel(inner := copy.deepcopy(plain), find_unused_parameters=True)
+        same(step(arch, ddp, inner, mine, 5 + rank, parts=2), whole, "accumulation")
 
     for shard_projector in (False, True):
         inner = copy.deepcopy(plain)
