@@ -262,6 +262,32 @@ def test_a_training_loop_that_is_resumed_is_the_same():
         fresh.load_state_dict(crepa_of(model, width=6).state_dict())
 
 
+def test_accelerate_saves_and_loads_both_regularisers(tmp_path):
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    def accelerated(seed):
+        model = Stack()
+        crepa = crepa_of(model, seed=seed, schedule=Schedule(similarity_threshold=0.5))
+        sync = LayerSync(model.blocks, [(1, 3)], schedule=Schedule(similarity_threshold=0.5))
+        accelerator = Accelerator(cpu=True)
+        accelerator.register_for_checkpointing(sync, crepa)
+        return accelerator, model, sync, crepa
+
+    accelerator, model, *saved = accelerated(seed=1)
+    with capture(*saved):
+        model(states(2, 12, 8))
+    for regularizer in saved:
+        regularizer.loss()
+    accelerator.save_state(tmp_path)
+    accelerator, _, *loaded = accelerated(seed=2)
+    accelerator.load_state(tmp_path)
+    for before, after in zip(saved, loaded, strict=True):
+        torch.testing.assert_close(after.state_dict(), before.state_dict(), rtol=0, atol=0)
+        assert after.state_dict()["similarity_stop"][1] > 0
+    AcceleratorState._reset_state()  # it is one for the whole process
+
+
 @pytest.mark.parametrize(
     ("options", "x", "message"),
     [
