@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.classes import SPLIT
 from evaluation.features import extract
 from evaluation.inception import Inception
+from evaluation.metric_inception_score import SPLIT
 from evaluation.options import MetricOptions, NetworkOptions, check_metrics
-from evaluation.processes import Processes, choose_device
 from evaluation.reference import load_reference
 from evaluation.scoring import K, Real, Scores, score
+from runtime.processes import Processes, choose_device
 
 
 class Evaluator:
@@ -132,6 +132,18 @@ class Evaluator:
         scores = score(features, labels, self.real, self.options, self.device)
         scores.warnings += self.warnings
         return scores
+
+    def check_shape(self, shape: tuple[int, int, int], name: str) -> None:
+        """`ValueError` unless samples of (H, W, C), called `name`, can be compared."""
+        self.reference.check_shape(shape, name)
+
+    def summary(self) -> str:
+        """The reference in a line."""
+        return self.reference.summary()
+
+    def describe(self, scores: Scores) -> dict:
+        """The reference and the protocol, for the record of these scores."""
+        return {"reference": self.reference.describe(), "protocol": self.protocol()}
 
     def protocol(self) -> dict:
         """How the numbers came about, for their record."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.images import ImageSet, content_hash, open_images, read_recipe
-from evaluation.npz import array_names, read_small
+from evaluation.image_sets import ImageSet, content_hash, open_images, read_recipe
+from runtime.npz import array_names, read_small
 
 STATISTICS = {  # feature: keys of its mean and covariance
     "pool": ("mu", "sigma"),

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from evaluation.bootstrap import NORMAL_95, deviations
-from evaluation.classes import SPLIT, inception_score, sorted_by_class
 from evaluation.features import Features
-from evaluation.frechet import distance_from_root, rank_warning, root
-from evaluation.manifold import precision_recall
+from evaluation.metric_frechet import distance_from_root, rank_warning, root
+from evaluation.metric_inception_score import SPLIT, inception_score, sorted_by_class
+from evaluation.metric_precision_recall import precision_recall
 from evaluation.moments import Moments
 from evaluation.options import MetricOptions
 

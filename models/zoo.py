@@ -33,6 +33,11 @@ def find_model(name: str) -> partial:
     return SiT_models[name]
 
 
+def build_model(arch: dict) -> SiT:
+    """The network that `arch` describes: the `name` of its size, and the arguments of `SiT`."""
+    return find_model(arch["name"])(**{key: arch[key] for key in arch if key != "name"})
+
+
 def describe_weights(
     weights: dict, num_classes: int | None = None, where: str = "these weights"
 ) -> dict:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.randomness import LABELS, Streams
+from runtime.randomness import LABELS, Streams
 
 
 def random_labels(streams: Streams, num_classes: int) -> Tensor:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.npz import write_array
-from training.images import save_image
-from training.launch import RunError
+from runtime.command import RunError
+from runtime.npz import write_array
+from runtime.png import save_image
 
 COUNTS = ("nfe", "network_passes")  # columns of which the recipe keeps mean and maximum
 DAMAGED = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)

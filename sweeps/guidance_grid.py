@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from sampling.config import ODE, SDE
+from sampling.sample_config import ODE, SDE
 from sweeps.cells import plain
 
 EVERYWHERE = (0.0, 1.0)

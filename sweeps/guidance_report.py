@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sweeps.cells import Cell, results, state
-from sweeps.commands import PIXEL_METRICS, RISING, label
-from sweeps.guidance import GuidanceStudy
 from sweeps.guidance_grid import EVERYWHERE, GuidancePoint
-from sweeps.report import as_csv, failure, progress_lines
+from sweeps.guidance_study import GuidanceStudy
+from sweeps.metric_names import PIXEL_METRICS, RISING, label
+from sweeps.report_text import as_csv, failures, progress_line
 
 COSTS = {"nfe": "NFE", "network_passes": "network passes"}  # of the recipe
 
@@ -69,12 +69,11 @@ def write_guidance_report(f: GuidanceFindings) -> Path:
 
 def markdown(f: GuidanceFindings) -> list[str]:
     c = f.study.config
-    lines = [f"# Guidance: {f.title()}", "", *progress_lines(f), ""]
+    lines = [f"# Guidance: {f.title()}", "", progress_line(f.cells, f.states), ""]
     lines += ["```", f"--ckpt {c.ckpt}", c.sample, c.evaluate, "```", ""]
     if f.rows:
         lines += [*table(f), "", *reading(f), "", "![guidance](guidance.png)", ""]
-    failed = [cell for cell in f.cells if f.states[cell.name] == "failed"]
-    return lines + [f"- {cell.name} failed: {failure(cell)}; see {cell.log}" for cell in failed]
+    return lines + [f"- {line}" for line in failures(f.cells, f.states)]
 
 
 def table(f: GuidanceFindings) -> list[str]:

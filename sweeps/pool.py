@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from runtime.command import EXIT_FAILED
+from runtime.flags import require
 from sweeps.cells import Cell, state
 from sweeps.overview import Overview
 from sweeps.process import EXIT_PREEMPTED, CellRun, Launch
-from training.checks import require
-from training.launch import EXIT_FAILED
 
 POLL_SECONDS = 0.5
 SECONDS_UNTIL_NEXT_LOOK = 5.0  # at cells that another process works on

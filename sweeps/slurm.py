@@ -18,13 +18,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from runtime.command import EXIT_FAILED
+from runtime.flags import flag, require
 from sweeps.cells import Cell, state
 from sweeps.overview import Overview
 from sweeps.pool import POLL_SECONDS, PoolConfig, check_pool, run_cells, stop_signals
 from sweeps.process import EXIT_PREEMPTED, ROOT, CellRun, Launch
-from training.checks import require
-from training.config import flag
-from training.launch import EXIT_FAILED
 
 ANNOUNCED_SECONDS = 300  # before its end a job is told; so long saving may take
 REQUEUES = 1000  # after time-outs; nothing is lost by one

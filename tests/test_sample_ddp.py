@@ -15,9 +15,10 @@ from PIL import Image
 import sample_ddp
 from evaluation.samples import read_samples
 from models import SiT_models
-from sampling.config import ODE, SDE
-from training.launch import RunError
-from training.randomness import image_streams
+from runtime import processes
+from runtime.command import RunError
+from runtime.randomness import image_streams
+from sampling.sample_config import ODE, SDE
 
 COUNT, BATCH = 22, 4
 
@@ -404,4 +405,4 @@ def test_the_gpu_is_that_of_the_local_rank(monkeypatch):
     monkeypatch.setattr("torch.cuda.set_device", chosen.append)
     monkeypatch.setenv("RANK", "10")
     monkeypatch.setenv("LOCAL_RANK", "2")
-    assert sample_ddp.choose_device() == torch.device("cuda", 2) == chosen[0]
+    assert processes.choose_device() == torch.device("cuda", 2) == chosen[0]

@@ -1,0 +1,1 @@
+"""What the blocks of a network know: tokens -> probe -> numbers."""
