@@ -14,7 +14,9 @@ from torch.utils.data import Dataset
 
 from data.data_config import DataConfig, TrainingData
 from data.decoding import read_image
-from data.latents import LatentSource, is_latent_cache
+from data.folders import class_images
+from data.latent_manifest import is_latent_cache
+from data.latents import LatentSource
 from data.rows import HUB_NAMES, load_rows
 from data.source_protocol import ImageSource, Source
 from data.streams import StreamSource
@@ -99,20 +101,19 @@ class FolderSource(ImageSource, Dataset):
     """An ImageFolder: one folder of images per class, classes numbered in alphabetical order."""
 
     def __init__(self, given: str, root: str, image_size: int):
-        from torchvision.datasets import ImageFolder
-
         if not Path(root).is_dir():
-            raise ValueError(f"{given} {root}: no such folder")
+            kind = "a file; give the folder" if Path(root).exists() else "no such folder"
+            raise ValueError(f"{given} {root}: {kind}")
         try:
-            folder = ImageFolder(root)
-        except FileNotFoundError as error:
+            classes, images = class_images(root)
+        except ValueError as error:
             raise ValueError(
                 f"{given} {root}: it must hold one folder of images for each class, or "
                 f"parquet files, or a latent cache ({error})"
             ) from None
-        self.root, self.image_size, self.num_classes = root, image_size, len(folder.classes)
-        self.paths = [path for path, _ in folder.samples]
-        self.labels = np.array(folder.targets)
+        self.root, self.image_size, self.num_classes = root, image_size, len(classes)
+        self.paths = [path for path, _ in images]
+        self.labels = np.array([label for _, label in images])
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -34,7 +34,7 @@ class Score:
     """
 
     samples: Annotated[str, Positional]
-    """.npz or .npy with uint8 images (N, H, W, 3), or a folder of PNG or JPEG files"""
+    """.npz or .npy with uint8 images (N, H, W, 3), or a folder of image files"""
     ref: str
     """the reference: ADM's .npz, one of `python -m evaluation reference`, or any set of images;
     or "digits", scikit-learn's handwritten digits, which are compared in pixel space"""

@@ -68,8 +68,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from data.decoding import UnreadableImage
+from data.latent_manifest import CacheSettings
 from data.latent_writer import CacheWriter, ShardWriter
-from data.latents import CacheSettings, LatentSource, encode_moments, weights_fingerprint
+from data.latents import LatentSource, encode_moments, weights_fingerprint
 from data.source_protocol import Source
 from data.sources import list_fingerprint, open_source
 from models import load_codec
