@@ -10,6 +10,7 @@ is said here also goes to the launcher's outcome file (runtime/outcome.py), unle
 import errno
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -111,24 +112,25 @@ def usage_errors() -> Iterator[None]:
 @contextmanager
 def run_errors(remedy: str) -> Iterator[None]:
     """Turn bad data, a failing disk or a killed worker into one line and exit code 1."""
-    passes = False
     try:
         with interrupts():
             yield
-    except (RunError, OSError) as error:
-        passes = may_pass(error)
-        first, *more = in_one_line(error).strip().splitlines() or [type(error).__name__]
-        # from a loader's process it comes with the traceback there, the error in the last line
-        reason = re.sub(r"^[\w.]+: ", "", more[-1]) if more else first
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        reason = (
-            f"{str(error).splitlines()[0].rstrip('. ')}: a data loading process was killed from "
-            f"outside, often for want of memory; fewer --num-workers need less"
-        )
-    else:
         return
+    except (RunError, OSError, RuntimeError) as error:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises wherever the program is
+        passes = may_pass(error)
+        if isinstance(error, ConnectionError) or "DataLoader worker" in str(error):
+            said = str(error).splitlines()[0].rstrip(". ")
+            reason = (
+                f"{said}: a data loading process was killed from outside, often for want of "
+                f"memory; fewer --num-workers need less"
+            )
+        elif isinstance(error, RunError | OSError):
+            first, *more = in_one_line(error).strip().splitlines() or [type(error).__name__]
+            # from a loader's process it comes with the traceback there, the error in the last line
+            reason = re.sub(r"^[\w.]+: ", "", more[-1]) if more else first
+        else:
+            raise
     who = "" if is_first_process() else f"[rank {rank()}] "
     print(f"\n{who}{program_name()}: error: {reason}. {remedy}", file=sys.stderr, flush=True)
     if not passes:

@@ -63,19 +63,35 @@ class Progress:
             self.bar.close()
             self.bar = None
 
-    def update(self, count: int = 1, **notes) -> None:
-        """Count more work as done, with values to show beside the bar."""
-        self.reach(self.done + count, **notes)
+    def update(self, count: int = 1, note: str = "") -> None:
+        """Count more work as done; a note is shown beside the bar."""
+        self.reach(self.done + count, note)
 
-    def reach(self, done: int, **notes) -> None:
-        """Set how much is done."""
+    def reach(self, done: int, note: str = "") -> None:
+        """Set how much is done; a note is shown beside the bar."""
         ahead, self.done = done - self.done, done
-        if self.bar is not None and not self.bar.disable:
-            if notes:
-                self.bar.set_postfix(notes, refresh=False)
+        if self.on_terminal:
+            if note:
+                self.bar.set_postfix_str(note, refresh=False)
             self.bar.update(ahead)
-        if self.lines and time.monotonic() - self.last_line >= LINE_SECONDS:
+        if self.lines and self.due:
             self.say(self.status())
+
+    def show(self, status: str) -> None:
+        """Show a status of the caller's own beside the bar, or as a line when one is due."""
+        if self.on_terminal:
+            self.bar.set_postfix_str(status)
+        elif self.due:
+            self.say(status)
+
+    @property
+    def on_terminal(self) -> bool:
+        return self.bar is not None and not self.bar.disable
+
+    @property
+    def due(self) -> bool:
+        """Whether the last line is so long ago that one about the same work may follow."""
+        return time.monotonic() - self.last_line >= LINE_SECONDS
 
     def say(self, text: str) -> None:
         """Print a line: above the bar, or with the time of day in a log."""

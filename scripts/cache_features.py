@@ -47,7 +47,6 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from torch.utils.data import DataLoader, Subset
-from tqdm import tqdm
 
 from data.feature_cache import DONE, FEATURES, MANIFEST, FeatureSettings, data_of, write_settings
 from data.sources import open_source
@@ -55,6 +54,7 @@ from models.encoders import PatchEncoder, load_vision_transformer
 from runtime.flags import require
 from runtime.launch import join_launch
 from runtime.outcome import finished, progressed
+from runtime.progress import Progress
 
 
 class Caching:
@@ -119,7 +119,7 @@ class Caching:
             Subset(self.source, todo), self.config.batch_size, num_workers=self.config.num_workers
         )
         start, first = 0, self.state.is_main_process
-        with tqdm(total=len(todo), desc=self.folder.name, unit="image", disable=not first) as bar:
+        with Progress(self.folder.name, len(todo), "image", shown=first) as progress:
             for images, _ in loader:
                 rows = todo[start : start + len(images)]
                 images = images.to(self.state.device, non_blocking=True)
@@ -129,7 +129,7 @@ class Caching:
                 done[rows] = True
                 progressed()
                 start += len(images)
-                bar.update(len(images))
+                progress.update(len(images))
         self.state.wait_for_everyone()
         if first:
             write_settings(self.folder, self.settings)

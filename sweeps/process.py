@@ -40,7 +40,7 @@ End = Literal["finished", "failed", "stopped", "busy"]
 
 @dataclass(frozen=True)
 class Launch:
-    """How the commands of a cell are started."""
+    """A way to start the commands of a cell."""
 
     processes: int = 1
     """processes of each command, by torchrun if there are several"""
@@ -50,7 +50,7 @@ class Launch:
     """OMP_NUM_THREADS, unless the user set it"""
 
     def argv(self, words: tuple[str, ...] | list[str]) -> list[str]:
-        """What is executed for a command's words."""
+        """The program and arguments that run a command's words."""
         words = list(words)
         if words[0] != "-m":
             words[0] = str(ROOT / words[0])
@@ -60,7 +60,7 @@ class Launch:
         return [sys.executable, *launcher, f"--nproc_per_node={self.processes}", *words]
 
     def shown(self, words: tuple[str, ...] | list[str]) -> str:
-        """That as one would type it in the project's folder."""
+        """A command as one would type it in the project's folder."""
         start = ["python"]
         if self.processes > 1:
             start = ["torchrun", "--standalone", f"--nproc_per_node={self.processes}"]
@@ -68,14 +68,14 @@ class Launch:
 
     def environment(self) -> dict[str, str]:
         # torchrun's, of newer versions: so long a checkpoint may take after a signal
-        found = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_SAVE)}
+        variables = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_SAVE)}
         if self.threads:
-            found["OMP_NUM_THREADS"] = str(self.threads)
-        found |= os.environ  # what the user set holds
+            variables["OMP_NUM_THREADS"] = str(self.threads)
+        variables |= os.environ  # what the user set holds
         if self.devices:
-            found["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
         path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        return found | {"PYTHONPATH": os.pathsep.join(path)}  # for -m
+        return variables | {"PYTHONPATH": os.pathsep.join(path)}  # for -m
 
 
 class CellRun:
@@ -214,7 +214,7 @@ class CellRun:
         return self.tries <= TRIES
 
     def _said(self) -> str:
-        """What the command has printed."""
+        """Everything that the command has printed."""
         return self.cell.log.read_bytes()[self.log_start :].decode(errors="replace")
 
     def _end(self, outcome: End) -> None:

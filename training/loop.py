@@ -100,7 +100,6 @@ class Training:
                 if stopping:
                     break
                 self.monitors(Moment(self.step, images, labels), self.log)
-        self.log.close()
         return self.ended(stopping and self.step < self.last_step)
 
     def write_log(self) -> bool:
@@ -126,6 +125,7 @@ class Training:
     def ended(self, stopped: bool) -> int:
         """Say how and why the run ended, on all processes at the same time; the exit code."""
         self.accelerator.wait_for_everyone()  # a launcher ends all when the first one has ended
+        self.log.close()
         place = f"step {self.step} of {self.last_step}"
         if not stopped:
             self.progress.say(f"finished: {place}, results in {self.folder}")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from evaluation.options import MetricOptions
 from evaluation.scorers import load_scorer
+from runtime.progress import Progress
 from runtime.randomness import image_streams
 from sampling.labels import random_labels
 from training.config import TrainConfig
