@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from data.batch import Batch
+from data.latents import LatentSource
 from data.order import StepBatches
-from data.source_protocol import Source
+from data.source_protocol import NamedSource
 from data.sources import list_fingerprint
 from runtime.npz import open_npy
 from runtime.schema import from_dict, read_json
@@ -103,9 +104,9 @@ def write_settings(folder: Path, settings: FeatureSettings) -> None:
     (folder / MANIFEST).write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n")
 
 
-def data_of(source: Source) -> dict:
+def data_of(source: LatentSource | NamedSource) -> dict:
     """Return what identifies the images of a source: their number and the list of them."""
-    if not source.latents:
+    if not isinstance(source, LatentSource):
         return dict(images=len(source), source_fingerprint=list_fingerprint(source))
     if len(source) != source.settings.images:
         raise ValueError(

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from data.encoding import Encoding
 from data.order import batch_shard
 from data.source_protocol import Source
 from data.sources import load_source
-from models import find_model
+from models import SiT, find_model
 from models.trained import load_weights, start_from_weights
 from training.checks import check_train_config
 from training.config import TrainConfig
@@ -139,7 +138,7 @@ def describe_network(config: TrainConfig, encoding: Encoding) -> dict:
     )
 
 
-def build_network(arch: dict, seed: int) -> nn.Module:
+def build_network(arch: dict, seed: int) -> SiT:
     """Build the network that `arch` describes, its initial weights drawn from `seed`."""
     torch.manual_seed(seed)
     sizes = {key: value for key, value in arch.items() if key != "name"}
