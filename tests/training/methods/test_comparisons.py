@@ -20,7 +20,7 @@ from scripts.cache_features import FeatureConfig
 from scripts.cache_features import main as cache_features
 from scripts.cache_latents import CacheConfig
 from scripts.cache_latents import main as cache_latents
-from training import loop
+from training.building import build_network
 from training.checkpoint import save_checkpoint
 from training.checks import check_train_config
 from training.config import (
@@ -103,7 +103,7 @@ def test_heads_learn_and_stay_out_of_the_network(config, tmp_path, loss_type):
     before = train.Training(config(loss_type, run_name="start")).update.heads.modules.state_dict()
     assert before.keys() == after["heads"].keys()
     assert not any(torch.equal(before[key], after["heads"][key]) for key in before)
-    network = loop.build_network(after["arch"], 0).state_dict()
+    network = build_network(after["arch"], 0).state_dict()
     assert after["model"].keys() == after["ema"].keys() == network.keys()
     named = {key.rsplit(".", 1)[0] for key in after["opt"]["state"]}
     assert not any("loss" in name for name in named)
