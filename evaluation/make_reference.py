@@ -15,7 +15,7 @@ import tyro
 
 from evaluation.options import NetworkOptions, check_networks
 from runtime.files import check_writable, replacing
-from runtime.flags import Range, check_ranges
+from runtime.flags import COMMON, Range, check_ranges
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,6 @@ class MakeReference:
     )
 
 
-RANGES = {
-    "image_size": Range(1, 2**14),
-    "images": Range(0, 2**40),
-    "seed": Range(0, 2**63, below=True),
-}
-
-
 def make_reference(config: MakeReference) -> None:
     """Write the file; `ValueError` before any work if that cannot be."""
     check_networks(config.networks)
@@ -55,9 +48,7 @@ def make_reference(config: MakeReference) -> None:
         raise ValueError(f"--out {out}: the name must end in .npz")
     if out.exists():
         raise ValueError(f"--out {out} exists: remove it, or give another name")
-    check_ranges(config, RANGES)
-    if config.images < 4:
-        raise ValueError(f"--images {config.images}: precision and recall need at least 4")
+    check_ranges(config, COMMON | {"images": Range(4, 10**9)})
     check_writable(out, f"--out {out}")
     from evaluation.data_sets import open_source
     from evaluation.evaluator import load_extractors

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from runtime.flags import Range, check_ranges, flag
+from runtime.flags import COMMON, Range, check_ranges, flag
 
 DINOV2 = "vit_large_patch14_dinov2.lvd142m"  # of FD-DINOv2, by timm's name
 IN_PIXELS = ("batch_size",)  # options that act in pixel space too
@@ -38,10 +38,7 @@ class MetricOptions(NetworkOptions):
     """FID of the first N samples too, for each N given"""
 
 
-RANGES = {
-    "batch_size": Range(1, 2**20),
-    "fid_at": Range(2, 2**40),
-}
+RANGES = COMMON | {"fid_at": Range(2, 10**12)}
 
 
 def check_networks(o: NetworkOptions) -> None:
