@@ -211,31 +211,29 @@ class LayerSyncRegularizer(Regularizer):
         last_step: int,
         reduce: Callable[[Tensor], Tensor],
     ):
-        from layersync import LayerSync
-        from training.methods.schedule import SimilarityStop
+        from layersync import LayerSync, ScheduledWeight
+        from training.methods.schedule import reg_schedule
 
         self.sync, self.weight = LayerSync(network.blocks, pairs), weight
-        self.schedule, self.last_step = schedule, last_step
+        self.schedule = schedule
         device = next(network.parameters()).device
-        stops = weight and schedule.reg_similarity_threshold is not None
-        self.stop = SimilarityStop(schedule, reduce, device) if stops else None
+        coefficient = reg_schedule(schedule, weight, last_step)
+        self.coefficient = ScheduledWeight(coefficient, reduce, device) if weight else None
         self.varies = weight and schedule != RegScheduleConfig(reg_t_range=schedule.reg_t_range)
 
     def capture(self) -> AbstractContextManager:
         return self.sync.capture()
 
     def losses(self, batch: Batch) -> tuple[Tensor | None, dict[str, Tensor]]:
-        from training.methods.schedule import weight_at
-
         losses = self.sync.loss(reduction="none")  # (N,)
         logged = {self.name: losses.mean()}
         for (student, teacher), similarity in self.sync.similarity_tensors().items():
             logged[f"similarity_{student}_{teacher}"] = similarity
-        if not self.weight:
+        if self.coefficient is None:
             return None, logged
-        weight = weight_at(self.schedule, self.weight, batch.step, self.last_step)
-        if self.stop:
-            weight = (weight * self.stop.active).to(losses.dtype)
+        weight = self.coefficient.at(batch.step)
+        if not isinstance(weight, int | float):  # a threshold may have switched it off
+            weight = weight.to(losses.dtype)
         if self.varies:
             logged["reg_weight"] = losses.new_ones(()) * weight
         low, high = self.schedule.reg_t_range
@@ -244,15 +242,15 @@ class LayerSyncRegularizer(Regularizer):
         return weight * losses, logged
 
     def finish_step(self, logged: dict[str, Tensor]) -> None:
-        if self.stop:
-            self.stop.update(-logged[self.name])
+        if self.coefficient:
+            self.coefficient.update(-logged[self.name])
 
     def state(self) -> dict[str, Tensor]:
-        return {"similarity_stop": self.stop.state.cpu()} if self.stop else {}
+        return self.coefficient.state_dict() if self.coefficient else {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        if self.stop:
-            self.stop.state = state["similarity_stop"].to(self.stop.state.device)
+        if self.coefficient:
+            self.coefficient.load_state_dict(state)
 
     def announcement(self) -> str:
         pairs = ", ".join(f"blocks[{s - 1}] -> blocks[{t - 1}]" for s, t in self.sync.pairs)
