@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-from runtime.files import NO_LOCKS, check_writable, replace_file, write_json
+from runtime.files import NO_LOCKS, check_file, check_writable, replace_file, write_json
 from runtime.locks import is_named
 from runtime.schema import read_json
 
@@ -183,9 +183,7 @@ def read_lines(path: Path) -> list[dict]:
 
     `ValueError` if it is not one.
     """
-    if not path.is_file():
-        kind = "a folder, give the file" if path.is_dir() else "no such file"
-        raise ValueError(f"{path}: {kind}")
+    check_file(path)
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, restval="")
