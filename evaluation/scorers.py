@@ -40,7 +40,7 @@ class Scorer(Protocol):
         """The reference in a line."""
 
     def describe(self, scores: Scores) -> dict:
-        """How these numbers came about, for their record; JSON-compatible."""
+        """The way these numbers came about, for their record; JSON-compatible."""
 
     def evaluate(
         self, batches: Iterable[np.ndarray | Tensor], labels: np.ndarray | None = None

@@ -19,7 +19,7 @@ RULE = set(" -─╭╮╰╯│|")
 
 
 def read_words(flag: str, text: str, program: str) -> list[str]:
-    """What follows the program in a command, as "train.py ..." or "python -m evaluation ..."."""
+    """The words after the program in a command, as "train.py ..." or "python -m evaluation ..."."""
     try:
         words = shlex.split(text)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What determines a command's numbers: the settings that are not at their defaults.
+"""The settings of a command that determine its numbers: those not at their defaults.
 
 Recipes of cells are made of these, so a setting that a later version adds changes no recipe.
 """
@@ -18,16 +18,16 @@ def departures(config, free: bool = True) -> dict:
     Args:
         free: whether settings count that shape nothing a training run computes.
     """
-    found = {}
+    changed = {}
     for field in dataclasses.fields(config):
         value, default = getattr(config, field.name), field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         if dataclasses.is_dataclass(value):
-            found |= departures(value, free)
+            changed |= departures(value, free)
         elif value != default and (free or not field.metadata.get("free")):
-            found[field.name] = plain(value)
-    return found
+            changed[field.name] = plain(value)
+    return changed
 
 
 def training_recipe(config: TrainConfig) -> dict:
@@ -44,7 +44,7 @@ def sampling_recipe(config: ODE | SDE) -> dict:
 
 
 def expected_of_samples(config: ODE | SDE) -> dict:
-    """What the recipe in the samples must hold."""
+    """Values that the recipe in the samples must hold."""
     return {
         "num_samples": config.num_fid_samples,
         "cfg_scale": config.cfg_scale,
@@ -54,5 +54,5 @@ def expected_of_samples(config: ODE | SDE) -> dict:
 
 
 def evaluation_recipe(config) -> dict:
-    found = departures(config)
-    return {k: v for k, v in found.items() if k not in ("samples", "out", "results")}
+    changed = departures(config)
+    return {k: v for k, v in changed.items() if k not in ("samples", "out", "results")}

@@ -1,4 +1,4 @@
-"""What a sweep of guidance has found so far: a table, the same as CSV, and a picture.
+"""Results of a sweep of guidance so far: a table, the same as CSV, and a picture.
 
 FOLDER/guidance.md, FOLDER/guidance.csv    every finished cell, with all metrics
 FOLDER/guidance.png                        one metric over the other, a line for each interval
@@ -28,10 +28,10 @@ class GuidanceFindings:
         self.states = {cell.name: state(cell) for cell in cells}
         self.rows: dict[GuidancePoint, dict] = {}  # what it cost, then all metrics
         for cell in cells:
-            if found := results(cell):
+            if metrics := results(cell):
                 recipe = json.loads((cell.folder / "samples.metrics.json").read_text())["recipe"]
                 cost = {key: recipe[key]["mean"] for key in COSTS}
-                self.rows[GuidancePoint.of(cell.settings)] = cost | found["evaluate"]
+                self.rows[GuidancePoint.of(cell.settings)] = cost | metrics["evaluate"]
         for metric in study.metrics:
             if any(metric not in row for row in self.rows.values()):
                 given = ", ".join(name for name in self.columns if name not in COSTS)
@@ -43,7 +43,7 @@ class GuidanceFindings:
 
     @property
     def best(self) -> GuidancePoint:
-        """Of the first metric."""
+        """The point with the best value of the first metric."""
         metric = self.study.metrics[0]
         sign = -1 if metric in RISING else 1
         return min(self.rows, key=lambda point: sign * self.rows[point][metric])

@@ -89,7 +89,7 @@ class GuidanceStudy:
         check_reference(self.evaluation)
 
     def recipe(self) -> dict:
-        """What determines the numbers of all cells, but for guidance."""
+        """Everything that determines the numbers of all cells, but for guidance."""
         sample = sampling_recipe(self.sampling) | {"seed": self.sampling.global_seed}
         return {
             "ckpt": self.network,

@@ -30,5 +30,5 @@ def check_metric(metric: str | None, config) -> str:
 
 
 def label(metric: str) -> str:
-    """With the direction in which it is better."""
+    """The name of a metric in words, with an arrow for the better direction."""
     return f"{re.sub('_', ' ', metric)} {'↑' if metric in RISING else '↓'}"

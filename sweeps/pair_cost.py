@@ -1,4 +1,4 @@
-"""What a study costs: operations, passes through the network, hours from finished cells."""
+"""Cost of a study of layer pairs: operations, network passes, hours from finished cells."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What a study of layer pairs has found so far, over the seeds that are there."""
+"""Results of a study of layer pairs so far, over the seeds that are there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,16 +38,16 @@ class Findings:
         self.states = {cell.name: state(cell) for cell in cells}
         self.metrics = {}  # (point, step): every metric
         for cell in cells:
-            for name, found in results(cell).items():
-                self.metrics[PairPoint.of(cell.settings), int(name.split()[-1])] = found
+            for name, metrics in results(cell).items():
+                self.metrics[PairPoint.of(cell.settings), int(name.split()[-1])] = metrics
         self.rows = self._rows()
 
     def _rows(self) -> list[Row]:
         values: dict[tuple, dict[int, float]] = {}
-        for (point, step), found in self.metrics.items():
-            if self.metric in found:
+        for (point, step), metrics in self.metrics.items():
+            if self.metric in metrics:
                 key = point.pair, point.weight, step
-                values.setdefault(key, {})[point.seed] = found[self.metric]
+                values.setdefault(key, {})[point.seed] = metrics[self.metric]
         rows = []
         for (pair, weight, step), by_seed in values.items():
             baseline = values.get((None, 0.0, step), {})

@@ -11,7 +11,7 @@ Pair = tuple[int, int]  # (student, teacher), counted from 1
 
 @dataclass(frozen=True)
 class PairGrid:
-    """Which pairs, weights and seeds."""
+    """The pairs, weights and seeds of a study."""
 
     pairs: str = "all"
     """"[(2,5),(3,6)]", or "all": every pair of the model that the three flags below leave"""

@@ -184,7 +184,7 @@ def pairs_to_draw(f: Findings) -> tuple[list, str]:
 
 
 def only(row: Row, seeds: set[int]) -> Row:
-    """What is drawn beside a pair is of the same seeds."""
+    """The part of a row that is of the given seeds, to be drawn beside a pair of the same."""
     values = {seed: value for seed, value in row.values.items() if seed in seeds}
     return dataclasses.replace(row, values=values)
 

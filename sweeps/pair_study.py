@@ -100,7 +100,7 @@ class PairStudy:
         check_reference(self.evaluation)
 
     def recipe(self) -> dict:
-        """What determines the numbers of all cells."""
+        """Everything that determines the numbers of all cells."""
         return {
             "train": training_recipe(self.training),
             "sample": sampling_recipe(self.sampling),

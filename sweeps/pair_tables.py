@@ -1,4 +1,4 @@
-"""What a study of layer pairs has found so far: CSV, Markdown and pictures, at any time.
+"""Results of a study of layer pairs so far: CSV, Markdown and pictures, at any time.
 
 FOLDER/report/cells.csv      every cell and evaluated step: its state and all metrics
 FOLDER/report/summary.csv    every pair and weight: difference to vanilla, interval, verdict
@@ -29,7 +29,7 @@ def write_report(findings: Findings) -> Path:
 
 
 def cells_csv(f: Findings) -> str:
-    names = list(dict.fromkeys(name for found in f.metrics.values() for name in found))
+    names = list(dict.fromkeys(name for metrics in f.metrics.values() for name in metrics))
     rows = []
     for cell in f.cells:
         point = PairPoint.of(cell.settings)
@@ -37,8 +37,8 @@ def cells_csv(f: Findings) -> str:
         about = [cell.name, student, teacher, point.weight, point.seed, f.states[cell.name]]
         cost, reason = round(sum(seconds(cell).values()), 1), failure(cell)
         for step in f.study.steps:
-            found = f.metrics.get((point, step), {})
-            rows.append([*about, step, *(found.get(name, "") for name in names), cost, reason])
+            metrics = f.metrics.get((point, step), {})
+            rows.append([*about, step, *(metrics.get(name, "") for name in names), cost, reason])
     head = ["cell", "student", "teacher", "lambda", "seed", "state", "step", *names]
     return as_csv([*head, "seconds", "failure"], rows)
 
@@ -121,7 +121,7 @@ def mean_and_spread(row: Row) -> str:
 
 
 def reading(f: Findings, rows: list[Row]) -> list[str]:
-    """What the table's words mean, and how far they go."""
+    """Explanations of the words in the table, and of how far they go."""
     compared = [r for r in rows if r.difference and r.difference.low is not None]
     percent = f"{100 * f.level:g}%"
     lines = [

@@ -17,7 +17,7 @@ def as_csv(head: list[str], rows: list[list]) -> str:
 
 
 def failure(cell: Cell) -> str:
-    """Which command of a cell failed and why, empty if none did."""
+    """The failed command of a cell and its reason, empty if none failed."""
     failed = read_record(cell)["failure"]
     return f"{failed['command']}: {failed['reason']}" if failed else ""
 
@@ -29,7 +29,7 @@ def failures(cells: Sequence[Cell], states: Mapping[str, str]) -> list[str]:
 
 
 def progress_line(cells: Sequence[Cell], states: Mapping[str, str]) -> str:
-    """How many cells are in which state, and what a finished one took."""
+    """Numbers of cells by state, and the time that a finished one took."""
     counts = Counter(states.values())
     parts = [f"{n} {name}" for name, n in sorted(counts.items())]
     line = f"{len(cells)} cells: {', '.join(parts)}."

@@ -18,7 +18,7 @@ Verdict = Literal["better", "worse", "none shown", "one seed"]
 
 @dataclass(frozen=True)
 class Difference:
-    """Of a variant to the baseline; `low` and `high` are None with fewer than two seeds."""
+    """Difference of a variant to the baseline; `low`, `high` are None with fewer than two seeds."""
 
     seeds: int
     mean: float
@@ -41,7 +41,7 @@ class Difference:
 def paired_difference(
     values: Mapping[int, float], baseline: Mapping[int, float], level: float = 0.95
 ) -> Difference | None:
-    """Of {seed: metric} of a variant and of the baseline, over the seeds that both have.
+    """Mean difference of a variant to the baseline, over the seeds that both have.
 
     None when there is no such seed. Raises `ValueError` unless 0 < level < 1.
     """

@@ -55,7 +55,7 @@ class Study(Protocol):
         """`ValueError` if a file that the cells read is not there."""
 
     def recipe(self) -> dict:
-        """What determines the numbers of all cells, {part: {setting: value} or value}."""
+        """Everything that determines the cells' numbers, {part: {setting: value} or value}."""
 
     def cell(self, point: Point) -> Cell:
         """The folder, settings and commands of a point."""
@@ -67,7 +67,7 @@ class Study(Protocol):
         """Write what there is to say so far; returns lines for the terminal."""
 
     def stored(self) -> dict:
-        """What sweep.json keeps of the study, JSON-compatible."""
+        """The study as sweep.json keeps it, JSON-compatible."""
 
     @classmethod
     def load(cls, stored: dict, folder: Path, **options) -> "Study":

@@ -62,18 +62,18 @@ def check_same_sweep(study: "Study") -> list[dict]:
 
 def differences(there: dict, here: dict, flags: dict[str, str]) -> list[str]:
     """In what two recipes differ, by flag and setting; parts without settings only if alone."""
-    found, whole = [], []
+    details, whole = [], []
     for part in here:
         a, b = there.get(part, {}), here[part]
         if not isinstance(b, dict):
             whole += [f"{flags[part]}: {part} {a} there, {b} here"] if a != b else []
             continue
-        found += [
+        details += [
             f"{flags[part]}: {key} {a.get(key, DEFAULT)} there, {b.get(key, DEFAULT)} here"
             for key in b | a
             if b.get(key) != a.get(key)
         ]
-    return found or whole
+    return details or whole
 
 
 def join_sweep(study: "Study", points: list["Point"]) -> None:

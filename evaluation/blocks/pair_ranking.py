@@ -1,4 +1,4 @@
-"""Which pair of blocks to align: the paper's rule, and what a `BlockReport` says for and against.
+"""A pair of blocks to align: the paper's rule, and what a `BlockReport` says for and against.
 
 The rule (arXiv 2510.12581, Sec. 3.4) keeps the teacher out of the last 20 % of blocks, the student
 out of the first few, and both apart. The paper gives no other numbers but a gap of 8 for 28 blocks;
@@ -72,7 +72,7 @@ class Candidate:
     ranks: tuple[float, float]
 
     def reasons(self) -> list[str]:
-        """What speaks for and against it, in words."""
+        """Reasons for and against the pair, in words."""
         (student, teacher), (low, high) = self.pair, self.ranks
         change = f"{100 * abs(self.gain):.1f} points (+- {100 * self.error:.1f})"
         better = "better" if self.gain >= 0 else "worse"
@@ -133,7 +133,7 @@ def reasons(candidates: list[Candidate]) -> list[str]:
 
 
 def standard_error(values: Tensor) -> float:
-    """Of the mean of (N,) values, N >= 2."""
+    """Standard error of the mean of (N,) values, N >= 2."""
     return (values.std() / math.sqrt(len(values))).item()
 
 

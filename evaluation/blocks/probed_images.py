@@ -1,4 +1,4 @@
-"""What each block knows, during training: `evaluation.blocks.probes` of the EMA network.
+"""The images that blocks are probed with, and the probes of a network in training.
 
 The same images, with the same noise, each time: curves over training are smooth. Half of the
 images of each class fit the linear probes, the other half judge them.
