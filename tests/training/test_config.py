@@ -7,6 +7,7 @@ import sys
 import pytest
 from launching import ROOT
 
+from layersync import suggest_pair
 from runtime.command import parse_command
 from training.checks import check_train_config
 from training.config import OptimConfig, SaveConfig, TrainConfig, differences
@@ -54,6 +55,14 @@ def test_loss_weight_none_is_a_value(monkeypatch):
 )
 def test_defaults_are_the_papers(model, pair, weight):
     assert layer_sync_settings(TrainConfig(model=model)) == ([pair], weight)
+
+
+@pytest.mark.parametrize(
+    ("model", "depth"), [("SiT-XL/2", 28), ("SiT-L/2", 24), ("SiT-B/2", 12), ("SiT-Ti/2", 8)]
+)
+def test_train_py_takes_the_pair_that_is_suggested(model, depth):
+    ((student, teacher),), _ = layer_sync_settings(TrainConfig(model=model))
+    assert (student, teacher) == suggest_pair(depth)
 
 
 def test_multiple_sync_and_vanilla_settings():
