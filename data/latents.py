@@ -38,8 +38,8 @@ class LatentSource(Dataset):
 
     latents = mirrors = True
 
-    def __init__(self, root: str | Path):
-        self.root = Path(root)
+    def __init__(self, root: str | Path, given: str = "--data-path"):
+        self.root, self.given = Path(root), given
         self.manifest = manifest = read_manifest(self.root)
         self.settings = s = from_dict(CacheSettings, manifest)
         self.channels, self.latent_size = s.latent_channels, s.latent_size
@@ -114,13 +114,13 @@ class LatentSource(Dataset):
         """`ValueError` unless the cache was made with this autoencoder at this image size."""
         if not isinstance(codec, VAECodec):
             raise ValueError(
-                f"--vae {codec.name}: --data-path {self.root} holds latents; give --vae "
+                f"--vae {codec.name}: {self.given} {self.root} holds latents; give --vae "
                 f"{self.codec}"
             )
         here = dict(codec_fingerprint=weights_fingerprint(codec.vae), image_size=image_size)
         if found := differences(self.manifest, here | {"scaling_factor": codec.scale}):
             raise ValueError(
-                f"--data-path {self.root} holds latents of another codec or size ({found}): "
+                f"{self.given} {self.root} holds latents of another codec or size ({found}): "
                 f"change the flags (it was made with --vae {self.codec}), or make another cache"
             )
 

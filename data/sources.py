@@ -37,20 +37,25 @@ def load_source(c: TrainingData, batch: int) -> Source:
     return load_indexed(c, batch)
 
 
-def load_indexed(c: TrainingData, batch: int) -> IndexedSource:
-    """Open data as `load_source` does, but never as a stream."""
-    source = check_sizes(open_source(c), c, batch)
+def load_indexed(c: TrainingData, batch: int, given: str | None = None) -> IndexedSource:
+    """Open data as `load_source` does, but never as a stream.
+
+    Args:
+        given: the flag that errors name, unless it is --data-path or --dataset-name.
+    """
+    source = check_sizes(open_source(c, given), c, batch, given)
     if source.num_classes is None:
         check_labels(source.labels, c.num_classes, "--num-classes says")
     return source
 
 
-def check_sizes(source: AnySource, c: TrainingData, batch: int) -> AnySource:
+def check_sizes(
+    source: AnySource, c: TrainingData, batch: int, given: str | None = None
+) -> AnySource:
     """Return the source; `ValueError` for more classes than the flags say, and for few images."""
     if (source.num_classes or 0) > c.num_classes:
-        raise ValueError(
-            f"--num-classes {c.num_classes}: the data has {source.num_classes} classes"
-        )
+        which = f"the data of {given}" if given else "the data"
+        raise ValueError(f"--num-classes {c.num_classes}: {which} has {source.num_classes} classes")
     if len(source) < batch:
         raise ValueError(
             f"--global-batch-size {batch} is more than the {len(source)} images there are"
@@ -58,34 +63,40 @@ def check_sizes(source: AnySource, c: TrainingData, batch: int) -> AnySource:
     return source
 
 
-def open_source(c: DataConfig) -> IndexedSource:
+def open_source(c: DataConfig, given: str | None = None) -> IndexedSource:
     """Open what data_path or dataset_name of `c` names, with its other data flags.
+
+    Args:
+        given: the flag that errors name, unless it is --data-path or --dataset-name.
 
     `ValueError` when there is no such data, or when it is not what the flags say.
     """
-    given, name = c.name_flag, c.data_name
+    given, name = given or c.name_flag, c.data_name
     if is_row_data(name, c):
         return RowSource(given, name, c)
-    refuse_without_rows(c, **{"--image-column": c.image_column, "--label-column": c.label_column})
+    columns = {"--image-column": c.image_column, "--label-column": c.label_column}
+    refuse_without_rows(given, name, columns)
     if name == "digits":
         return DigitsSource(c.image_size)
-    return LatentSource(name) if is_latent_cache(name) else FolderSource(given, name, c.image_size)
+    if is_latent_cache(name):
+        return LatentSource(name, given)
+    return FolderSource(given, name, c.image_size)
 
 
 def open_stream(c: TrainingData) -> StreamSource:
     """Open the same data, to be read as it comes; `ValueError` when it cannot be."""
     if not is_row_data(c.data_name, c):
-        refuse_without_rows(c, **{"--streaming": True})
+        refuse_without_rows(c.name_flag, c.data_name, {"--streaming": True})
     return StreamSource(c.name_flag, c.data_name, c)
 
 
-def refuse_without_rows(c: DataConfig, **flags) -> None:
-    """Refuse the flags that are given, which only data in rows can obey."""
+def refuse_without_rows(given: str, name: str, flags: dict) -> None:
+    """Refuse those of these flags that are set, which only data in rows can obey."""
     for flag, value in flags.items():
         if value:
             raise ValueError(
-                f"{flag}: {c.name_flag} {c.data_name} is neither parquet files nor a data set of "
-                f"the hub; leave it out"
+                f"{flag}: {given} {name} is neither parquet files nor a data set of the hub; "
+                f"leave it out"
             )
 
 
