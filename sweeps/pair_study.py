@@ -66,7 +66,7 @@ class PairStudy:
     Raises `ValueError` for bad settings.
     """
 
-    title = "study of layer pairs"
+    title: ClassVar = "study of layer pairs"
     flags: ClassVar = {
         "train": "--base",
         "sample": "--sample",
