@@ -120,7 +120,7 @@ class PairStudy:
                 "train",
                 as_words("train.py", *train, "--resume", "latest"),
                 outputs=checkpoints,
-                progress=("train/metrics.jsonl", self.training.max_steps),
+                progress=("train/metrics.jsonl", self.steps[-1]),
             )
         ]
         for step, checkpoint in zip(self.steps, checkpoints, strict=True):
