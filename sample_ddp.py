@@ -27,16 +27,20 @@ from sampling.run import Sampling
 def main(config: ODE | SDE) -> None:
     with usage_errors():
         sampling = Sampling(config)
-        unfinished = sampling.parts.check()
-    parts = sampling.parts
-    if not unfinished:
-        parts.clean_up()
-        if is_first_process():
-            print(f"{parts.out} is complete already")
-        return
+        parts = sampling.parts
+        lock = parts.lock()  # held to the end: one launch at a time writes this set
+        unfinished = parts.check()
     with run_errors(f"What is finished in {parts.folder} is kept: the same command continues"):
-        parts.prepare()
-        sampling.run(rank(), world_size())
+        if unfinished:
+            parts.prepare()
+            sampling.run(rank(), world_size())
+        else:
+            sampling.finish_pictures(rank(), world_size())
+            if is_first_process():
+                parts.clean_up()
+                print(f"{parts.out} is complete already")
+    if lock:
+        lock.release()
 
 
 if __name__ == "__main__":

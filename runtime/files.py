@@ -38,11 +38,15 @@ def temporary_path(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, sync: bool = True) -> Iterator[Path]:
     """Give a temporary path to write to; it takes the place of `path` when the block succeeds.
 
     For what must open the file itself by name; see `replace_file`. The folder is made when it is
     missing. An error removes the temporary file, leaves `path` as it was, and names `path`.
+
+    Args:
+        sync: flush to the disk before renaming; without, a crash of the machine may leave an empty
+            file, which many small files that can be made again may risk.
     """
     place = Path(os.path.realpath(path))  # a link keeps pointing where it does
     refuse_special(place)
@@ -53,10 +57,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield temporary
-            with open(temporary, "rb") as written:
-                os.fsync(written.fileno())
+            if sync:
+                with open(temporary, "rb") as written:
+                    os.fsync(written.fileno())
         os.replace(temporary, place)
-        sync_folder(place.parent)
+        if sync:
+            sync_folder(place.parent)
     except OSError as error:
         if error.filename in (None, str(temporary), temporary):
             error.filename, error.filename2 = str(path), None
