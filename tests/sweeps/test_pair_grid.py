@@ -39,7 +39,7 @@ def test_the_models_own_weight_is_the_default():
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        (PairGrid("[(2,9)]"), r"--pairs: pair \(2, 9\): the model has 8 blocks"),
+        (PairGrid("[(2,9)]"), r"--pairs: pair \(2, 9\): LayerSync could not find layer 9"),
         (PairGrid("[(5,2)]"), r"--pairs: pair \(5, 2\): the student must be shallower"),
         (PairGrid("[]"), r"--pairs: LayerSync needs at least one"),
         (PairGrid("2-5"), r"--pairs: not a list of block pairs: '2-5'"),
