@@ -8,7 +8,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from runtime.flags import COMMON, Range, check_ranges, require
+from runtime.flags import COMMON, COUNT, Range, check_ranges, require
 from sampling.presets import Preset
 
 SAMPLE = """Sample images from a checkpoint into one .npz, for FID. The first word is the solver,
@@ -119,7 +119,7 @@ class SDE(SampleConfig):
 TOLERANCE = Range(1e-12, 1e3)  # below, the float32 state cannot follow and steps shrink to nothing
 RANGES = COMMON | {  # numbers that have one, by the names of their fields
     "num_fid_samples": Range(1, 10**9),
-    "per_proc_batch_size": Range(1, 10**9),
+    "per_proc_batch_size": COUNT,
     "num_sampling_steps": Range(2, 10**6, what="at least 2, the ends: N points are N - 1 steps"),
     "atol": TOLERANCE,
     "rtol": TOLERANCE,
