@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runtime.flags import check_numbers
+from runtime.flags import COMMON, check_numbers, check_ranges
 from runtime.launch import is_first_process, rank
 from runtime.outcome import failed, finished
 
@@ -76,6 +76,7 @@ def parse_command(
         raise
     with usage_errors():
         check_numbers(parsed)
+        check_ranges(parsed, COMMON)
     return parsed
 
 
