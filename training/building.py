@@ -50,6 +50,8 @@ class Built:
     regularizers: list[Regularizer]
     start: dict | None
     """the checkpoint to continue from, its weights already in the network; None at step 0"""
+    start_path: Path | None
+    """where that was read"""
 
 
 def build_run(config: TrainConfig) -> Built:
@@ -99,6 +101,7 @@ def build_run(config: TrainConfig) -> Built:
         parallel=parallel,
         regularizers=make_regularizers(materials),
         start=start,
+        start_path=path,
     )
 
 
