@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from models.checkpoint_schema import check_content
+from runtime.files import check_file
 from runtime.hub import fetch, is_hub_name
 
 
@@ -19,8 +20,8 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict:
     foreign file, and for one of this project's that holds what it never wrote.
     """
     if not Path(path).is_file():
-        if not is_hub_name(path):
-            raise ValueError(f"checkpoint {path}: no such file")
+        if Path(path).exists() or not is_hub_name(path):
+            check_file(path, f"checkpoint {path}")
         path = fetch(str(path))
     safe = Path(path).suffix == ".safetensors"
     content = read_safetensors(path) if safe else read_pickled(path, mmap)
