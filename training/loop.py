@@ -37,6 +37,7 @@ class Training:
     def __init__(self, config: TrainConfig):
         built = build_run(config)
         self.config, self.folder, self.arch = built.config, built.folder, built.arch
+        self.lock = built.lock
         self.accelerator, self.shard = built.accelerator, built.shard
         self.transport, self.encoding = built.transport, built.encoding
         self.source, self.last_step = built.encoding.source, built.last_step
