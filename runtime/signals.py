@@ -78,7 +78,6 @@ class StopRequest:
     def checkpoint_took(self, seconds: float) -> None:
         """Learn how long the last checkpoint took, on the process that writes."""
         self.checkpoint_seconds = seconds
-        self.looked = time.monotonic()  # it is counted already
 
     def _look_at_time(self) -> None:
         now = time.monotonic()

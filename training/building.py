@@ -53,6 +53,8 @@ class Built:
     regularizers: list[Regularizer]
     start: dict | None
     """the checkpoint to continue from, its weights already in the network; None at step 0"""
+    start_path: Path | None
+    """where that was read"""
 
 
 def build_run(config: TrainConfig) -> Built:
@@ -110,6 +112,7 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
         parallel=parallel,
         regularizers=make_regularizers(materials),
         start=start,
+        start_path=path,
     )
 
 

@@ -9,6 +9,8 @@ import dataclasses
 import math
 import sys
 import time
+from pathlib import Path
+from threading import Event
 
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from runtime.progress import Progress, duration
 from runtime.signals import EXIT_PREEMPTED, StopRequest
 from training.building import build_run
 from training.checkpoint import prune_checkpoints, save_checkpoint, tensor_bytes
+from training.checkpoint_writer import CheckpointWriter
 from training.config import TrainConfig
 from training.monitors.monitor import Moment, Watched
 from training.monitors.monitors import Monitors
@@ -77,9 +80,16 @@ class Training:
             lines=False,
         )
         self.log = RunLog(self.accelerator, self.folder, self.config, self.step, self.progress.say)
+        self.writer = CheckpointWriter(self.write_checkpoint)
+        # names of checkpoints that are known to be readable: the one just read, then those written
+        self.whole = {built.start_path.name} if built.start_path else set()
 
     def run(self) -> int:
         """Train to the last step, or until told to stop; returns the exit code."""
+        with self.writer:  # the last checkpoint is waited for, however the run ends
+            return self.steps()
+
+    def steps(self) -> int:
         c = self.config
         sizes = len(self.source), c.global_batch_size
         batches = StepBatches(*sizes, c.global_seed, self.step, self.last_step, self.shard)
@@ -87,6 +97,7 @@ class Training:
         stopping = False
         with self.progress as progress:
             for images, labels in make_loader(self.source, batches, c.num_workers):
+                self.writer.check()
                 self.meter.add(self.train_step(images, labels), self.step)
                 self.step += 1
                 progress.update()
@@ -96,7 +107,8 @@ class Training:
                     return self.not_finite()
                 stopping = self.stop.agreed(self.step)
                 last = stopping or self.step == self.last_step
-                if (last or self.step % c.saving.ckpt_every == 0) and not self.save():
+                due = last or self.step % c.saving.ckpt_every == 0
+                if due and not self.save(hurry=stopping):
                     return self.not_finite()
                 if stopping:
                     break
@@ -125,6 +137,7 @@ class Training:
 
     def ended(self, stopped: bool) -> int:
         """Say how and why the run ended, on all processes at the same time; the exit code."""
+        self.writer.wait()
         self.accelerator.wait_for_everyone()  # a launcher ends all when the first one has ended
         self.log.close()
         place = f"step {self.step} of {self.last_step}"
@@ -161,8 +174,12 @@ class Training:
         self.accelerator.backward(loss / parts)
         return values
 
-    def save(self) -> bool:
-        """Write a checkpoint, unless a loss since the last look was not finite: then False."""
+    def save(self, hurry: bool = False) -> bool:
+        """Have a checkpoint written, unless a loss since the last look was not finite: then False.
+
+        Args:
+            hurry: give up an older one that is still being written.
+        """
         meter = self.meter.fold()
         if not math.isfinite(meter["sums"][0]):
             return False
@@ -178,14 +195,21 @@ class Training:
                 meter=meter,
                 regularizers=self.objective.state(),
             )
-            saving, folder = self.config.saving, self.folder / "checkpoints"
-            path, start = folder / f"{self.step:07d}.pt", time.monotonic()
-            save_checkpoint(path, state, saving.min_free_disk)
-            seconds = time.monotonic() - start
-            self.stop.checkpoint_took(seconds)
-            self.progress.say(f"checkpoint {path} written in {duration(seconds)}")
-            prune_checkpoints(folder, saving.keep_last, saving.keep_every)
+            path = self.folder / "checkpoints" / f"{self.step:07d}.pt"
+            self.writer.submit(path, state, hurry)
         return True
+
+    def write_checkpoint(self, path: Path, state: dict, cancelled: Event) -> None:
+        """Write a checkpoint and then remove older ones, on the writer's thread."""
+        saving, start = self.config.saving, time.monotonic()
+        save_checkpoint(path, state, saving.min_free_disk, cancelled)
+        seconds = time.monotonic() - start
+        self.stop.checkpoint_took(seconds)
+        self.progress.say(f"checkpoint {path} written in {duration(seconds)}")
+        self.whole.add(path.name)
+        prune_checkpoints(
+            path.parent, state["step"], self.whole, saving.keep_last, saving.keep_every
+        )
 
     def not_finite(self) -> int:
         """Say at which step a loss was not finite; the last checkpoint is from before."""
