@@ -261,11 +261,12 @@ def test_skipped_images_are_left_out_listed_and_not_replaced(images, vae, tmp_pa
     assert content(out) == before
 
 
-def test_nothing_readable_is_an_error(vae, tmp_path):
+def test_nothing_readable_is_an_error(vae, tmp_path, capsys):
     (tmp_path / "images" / "class").mkdir(parents=True)
     (tmp_path / "images" / "class" / "a.png").write_bytes(b"")
     with pytest.raises(SystemExit):
         main(config(tmp_path / "images", vae, tmp_path / "out", skip_unreadable=True))
+    assert "error: 1 of 1 images cannot be read" in capsys.readouterr().err
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
