@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forking import end_fork_server, reserve_fork_server
 
 torch.set_num_threads(1)
 
@@ -39,9 +40,16 @@ def golden_arrays() -> dict[str, np.ndarray]:
 
 
 def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # not in xdist's workers, which share the first one's
+        config.fork_server = reserve_fork_server()
     config.addinivalue_line(
         "markers", "golden_family(name): run once for each `key` of this family of golden values"
     )
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        end_fork_server(config.fork_server)
 
 
 def pytest_generate_tests(metafunc):
