@@ -17,9 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.batch import Batch
 from data.order import StepBatches
+from data.source_protocol import Source
 from data.sources import list_fingerprint
-from training.objective import Batch
+from runtime.npz import open_npy
+from runtime.schema import from_dict, read_json
 
 MANIFEST, FEATURES, DONE = "manifest.json", "features.npy", "done.npy"
 
@@ -61,7 +64,7 @@ class CachedFeatures:
         if found:
             raise ValueError(f"--repa-features {folder} are of something else: {'; '.join(found)}")
         self.width = self.settings.width
-        self.features = np.load(Path(folder) / FEATURES, mmap_mode="r")
+        self.features = open_npy(Path(folder) / FEATURES)
 
     def __call__(self, batch: Batch) -> Tensor:
         """(N, T, D), of the mirror where drawn."""
@@ -74,14 +77,20 @@ class CachedFeatures:
 def read_settings(folder: Path) -> FeatureSettings:
     """`ValueError` unless there is a complete cache."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        settings = FeatureSettings(**manifest)
-        shape = np.load(folder / FEATURES, mmap_mode="r").shape
-    except (OSError, ValueError, TypeError):
+        content = read_json(folder / MANIFEST)
+        if not isinstance(content, dict):
+            raise ValueError("no JSON object")
+        settings = from_dict(FeatureSettings, content)
+        features = open_npy(folder / FEATURES)
+    except (OSError, ValueError) as error:
+        reason = "" if isinstance(error, OSError) else f" ({error})"
         raise ValueError(
-            f"--repa-features {folder}: no complete cache of scripts/cache_features.py; give the "
-            f"command that makes it (again)"
+            f"--repa-features {folder}: no complete cache of scripts/cache_features.py{reason}; "
+            f"give the command that makes it (again)"
         ) from None
+    shape = features.shape
+    if features.dtype != np.float16:
+        raise ValueError(f"--repa-features {folder}: {FEATURES} is {features.dtype}, not float16")
     if shape != settings.shape:
         raise ValueError(
             f"--repa-features {folder}: {FEATURES} is {shape}, its manifest says {settings.shape}; "
@@ -94,8 +103,8 @@ def write_settings(folder: Path, settings: FeatureSettings) -> None:
     (folder / MANIFEST).write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n")
 
 
-def data_of(source) -> dict:
-    """What of a source identifies its images: their number and the list of them."""
+def data_of(source: Source) -> dict:
+    """Return what identifies the images of a source: their number and the list of them."""
     if not source.latents:
         return dict(images=len(source), source_fingerprint=list_fingerprint(source))
     if len(source) != source.settings.images:

@@ -3,9 +3,6 @@
 This is for small images without an Inception network at hand. Numbers in pixel space are not FID.
 """
 
-import json
-from pathlib import Path
-
 import numpy as np
 
 from evaluation.metric_frechet import frechet_distance, statistics
@@ -77,17 +74,3 @@ def pixel_metrics(samples: tuple, reference: tuple) -> dict[str, float]:
         if labels is not None:
             metrics["label_agreement"] = classifier.agreement(images, labels)
     return metrics
-
-
-def evaluate_pixels(samples_name: str, reference_name: str, out: Path) -> None:
-    """Print the scores and write them to `out`."""
-    samples, reference = load_images(samples_name), load_images(reference_name)
-    metrics = pixel_metrics(samples, reference)
-    counts = {"samples": len(samples[0]), "reference": len(reference[0])}
-    record = {"metrics": metrics, "counts": counts, "note": PIXELS_ARE_NOT_FID}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record | {"recipe": samples[2]}, indent=2) + "\n")
-    print(f"{counts['samples']} samples of {samples_name} against {counts['reference']} images")
-    for name, value in metrics.items():
-        print(f"  {name:18s} {value:10.4f}")
-    print(f"{PIXELS_ARE_NOT_FID}\nwritten to {out}")

@@ -41,7 +41,7 @@ def metrics_path(samples: str) -> Path:
 def title_and_digits(metric: str) -> tuple[str, int]:
     if metric.startswith("fid_at_"):
         return f"FID at {int(metric.removeprefix('fid_at_')):,}", 3
-    return TITLES[metric]
+    return TITLES.get(metric, (metric, 4))
 
 
 def format_scores(scores) -> list[str]:

@@ -1,4 +1,4 @@
-"""From a checkpoint file to a network: of this project, SiT, REPA and LayerSync, in one way.
+"""The one way from a checkpoint file to a network: of this project, SiT, REPA and LayerSync.
 
     trained = load_trained("results/run/checkpoints/0400000.pt")
     v = trained.network(x, t, y)                 # (N, C, H, W), t = 0 is noise, t = 1 data

@@ -1,7 +1,6 @@
 """Metrics while training are those of sampling the checkpoint and evaluating the file."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -11,8 +10,8 @@ from PIL import Image
 import sample_ddp
 import train
 from evaluation import Evaluator
-from evaluation.pixel_scores import evaluate_pixels
 from evaluation.samples import read_samples
+from evaluation.scorers import load_scorer
 from sampling.sample_config import ODE
 from training.checks import check_train_config
 from training.config import EvalConfig, SaveConfig
@@ -46,9 +45,9 @@ def evaluated(folder) -> dict:
 def test_pixel_scores_on_two_processes(tmp_path):
     check("train.py", *FLAGS, "--results-dir", tmp_path, processes=2)
     samples = sample_checkpoint(tmp_path / "run", 45, str(tmp_path / "samples.npz"))
-    evaluate_pixels(samples, "digits", tmp_path / "metrics.json")
-    metrics = json.loads((tmp_path / "metrics.json").read_text())["metrics"]
-    expected = {f"eval_{name}": value for name, value in metrics.items()}
+    images, labels, _ = read_samples(samples)
+    scores = load_scorer("digits", (8, 8, 1), "samples").evaluate([images], labels)
+    expected = {f"eval_{name}": value for name, value in scores.metrics.items()}
     assert evaluated(tmp_path / "run") == pytest.approx(expected, rel=1e-6)
 
 
@@ -92,7 +91,13 @@ def test_bad_settings_are_refused(settings, message):
 
 @pytest.mark.parametrize(
     ("reference", "message"),
-    [("missing.npz", "missing.npz"), ("digits", r"images of \(8, 8, 1\), this run makes \(16, 16")],
+    [
+        ("missing.npz", "missing.npz"),
+        (
+            "digits",
+            r"this run has images of \(16, 16, 3\), and the reference digits of \(8, 8, 1\)",
+        ),
+    ],
 )
 def test_a_reference_that_does_not_fit_is_refused_before_anything_is_written(
     tmp_path, reference, message
