@@ -16,10 +16,9 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def fork_server():
+def fork_server(tmp_path_factory):
     """Starts the project's commands as processes, without waiting for their imports."""
-    with ForkServer() as server:
-        yield server
+    return ForkServer(tmp_path_factory.mktemp("forked"))
 
 
 GOLDEN_FILE = Path(__file__).parent / "golden" / "sit_tiny.npz"

@@ -37,10 +37,13 @@ def main(folder: str, words: list[str]) -> None:
     for number in PASSED_ON:
         if number not in ignored:
             signal.signal(number, lambda number, _: server.send(bytes([number])))
+    environment = dict(os.environ)
     request = {
         "pid": os.getpid(),
+        "memory": environment.pop("FORKED_MEMORY", None),
+        "usage": environment.pop("FORKED_USAGE", None),
         "words": words,
-        "environment": dict(os.environ),
+        "environment": environment,
         "folder": os.getcwd(),
         "file_size": resource.getrlimit(resource.RLIMIT_FSIZE),
         "ignored": ignored,

@@ -46,7 +46,7 @@ class Server:
     def __init__(self, folder: Path, owner: int):
         self.folder, self.owner = folder, owner
         self.children: dict[int, socket.socket] = {}  # process number: its client
-        self.clients: dict[int, int] = {}  # process number: the client's
+        self.clients: dict[int, dict] = {}  # process number: what its client asked for
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.woken, waker = socket.socketpair()
         for end in (self.woken, waker):
@@ -93,7 +93,7 @@ class Server:
             return request
         for file in files:
             os.close(file)
-        self.children[pid], self.clients[pid] = client, request["pid"]
+        self.children[pid], self.clients[pid] = client, request
         (self.folder / str(request["pid"])).write_text(str(pid))
         self.selector.register(client, selectors.EVENT_READ, pid)
         return None
@@ -123,13 +123,16 @@ class Server:
     def reap(self) -> None:
         """Tell the clients of processes that have ended how they did."""
         while self.children:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
             if not pid:
                 return
             client = self.children.pop(pid)
             if client in {key.fileobj for key in self.selector.get_map().values()}:
                 self.selector.unregister(client)
-            (self.folder / str(self.clients.pop(pid))).unlink()
+            request = self.clients.pop(pid)
+            (self.folder / str(request["pid"])).unlink()
+            if request["usage"]:
+                Path(request["usage"]).write_text(str(usage.ru_maxrss))
             with contextlib.suppress(OSError):  # it was killed
                 client.send(b"%d\n" % os.waitstatus_to_exitcode(status))
             client.close()
@@ -164,6 +167,9 @@ def become(request: dict, own_path: list[str]) -> None:
         elif number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if request["memory"]:
+        limit = psutil.Process().memory_info().vms + int(request["memory"])
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_FSIZE, tuple(request["file_size"]))
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", buffering=1 if os.isatty(1) else -1, closefd=False)
