@@ -39,8 +39,8 @@ class LatentSource(Dataset):
     latents = mirrors = True
     streams = False
 
-    def __init__(self, root: str | Path):
-        self.root = Path(root)
+    def __init__(self, root: str | Path, given: str = "--data-path"):
+        self.root, self.given = Path(root), given
         self.manifest = manifest = read_manifest(self.root)
         self.settings = s = from_dict(CacheSettings, manifest)
         self.channels, self.latent_size = s.latent_channels, s.latent_size
@@ -116,12 +116,12 @@ class LatentSource(Dataset):
         """`ValueError` unless the cache was made with this autoencoder at this image size."""
         if codec.name == PIXELS:
             raise ValueError(
-                f"--vae {PIXELS}: --data-path {self.root} holds latents; give --vae {self.codec}"
+                f"--vae {PIXELS}: {self.given} {self.root} holds latents; give --vae {self.codec}"
             )
         here = dict(codec_fingerprint=weights_fingerprint(codec.vae), image_size=image_size)
         if found := differences(self.manifest, here | {"scaling_factor": codec.scale}):
             raise ValueError(
-                f"--data-path {self.root} holds latents of another codec or size ({found}): "
+                f"{self.given} {self.root} holds latents of another codec or size ({found}): "
                 f"change the flags (it was made with --vae {self.codec}), or make another cache"
             )
 

@@ -23,17 +23,17 @@ from data.streams import StreamSource
 from runtime.hub import is_hub_name
 
 
-def load_source(c: TrainingData, batch: int) -> Source:
+def load_source(c: TrainingData, batch: int, given: str | None = None) -> Source:
     """Open the data that the flags name; `ValueError` when it is missing or does not fit them.
 
     Args:
         batch: --global-batch-size, which an epoch must fill once.
+        given: the flag that errors name, unless it is --data-path or --dataset-name.
     """
-    source = open_source(c, c.streaming)
+    source = open_source(c, c.streaming, given)
     if (source.num_classes or 0) > c.num_classes:
-        raise ValueError(
-            f"--num-classes {c.num_classes}: the data has {source.num_classes} classes"
-        )
+        which = f"the data of {given}" if given else "the data"
+        raise ValueError(f"--num-classes {c.num_classes}: {which} has {source.num_classes} classes")
     if source.num_classes is None and not source.streams:
         check_labels(source.labels, c.num_classes, "--num-classes says")
     if len(source) < batch:
@@ -43,12 +43,15 @@ def load_source(c: TrainingData, batch: int) -> Source:
     return source
 
 
-def open_source(c: DataConfig, streaming: bool = False) -> Source:
+def open_source(c: DataConfig, streaming: bool = False, given: str | None = None) -> Source:
     """Open what data_path or dataset_name of `c` names, with its other data flags.
+
+    Args:
+        given: the flag that errors name, unless it is --data-path or --dataset-name.
 
     `ValueError` when there is no such data, or when it is not what the flags say.
     """
-    given = "--data-path" if c.data_path else "--dataset-name"
+    given = given or ("--data-path" if c.data_path else "--dataset-name")
     name = c.data_name
     if is_row_data(name, c):
         if streaming:
@@ -62,7 +65,9 @@ def open_source(c: DataConfig, streaming: bool = False) -> Source:
             )
     if name == "digits":
         return DigitsSource(c.image_size)
-    return LatentSource(name) if is_latent_cache(name) else FolderSource(given, name, c.image_size)
+    if is_latent_cache(name):
+        return LatentSource(name, given)
+    return FolderSource(given, name, c.image_size)
 
 
 def rows_only(c: DataConfig, streaming: bool) -> dict:

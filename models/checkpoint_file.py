@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from runtime.files import check_file
 from runtime.hub import fetch, is_hub_name
 
 
@@ -18,8 +19,8 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict:
     foreign file.
     """
     if not Path(path).is_file():
-        if not is_hub_name(path):
-            raise ValueError(f"checkpoint {path}: no such file")
+        if Path(path).exists() or not is_hub_name(path):
+            check_file(path, f"checkpoint {path}")
         path = fetch(str(path))
     if Path(path).suffix == ".safetensors":
         return read_safetensors(path)

@@ -137,7 +137,7 @@ def settings_of(checkpoint: dict) -> dict:
         codec = {"vae": checkpoint["codec"]} if "codec" in checkpoint else {}  # a folder, resolved
         return checkpoint["config"] | codec
     args = checkpoint.get("args")
-    if getattr(args, "path_type", None) not in PATHS:
+    if args is None or getattr(args, "path_type", None) not in PATHS:
         return {}  # none, or of another program
     transport = {key: getattr(args, key, None) for key in ("path_type", "prediction", "sample_eps")}
     classes = {"num_classes": args.num_classes} if hasattr(args, "num_classes") else {}
@@ -156,7 +156,7 @@ def hash_weights(weights: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())
-        digest.update(weights[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(weights[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -108,6 +108,17 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def check_file(path: str | Path, name: str = "") -> None:
+    """Raise `ValueError` unless there is a file at `path`; says when a folder is there instead.
+
+    Args:
+        name: what the error calls it, as "--ckpt FILE"; the path unless given.
+    """
+    if not Path(path).is_file():
+        kind = "it is a folder, where a file is meant" if Path(path).is_dir() else "no such file"
+        raise ValueError(f"{name or path}: {kind}")
+
+
 def check_writable(path: str | Path, name: str = "") -> None:
     """Raise `ValueError` unless a file can be written at `path`; leaves nothing behind.
 

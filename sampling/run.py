@@ -89,12 +89,12 @@ class Sampling:
             "network_passes": torch.full((size,), self.network.passes),
         }
         if isinstance(c, ODE) and c.likelihood:
-            columns["bits_per_dim"] = self.bits_per_dimension(latents, labels, streams)
+            columns["bits_per_dim"] = self.bits_per_dimension(c, latents, labels, streams)
         images = self.codec.decode(latents).cpu().numpy()
         return images, {name: column.cpu().numpy() for name, column in columns.items()}
 
-    def bits_per_dimension(self, latents, labels, streams) -> torch.Tensor:
-        c = self.config
+    def bits_per_dimension(self, c: ODE, latents, labels, streams) -> torch.Tensor:
+        """Likelihood of latents (N, C, H, W) under the flow, (N,) in bits per dimension."""
         evaluate = self.sampler.sample_ode_likelihood(
             sampling_method=c.sampling_method,
             num_steps=c.num_sampling_steps,

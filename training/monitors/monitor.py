@@ -54,7 +54,7 @@ class Watched:
         if not c.val_data_path:
             return None
         named = dict(data_path=c.val_data_path, dataset_name=None, streaming=False)
-        source = load_source(replace(c, **named), batch=1)
+        source = load_source(replace(c, **named), 1, "--val-data-path")
         source.check_codec(self.encoding.codec, c.image_size)
         return source
 
