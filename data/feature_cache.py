@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from data.batch import Batch
+from data.latents import LatentSource
 from data.order import StepBatches
-from data.source_protocol import Source
+from data.source_protocol import NamedSource
 from data.sources import list_fingerprint
 from runtime.files import write_json
 from runtime.npz import open_npy
@@ -103,9 +104,9 @@ def write_settings(folder: Path, settings: FeatureSettings) -> None:
     write_json(folder / MANIFEST, dataclasses.asdict(settings))
 
 
-def data_of(source: Source) -> dict:
+def data_of(source: LatentSource | NamedSource) -> dict:
     """Return what identifies the images of a source: their number and the list of them."""
-    if not source.latents:
+    if not isinstance(source, LatentSource):
         return dict(images=len(source), source_fingerprint=list_fingerprint(source))
     if len(source) != source.settings.images:
         raise ValueError(

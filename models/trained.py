@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint_file import read_checkpoint
+from models.checkpoint_schema import PATHS, check_finite
 from models.zoo import build_model, describe_weights
 from transport.reversed_time import ReversedTime
 
 PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
 PROJECTORS = "projectors."  # REPA's alignment heads
-PATHS = ("Linear", "GVP", "VP")
 
 Kind = Literal["ema", "model"]
 
@@ -66,12 +66,16 @@ class Trained:
     def model(self) -> nn.Module:
         """The SiT in its own direction of time, on the CPU, in eval mode; always the same one.
 
-        Raises `ValueError` when the weights are not all of that network's, or more.
+        Raises `ValueError` when the weights are not all of that network's, or more, or not finite.
         """
         with torch.device("meta"):  # initial weights would be drawn for nothing
             model = build_model(self.arch)
         model = model.to_empty(device="cpu")
         load_weights(model, self.weights, self.path)
+        try:
+            check_finite(model.state_dict())
+        except ValueError as error:
+            raise ValueError(f"checkpoint {self.path}: {self.kind} {error}") from None
         return model.eval()
 
     @cached_property

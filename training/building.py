@@ -12,13 +12,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from data.encoding import Encoding
 from data.order import batch_shard
 from data.source_protocol import Source
 from data.sources import load_source
-from models import find_model
+from models import SiT, find_model
 from models.trained import load_weights, start_from_weights
 from runtime.locks import OutputLock
 from training.checks import check_train_config
@@ -54,6 +53,8 @@ class Built:
     regularizers: list[Regularizer]
     start: dict | None
     """the checkpoint to continue from, its weights already in the network; None at step 0"""
+    start_path: Path | None
+    """where that was read"""
 
 
 def build_run(config: TrainConfig) -> Built:
@@ -111,6 +112,7 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
         parallel=parallel,
         regularizers=make_regularizers(materials),
         start=start,
+        start_path=path,
     )
 
 
@@ -151,7 +153,7 @@ def describe_network(config: TrainConfig, encoding: Encoding) -> dict:
     )
 
 
-def build_network(arch: dict, seed: int) -> nn.Module:
+def build_network(arch: dict, seed: int) -> SiT:
     """Build the network that `arch` describes, its initial weights drawn from `seed`."""
     torch.manual_seed(seed)
     sizes = {key: value for key, value in arch.items() if key != "name"}

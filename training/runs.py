@@ -60,7 +60,7 @@ def holds_run(folder: Path) -> bool:
 
 def find_latest(config: TrainConfig, folder: Path) -> Path | None:
     paths = sorted(folder.glob("checkpoints/*.pt"))
-    latest = latest_checkpoint(folder / "checkpoints")
+    latest = latest_checkpoint(folder / "checkpoints", trains_heads(config))
     if paths and latest is None:
         raise ValueError(
             f"none of the {len(paths)} checkpoints in {folder / 'checkpoints'} can be read: "

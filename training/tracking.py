@@ -29,7 +29,8 @@ class Meter:
     """
 
     def __init__(self, accelerator, state: dict | None = None):
-        self.accelerator, self.names = accelerator, []
+        self.accelerator = accelerator
+        self.names: list[str] = []
         state = state or {"sums": [], "count": 0}
         self.folded, self.count = torch.tensor(state["sums"], dtype=torch.float64), state["count"]
         self.local: Tensor | None = None  # nothing was added since the last fold

@@ -11,7 +11,7 @@ from data.data_config import TrainingData
 from data.decoding import UnreadableImage
 from data.loader import make_loader
 from data.order import StepBatches
-from data.sources import DigitsSource, FolderSource, load_source
+from data.sources import DigitsSource, FolderSource, load_indexed, load_source
 
 
 def test_digits_are_sklearns():
@@ -53,7 +53,7 @@ def parquet(tmp_path):
 
 def load(batch=2, given=None, **changes):
     data = TrainingData(**(dict(image_size=8, num_classes=10) | changes))
-    return load_source(data, batch, given)
+    return load_indexed(data, batch, given) if given else load_source(data, batch)
 
 
 @pytest.mark.parametrize("flag", ["data_path", "dataset_name"])

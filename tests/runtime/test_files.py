@@ -99,7 +99,7 @@ def test_full_disk_leaves_the_old_content_and_names_the_file(tmp_path):
 
 
 def test_killed_writer_leaves_the_old_content_and_its_leftover_is_removed(tmp_path):
-    path = tmp_path / "a"
+    path = tmp_path / "a.b.pt"  # with dots, as the temporary name has
     path.write_bytes(b"old")
 
     def child():
