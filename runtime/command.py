@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from runtime.flags import COMMON, check_numbers, check_ranges
 from runtime.launch import is_first_process, rank
@@ -56,7 +57,7 @@ def parse_command(
     """
     import tyro
 
-    cli = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
+    cli: Any = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
     try:
         parsed = cli(
             config,
@@ -175,7 +176,7 @@ def in_one_line(error: Exception) -> str:
         return reason[0].upper() + reason[1:]
     name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
     if error.errno == errno.EINVAL and error.strerror != os.strerror(errno.EINVAL):
-        reason = error.strerror  # of this project, which says more
+        reason = error.strerror or reason  # of this project, which says more
     return f"{name}: {reason}"
 
 
