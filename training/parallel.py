@@ -5,10 +5,11 @@ captured, averaged and saved is always the same object.
 """
 
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -21,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 from runtime.launch import join_launch
 from training.config import EngineConfig
 
+START_AND_EVALUATION = timedelta(hours=2)  # so long one process may keep the others waiting
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -45,6 +47,7 @@ def start_accelerator(config: EngineConfig, folder: Path, wandb: bool = False) -
         mixed_precision="bf16" if precision == "bf16" else "no",
         log_with=["tensorboard", *(["wandb"] if wandb else [])],
         project_dir=folder,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=START_AND_EVALUATION)],
     )
 
 
