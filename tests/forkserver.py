@@ -29,7 +29,7 @@ MODULES = """
     safetensors.torch scipy.linalg sklearn.datasets sklearn.linear_model timm
     torch.distributed.fsdp torch.utils.tensorboard torch_fidelity.feature_extractor_inceptionv3
     torchdiffeq torchvision.datasets tqdm tyro
-    train sample_ddp evaluation.evaluator scripts.cache_latents scripts.cache_features
+    train sample sample_ddp evaluation.evaluator scripts.cache_latents scripts.cache_features
     scripts.convert_checkpoint scripts.suggest_pair scripts.sweep_layer_pairs scripts.guidance_sweep
 """  # what commands import, so that a forked one finds it imported
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "Agg"}

@@ -459,7 +459,7 @@ def test_the_command_line_that_sit_stores_is_read(checkpoint, tmp_path):
     args = argparse.Namespace(path_type="GVP", prediction="noise", sample_eps=0.01, image_size=8)
     torch.save({"ema": weights, "args": args}, tmp_path / "sit.pt")
     sampling = sample_ddp.Sampling(config(ODE, tmp_path / "sit.pt", tmp_path / "a.npz"))
-    transport = sampling.sampler.transport
+    transport = sampling.maker.sampler.transport
     assert type(transport.path).__name__ == "GVP" and transport.prediction == "noise"
     assert transport.sample_eps == 0.01
     with pytest.raises(ValueError, match="--prediction velocity: the checkpoint says noise"):
