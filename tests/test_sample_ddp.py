@@ -165,7 +165,7 @@ def test_balanced_labels_change_labels_and_not_noise(checkpoint, tmp_path):
     drawn = sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "b.npz", num_fid_samples=20))
     seen = []
     for one in (sampling, drawn):
-        one.sample = lambda z, network, y: seen.append((z, y)) or [z]
+        one.maker.sample = lambda z, network, y: seen.append((z, y)) or [z]
         one.batch(1)
     (z, y), (z_drawn, y_drawn) = seen
     assert torch.equal(z, z_drawn) and not torch.equal(y, y_drawn)
