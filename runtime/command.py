@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runtime.flags import check_numbers
+from runtime.flags import COMMON, check_numbers, check_ranges
 from runtime.launch import is_first_process, rank
 
 EXIT_USAGE = 2
@@ -65,6 +65,7 @@ def parse_command(
         raise
     with usage_errors():
         check_numbers(parsed)
+        check_ranges(parsed, COMMON)
     return parsed
 
 

@@ -17,7 +17,7 @@ from sampling.checkpoint_settings import open_checkpoint
 from sampling.labels import random_labels
 from sampling.network import Network, prepare_model
 from sampling.solver import is_sde, make_solver, solved_interval
-from sampling.solver_config import SolverConfig
+from sampling.solver_config import ODESolver, SolverConfig
 from transport import Guidance, Sampler, create_transport
 from transport.likelihood import bits_per_dimension
 
@@ -61,8 +61,8 @@ class ImageMaker:
 
         Args:
             labels: int64 (n,); drawn unless given.
-            likelihood: whether `bits_per_dim` is among the columns, beside `labels`, `nfe` (number
-                of function evaluations) and `network_passes`.
+            likelihood: whether `bits_per_dim`, of an ODE, is among the columns, beside `labels`,
+                `nfe` (number of function evaluations) and `network_passes`.
 
         Raises `RunError` for values that are not finite.
         """
@@ -83,13 +83,13 @@ class ImageMaker:
             "nfe": torch.full((len(numbers),), self.network.evaluations),
             "network_passes": torch.full((len(numbers),), self.network.passes),
         }
-        if likelihood:
-            columns["bits_per_dim"] = self.bits_per_dimension(latents, labels, streams)
+        if likelihood and isinstance(self.config, ODESolver):
+            columns["bits_per_dim"] = self.bits_per_dimension(self.config, latents, labels, streams)
         images = self.codec.decode(latents).cpu().numpy()
         return images, {name: column.cpu().numpy() for name, column in columns.items()}
 
-    def bits_per_dimension(self, latents, labels, streams) -> Tensor:
-        c = self.config
+    def bits_per_dimension(self, c: ODESolver, latents, labels, streams) -> Tensor:
+        """Likelihood of latents (N, C, H, W) under the flow, (N,) in bits per dimension."""
         evaluate = self.sampler.sample_ode_likelihood(
             sampling_method=c.sampling_method,
             num_steps=c.num_sampling_steps,

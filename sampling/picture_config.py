@@ -6,7 +6,7 @@ guidance and all else are those of sample_ddp.py.
 
 from dataclasses import dataclass
 
-from runtime.flags import require
+from runtime.flags import COUNT, check_ranges, require
 from runtime.launch import world_size
 from sampling.solver_config import ODESolver, SDESolver, SolverConfig, check_solver_config
 
@@ -44,8 +44,7 @@ class PictureSDE(SDESolver, PictureConfig):
 
 def check_picture_config(c: PictureConfig) -> None:
     """Raise `ValueError` that names the flag, as far as can be said without the checkpoint."""
-    require(c, "seed", c.seed >= 0, "at least 0")
-    require(c, "columns", c.columns >= 1, "at least 1")
+    check_ranges(c, {"columns": COUNT})
     require(c, "out", c.out.endswith(".png"), "the name of a .png file")
     require(c, "classes", c.classes is None or len(c.classes) > 0, "one class or more")
     check_solver_config(c)

@@ -6,7 +6,7 @@ What they share with other ways of making images is in sampling/solver_config.py
 from dataclasses import dataclass
 from typing import Literal
 
-from runtime.flags import require
+from runtime.flags import COUNT, Range, check_ranges, require
 from sampling.solver_config import ODESolver, SDESolver, SolverConfig, check_solver_config
 
 SAMPLE = """Sample images from a checkpoint into one .npz, for FID. The first word is the solver,
@@ -47,11 +47,12 @@ class SDE(SDESolver, SampleConfig):
     """The reverse SDE, on a uniform grid."""
 
 
+RANGES = {"num_fid_samples": Range(1, 10**9), "per_proc_batch_size": COUNT}
+
+
 def check_sample_config(c: SampleConfig) -> None:
     """Everything that can be said without the checkpoint; `ValueError` names the flag."""
-    for name in ("num_fid_samples", "per_proc_batch_size"):
-        require(c, name, getattr(c, name) >= 1, "at least 1")
-    require(c, "global_seed", c.global_seed >= 0, "at least 0")
+    check_ranges(c, RANGES)
     check_solver_config(c)
     require(c, "out", c.out is None or c.out.endswith(".npz"), "the name of an .npz file")
     if isinstance(c, ODE) and c.likelihood and (c.cfg_scale > 1 or c.reverse or c.bf16):

@@ -6,11 +6,10 @@ meaning.
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from runtime.flags import require
+from runtime.flags import COMMON, Range, check_ranges
 from sampling.presets import Preset
 
 
@@ -99,16 +98,20 @@ class SDESolver:
     """that distance in t"""
 
 
+TOLERANCE = Range(1e-12, 1e3)  # below, the float32 state cannot follow and steps shrink to nothing
+RANGES = COMMON | {  # numbers that have one, by the names of their fields
+    "num_sampling_steps": Range(2, 10**6, what="at least 2, the ends: N points are N - 1 steps"),
+    "atol": TOLERANCE,
+    "rtol": TOLERANCE,
+    "diffusion_norm": Range(0, 10**6),
+    "last_step_size": Range(0, 1, below=True),
+}
+
+
 def check_solver_config(c: SolverConfig) -> None:
     """Raise `ValueError` that names the flag, as far as can be said without the checkpoint."""
-    points = "at least 2, the ends: N points are N - 1 steps"
-    require(c, "num_sampling_steps", c.num_sampling_steps >= 2, points)
-    scale_fits = 1 <= c.cfg_scale < math.inf
-    require(c, "cfg_scale", scale_fits, "at least 1, which means no guidance")
+    check_ranges(c, RANGES)
     check_interval(c)
-    if isinstance(c, ODESolver):
-        require(c, "atol", c.atol > 0, "positive")
-        require(c, "rtol", c.rtol > 0, "positive")
 
 
 def check_interval(c: SolverConfig) -> None:

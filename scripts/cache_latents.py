@@ -107,9 +107,12 @@ class Caching:
         )
         self.cache = CacheWriter(config.out, settings)
         self.cache.check_folder()
-        if rank == 0:
-            check_disk(self.cache, config.min_free_disk)
-        self.cache.prepare()
+        self.lock = self.cache.lock()  # held to the end: one launch at a time writes the cache
+        with self.lock.released_on_error():
+            self.cache.check_folder()
+            if rank == 0:
+                check_disk(self.cache, config.min_free_disk)
+            self.cache.prepare()
         self.looked = 0.0  # when the progress was last shown
 
     def run(self) -> None:
@@ -187,6 +190,7 @@ class Caching:
                 f"shards are kept"
             )
         manifest = cache.finish()
+        self.lock.release()
         left_out = f", {len(unreadable)} unreadable left out" if unreadable else ""
         print(f"{cache.root}: {manifest['count']} images in {cache.shards} shards{left_out}")
 

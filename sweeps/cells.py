@@ -71,7 +71,7 @@ def plain(value):
 
 def read_record(cell: Cell) -> dict:
     """The content of cell.json, if it is of this cell's recipe; an empty record otherwise."""
-    empty = {"done": {}, "failure": None}
+    empty: dict = {"done": {}, "failure": None}
     try:
         record = json.loads((cell.folder / "cell.json").read_text())
         return record if record["recipe"] == plain(cell.recipe) else empty
@@ -127,7 +127,9 @@ def to_do(cell: Cell) -> list[Command]:
 
     A command whose files only others read is left out unless one of those must still run.
     """
-    record, needed, wanted = read_record(cell), [], set()
+    record = read_record(cell)
+    needed: list[Command] = []
+    wanted: set[str] = set()
     read = {name for command in cell.commands for name in command.inputs}
     for command in reversed(cell.commands):
         outputs = set(command.outputs)

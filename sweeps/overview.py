@@ -67,7 +67,7 @@ class Overview:
     def remaining(self, runs: Sequence[CellRun]) -> list[str]:
         """The time left, once a cell has finished: the cells of a sweep cost about the same."""
         states = list(self.states.values())
-        left = sum(states.count(state) for state in ("waiting", "running", "busy"))
+        left = float(sum(states.count(state) for state in ("waiting", "running", "busy")))
         if not self.times or not left:
             return []
         mean = max(1.0, sum(self.times) / len(self.times))

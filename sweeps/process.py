@@ -84,9 +84,8 @@ class CellRun:
 
     def __init__(self, cell: Cell, launch: Launch):
         self.cell, self.launch, self.started = cell, launch, time.monotonic()
-        self.process: subprocess.Popen | None = None
         self.outcome: Outcome | None = None
-        self.kill_at = None  # when it is being stopped: time after which it is killed
+        self.kill_at: float | None = None  # when it is being stopped: time after which it is killed
         self.lock = lock(cell)
         if self.lock is None:
             self.outcome = "busy"
@@ -112,9 +111,10 @@ class CellRun:
                 signal_group(self.process, signal.SIGKILL)
             return None
         signal_group(self.process, signal.SIGKILL)  # whatever of it is left
-        name, spent = self.command.name, self.record.setdefault("spent", {})
+        command = self.waiting[0]
+        name, spent = command.name, self.record.setdefault("spent", {})
         spent[name] = spent.get(name, 0) + time.monotonic() - self.clock
-        problem = f"exit code {code}" if code else problem_with(self.cell, self.command)
+        problem = f"exit code {code}" if code else problem_with(self.cell, command)
         if not problem:
             self._done()
         if self.kill_at and self.waiting:
@@ -141,7 +141,7 @@ class CellRun:
     def _start(self) -> None:
         if not self.waiting:
             return self._end("finished")
-        words = self.words(self.command)
+        words = self.words(self.waiting[0])
         with open(self.cell.log, "a") as log:
             log.write(f"\n{datetime.now():%Y-%m-%d %H:%M:%S} $ {self.launch.shown(words)}\n")
             log.flush()
@@ -170,7 +170,7 @@ class CellRun:
 
     def _failed(self, code: int, problem: str) -> None:
         self.record["failure"] = {
-            "command": self.command.name,
+            "command": self.waiting[0].name,
             "exit_code": code,
             "reason": self._reason(code, problem),
         }

@@ -95,7 +95,8 @@ class CellJob:
     """The work of a job; submitit calls `checkpoint` when the job must end before its cell has."""
 
     def __init__(self, launch: Launch):
-        self.launch, self.run = launch, None
+        self.launch = launch
+        self.run: CellRun | None = None
 
     def __call__(self, cell: Cell) -> str:
         """Work on the cell to its end; returns the outcome."""
@@ -108,8 +109,8 @@ class CellJob:
             time.sleep(1)
         while True:
             with unannounced():
-                if self.run.poll():
-                    return self.run.outcome
+                if outcome := self.run.poll():
+                    return outcome
             time.sleep(POLL_SECONDS)
 
     def checkpoint(self, cell: Cell):

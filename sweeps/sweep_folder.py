@@ -7,6 +7,7 @@ numbers must be the same. Two calls that start at once take turns.
 import fcntl
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,7 @@ def differences(there: dict, here: dict, flags: dict[str, str]) -> list[str]:
     return details or whole
 
 
-def join_sweep(study: "Study", points: list["Point"]) -> None:
+def join_sweep(study: "Study", points: Sequence["Point"]) -> None:
     """Write sweep.json, or add the points to it; `ValueError` if it is of another sweep."""
     check_same_sweep(study)
     study.folder.mkdir(parents=True, exist_ok=True)

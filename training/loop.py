@@ -8,6 +8,8 @@ What a run consists of is made in training/building.py.
 import dataclasses
 import math
 import sys
+from pathlib import Path
+from threading import Event
 
 from torch import Tensor
 from tqdm import tqdm
@@ -17,6 +19,7 @@ from data.order import StepBatches
 from runtime.signals import EXIT_PREEMPTED, StopRequest
 from training.building import build_run
 from training.checkpoint import prune_checkpoints, save_checkpoint
+from training.checkpoint_writer import CheckpointWriter
 from training.config import TrainConfig
 from training.monitors.monitor import Moment, Watched
 from training.monitors.monitors import Monitors
@@ -34,6 +37,7 @@ class Training:
     def __init__(self, config: TrainConfig):
         built = build_run(config)
         self.config, self.folder, self.arch = built.config, built.folder, built.arch
+        self.lock = built.lock
         self.accelerator, self.shard = built.accelerator, built.shard
         self.transport, self.encoding = built.transport, built.encoding
         self.source, self.last_step = built.encoding.source, built.last_step
@@ -66,9 +70,16 @@ class Training:
         self.meter = Meter(self.accelerator, built.start and built.start["meter"])
         self.stop = StopRequest(self.accelerator)
         self.log = RunLog(self.accelerator, self.folder, self.config, self.step)
+        self.writer = CheckpointWriter(self.write_checkpoint)
+        # names of checkpoints that are known to be readable: the one just read, then those written
+        self.whole = {built.start_path.name} if built.start_path else set()
 
     def run(self) -> int:
         """Train to the last step, or until told to stop; returns the exit code."""
+        with self.writer:  # the last checkpoint is waited for, however the run ends
+            return self.steps()
+
+    def steps(self) -> int:
         c = self.config
         sizes = len(self.source), c.global_batch_size
         batches = StepBatches(*sizes, c.global_seed, self.step, self.last_step, self.shard)
@@ -81,8 +92,9 @@ class Training:
             disable=not self.accelerator.is_main_process,
         )
         self.network.train()
-        saved = stopping = False
+        stopping = False
         for images, labels in progress:
+            self.writer.check()
             self.meter.add(self.train_step(images, labels), self.step)
             self.step += 1
             if self.step % c.log_every == 0 or self.step == self.last_step:
@@ -93,12 +105,13 @@ class Training:
                 progress.set_postfix(loss=f"{values['loss']:.4f}")
             stopping = self.stop.agreed(self.step)
             last = stopping or self.step == self.last_step
-            saved = last or self.step % c.saving.ckpt_every == 0
-            if saved and not self.save():
+            due = last or self.step % c.saving.ckpt_every == 0
+            if due and not self.save(hurry=stopping):
                 return self.not_finite()
             if stopping:
                 break
             self.monitors(Moment(self.step, images, labels), self.log)
+        self.writer.wait()
         self.log.close()
         return EXIT_PREEMPTED if stopping and self.step < self.last_step else 0
 
@@ -126,8 +139,12 @@ class Training:
         self.accelerator.backward(loss / parts)
         return values
 
-    def save(self) -> bool:
-        """Write a checkpoint, unless a loss since the last look was not finite: then False."""
+    def save(self, hurry: bool = False) -> bool:
+        """Have a checkpoint written, unless a loss since the last look was not finite: then False.
+
+        Args:
+            hurry: give up an older one that is still being written.
+        """
         meter = self.meter.fold()
         if not math.isfinite(meter["sums"][0]):
             return False
@@ -143,10 +160,18 @@ class Training:
                 meter=meter,
                 regularizers=self.objective.state(),
             )
-            saving, folder = self.config.saving, self.folder / "checkpoints"
-            save_checkpoint(folder / f"{self.step:07d}.pt", state, saving.min_free_disk)
-            prune_checkpoints(folder, saving.keep_last, saving.keep_every)
+            path = self.folder / "checkpoints" / f"{self.step:07d}.pt"
+            self.writer.submit(path, state, hurry)
         return True
+
+    def write_checkpoint(self, path: Path, state: dict, cancelled: Event) -> None:
+        """Write a checkpoint and then remove older ones, on the writer's thread."""
+        saving = self.config.saving
+        save_checkpoint(path, state, saving.min_free_disk, cancelled)
+        self.whole.add(path.name)
+        prune_checkpoints(
+            path.parent, state["step"], self.whole, saving.keep_last, saving.keep_every
+        )
 
     def not_finite(self) -> int:
         """Say at which step a loss was not finite; the last checkpoint is from before."""

@@ -88,14 +88,16 @@ class Parallel:
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     def state(self, optimizer: torch.optim.Optimizer) -> dict:
-        """Whole state dicts on the CPU, whatever the sharding: a collective.
+        """Return whole state dicts, whatever the sharding: a collective.
 
-        With several processes only the first one gets the content.
+        Where nothing is sharded they hold the live tensors. Else they are on the CPU, and only the
+        first process gets the content.
         """
+        options = WHOLE if self.sharded else StateDictOptions(full_state_dict=True)
         return {
-            "model": get_model_state_dict(self.network, options=WHOLE),
-            "ema": get_model_state_dict(self.ema, options=WHOLE),
-            "opt": get_optimizer_state_dict(self.network, optimizer, options=WHOLE),
+            "model": get_model_state_dict(self.network, options=options),
+            "ema": get_model_state_dict(self.ema, options=options),
+            "opt": get_optimizer_state_dict(self.network, optimizer, options=options),
         }
 
     def load_state(self, optimizer: torch.optim.Optimizer, state: dict) -> None:

@@ -17,6 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from runtime.files import remove_leftovers, write_json, write_text
+
 
 class Meter:
     """Sums of named scalars over the steps of a window, float64.
@@ -27,7 +29,8 @@ class Meter:
     """
 
     def __init__(self, accelerator, state: dict | None = None):
-        self.accelerator, self.names = accelerator, []
+        self.accelerator = accelerator
+        self.names: list[str] = []
         state = state or {"sums": [], "count": 0}
         self.folded, self.count = torch.tensor(state["sums"], dtype=torch.float64), state["count"]
         self.local: Tensor | None = None  # nothing was added since the last fold
@@ -70,9 +73,8 @@ class RunLog:
         self.batch, self.clock, self.clock_step = config.global_batch_size, time.time(), first_step
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.json").write_text(
-                json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-            )
+            remove_leftovers(folder)
+            write_json(folder / "config.json", dataclasses.asdict(config))
             cut_back(self.path, first_step)
         accelerator.init_trackers(
             os.environ.get("WANDB_PROJECT", "layersync"),
@@ -115,20 +117,24 @@ class RunLog:
 def wandb_id(folder: Path) -> str:
     """W&B's name for this run, drawn once, so that a resumed run goes on in the same curves."""
     path = folder / "wandb_id.txt"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(uuid.uuid4().hex)
-    return path.read_text()
+    known = path.read_text().strip() if path.exists() else ""
+    if not known:  # or left empty when the disk was full
+        known = uuid.uuid4().hex
+        write_text(path, known)
+    return known
 
 
 def read_log(path: Path) -> list[dict]:
-    """The lines of a metrics.jsonl; a last line that a killed process left half is dropped."""
+    """The lines of a metrics.jsonl; what follows one that a kill or a full disk left is dropped."""
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not isinstance(row, dict) or type(row.get("step")) is not int:
+            break
+        rows.append(row)
     return rows
 
 
@@ -136,9 +142,7 @@ def cut_back(path: Path, step: int) -> None:
     """Keep the lines up to `step`, atomically."""
     if path.exists():
         kept = [json.dumps(row) + "\n" for row in read_log(path) if row["step"] <= step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        os.replace(temporary, path)
+        write_text(path, "".join(kept))
 
 
 def flat(config: dict) -> dict[str, str]:

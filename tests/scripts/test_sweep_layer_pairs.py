@@ -88,7 +88,7 @@ def test_a_dry_run_prints_commands_that_can_be_copied(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--pairs", "[(2,9)]"], "--pairs: pair (2, 9): the model has 8 blocks"),
+        (["--pairs", "[(2,9)]"], "--pairs: pair (2, 9): LayerSync could not find layer 9"),
         (["--metric", "fid"], "--metric fid: --evaluate gives pixel_frechet"),
         (["--parallel", "0"], "--parallel 0: it must be at least 1"),
         (["--partition", "gpu"], "--partition gpu has no effect without --cluster slurm"),

@@ -44,7 +44,7 @@ def finished(tmp_path_factory):
         ("--vae ./no-such: cannot load", dict(vae="./no-such")),
         ("checkpoint gone.pt: no such file", dict(resume="gone.pt")),
         ("checkpoint gone.pt: no such file", dict(ckpt="gone.pt", fine_tune=True)),
-        ("train_eps must lie in", dict(transport=TransportConfig(train_eps=2.0))),
+        ("--train-eps 2.0: it must be in", dict(transport=TransportConfig(train_eps=2.0))),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_refused_and_write_nothing(tmp_path, message, changes):

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from data.batch import Batch
+    from models import SiT
     from training.config import TrainConfig
 
 # Published, by model family (paper, Sec. 4). S has B's 12 blocks and takes B's; Ti is of no paper.
@@ -198,7 +199,7 @@ class LayerSyncRegularizer(Regularizer):
     def __init__(
         self,
         *,
-        network: nn.Module,
+        network: SiT,
         pairs: list[tuple[int, int]],
         weight: float,
         schedule: RegScheduleConfig,
