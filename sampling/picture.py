@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from runtime.files import check_writable
 from runtime.png import is_own_picture, save_grid
+from runtime.progress import Progress
 from sampling.images import ImageMaker
 from sampling.picture_config import SIT_CLASSES, PictureConfig, check_picture_config, classes_of
 from sampling.recipe import describe_images
@@ -32,8 +32,12 @@ class Picture:
     def write(self) -> None:
         """Sample the images, all at a time, and write the picture, all of it or nothing."""
         c = self.config
-        with tqdm(desc=self.out.name, unit="evaluation") as progress:
-            self.maker.network.on_evaluation = lambda evaluations: progress.update(1)
+        with Progress(self.out.name, 1, "picture") as progress:
+
+            def show(evaluations: int) -> None:
+                progress.update(0, f"{evaluations} evaluations")
+
+            self.maker.network.on_evaluation = show
             labels = torch.tensor(self.classes)
             images, columns = self.maker.images(c.seed, range(len(labels)), labels)
         recipe = describe_images(self.maker, {"seed": c.seed, "classes": self.classes})
