@@ -4,10 +4,10 @@ from importlib import import_module
 
 PUBLIC = {
     "Evaluator": "evaluation.evaluator",
-    "frechet_distance": "evaluation.frechet",
-    "inception_score": "evaluation.classes",
-    "precision_recall": "evaluation.manifold",
-    "statistics": "evaluation.frechet",
+    "frechet_distance": "evaluation.metric_frechet",
+    "inception_score": "evaluation.metric_inception_score",
+    "precision_recall": "evaluation.metric_precision_recall",
+    "statistics": "evaluation.metric_frechet",
 }
 __all__ = list(PUBLIC)
 

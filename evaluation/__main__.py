@@ -19,7 +19,8 @@ import tyro
 
 from evaluation.make_reference import MakeReference
 from evaluation.options import MetricOptions, check_metrics
-from training.launch import is_first_process, parse_command, program_name, usage_errors
+from runtime.command import parse_command, program_name, usage_errors
+from runtime.launch import is_first_process
 
 Positional = tyro.conf.Positional
 
@@ -33,7 +34,7 @@ class Score:
     """
 
     samples: Annotated[str, Positional]
-    """.npz or .npy with uint8 images (N, H, W, 3), or a folder of PNG or JPEG files"""
+    """.npz or .npy with uint8 images (N, H, W, 3), or a folder of image files"""
     ref: str
     """the reference: ADM's .npz, one of `python -m evaluation reference`, or any set of images;
     or "digits", scikit-learn's handwritten digits, which are compared in pixel space"""
@@ -59,45 +60,37 @@ class Table:
 
 
 def run_score(config: Score) -> None:
-    from evaluation.report import metrics_path
-
-    out = Path(config.out) if config.out else metrics_path(config.samples)
-    if config.pixels or "digits" in (config.samples, config.ref):
-        from evaluation.pixels import evaluate_pixels
-
-        if is_first_process():
-            evaluate_pixels(config.samples, config.ref, out)
-        return
-    from evaluation.evaluator import Evaluator
-    from evaluation.report import read_lines
+    from evaluation.results import metrics_path, read_lines
+    from evaluation.scorers import load_scorer
 
     check_metrics(config.metrics)
+    out = Path(config.out) if config.out else metrics_path(config.samples)
     results = Path(config.results) if config.results else out.with_name("results.csv")
     if results.exists():
         read_lines(results)
     samples = open_samples(config)
-    evaluator = Evaluator(config.ref, config.metrics)
-    evaluator.reference.check_shape(samples.shape, config.samples)
+    options = {"options": config.metrics, "pixels": config.pixels or config.samples == "digits"}
+    scorer = load_scorer(config.ref, shape=samples.shape, name=config.samples, **options)
     if is_first_process():
-        print_sets(samples, evaluator)
-    batches = evaluator.processes.batches(samples.images, config.metrics.batch_size, "samples")
-    scores = evaluator.evaluate(batches, samples.labels)
+        size = "x".join(map(str, samples.shape[:2]))
+        print(f"samples    {samples.name}: {len(samples):,} images of {size}")
+        print(f"reference  {scorer.summary()}", flush=True)
+    batches = scorer.processes.batches(samples.images, config.metrics.batch_size, "samples")
+    scores = scorer.evaluate(batches, samples.labels)
     if scores:
-        report(config, samples, evaluator, scores, out, results)
-    evaluator.processes.close()
+        report(config, samples=samples, scorer=scorer, scores=scores, out=out, results=results)
+    scorer.processes.close()
 
 
 def open_samples(config: Score):
     """The samples; `ValueError` if they cannot give what is asked for."""
-    from evaluation.images import open_images
+    from evaluation.image_sets import open_images
+    from evaluation.scorers import DIGITS, digits_set
     from evaluation.scoring import K
 
+    if config.samples == DIGITS:
+        return digits_set()
     samples = open_images(config.samples, config.array)
-    if samples.shape[2] != 3:
-        raise ValueError(
-            f"{config.samples}: images of one channel, Inception needs RGB; --pixels compares "
-            f"small images without it"
-        )
     for needed, flag in [
         (K + 1, "precision and recall"),
         *((n, "--fid-at") for n in config.metrics.fid_at),
@@ -109,36 +102,27 @@ def open_samples(config: Score):
     return samples
 
 
-def print_sets(samples, evaluator) -> None:
-    size = "x".join(map(str, samples.shape[:2]))
-    print(f"samples    {samples.name}: {len(samples):,} images of {size}")
-    reference = evaluator.reference
-    print(f"reference  {reference.summary()}", flush=True)
-
-
-def report(config: Score, samples, evaluator, scores, out: Path, results: Path) -> None:
+def report(config: Score, *, samples, scorer, scores, out: Path, results: Path) -> None:
     """Print, write the record, add a line."""
-    from evaluation.report import append_line, format_scores, result_line, write_record
+    from evaluation.results import append_line, format_scores, result_line, write_record
 
-    reference = evaluator.reference.describe()
-    write_record(
-        out,
-        scores,
-        reference=reference,
-        protocol=evaluator.protocol(),
-        samples={"path": config.samples, "array": config.array},
-        recipe=samples.recipe,
-    )
-    how = {"pr_dtype": config.metrics.pr_dtype, "recipe": samples.recipe}
-    append_line(results, result_line(config.samples, scores, reference, **how))
+    about = scorer.describe(scores)
+    where = {"path": config.samples, "array": config.array}
+    write_record(out, scores, **about, samples=where, recipe=samples.recipe)
     print(*format_scores(scores), sep="\n")
     for warning in scores.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    if "note" in about:
+        print(about["note"])
+        print(f"written to {out}")
+        return
+    how = {"pr_dtype": config.metrics.pr_dtype, "recipe": samples.recipe}
+    append_line(results, result_line(config.samples, scores, about["reference"], **how))
     print(f"written to {out}, and a line to {results}")
 
 
 def run_table(config: Table) -> None:
-    from evaluation.report import markdown_table, read_lines
+    from evaluation.results import markdown_table, read_lines
 
     print(markdown_table(read_lines(Path(config.results))))
 

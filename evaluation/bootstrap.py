@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from evaluation.classes import inception_score
+from evaluation.metric_inception_score import inception_score
 
 NORMAL_95 = 1.96
 ROWS = 4096

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.classes import SPLIT
 from evaluation.features import extract
 from evaluation.inception import Inception
+from evaluation.metric_inception_score import SPLIT
 from evaluation.options import MetricOptions, NetworkOptions, check_metrics
-from evaluation.processes import Processes, choose_device
 from evaluation.reference import load_reference
 from evaluation.scoring import K, Real, Scores, score
+from runtime.processes import Processes, choose_device
 
 
 class Evaluator:
@@ -78,7 +78,7 @@ class Evaluator:
             self._check_recipe("dinov2_model", o.dinov2_model)
 
     def _check_recipe(self, key: str, here: str) -> None:
-        """What stored statistics were made with must be what is used here."""
+        """`ValueError` if stored statistics were made with something else than is used here."""
         there = (self.reference.recipe or {}).get(key, here)
         if self.reference.statistics and there != here:
             raise ValueError(
@@ -107,10 +107,10 @@ class Evaluator:
             return
         batches = self.processes.batches(images.images, self.options.batch_size, "reference")
         missing = self.features - set(statistics)
-        found = extract(self.extractors, batches, missing, {"pool"}, self.device, self.processes)
-        if found:
-            statistics |= {name: found.statistics(name) for name in found.moments}
-            self.real = Real(statistics, found.kept["pool"], images.labels)
+        features = extract(self.extractors, batches, missing, {"pool"}, self.device, self.processes)
+        if features:
+            statistics |= {name: features.statistics(name) for name in features.moments}
+            self.real = Real(statistics, features.kept["pool"], images.labels)
 
     def evaluate(
         self, batches: Iterable[np.ndarray | Tensor], labels: np.ndarray | None = None
@@ -133,8 +133,20 @@ class Evaluator:
         scores.warnings += self.warnings
         return scores
 
+    def check_shape(self, shape: tuple[int, int, int], name: str) -> None:
+        """`ValueError` unless samples of (H, W, C), called `name`, can be compared."""
+        self.reference.check_shape(shape, name)
+
+    def summary(self) -> str:
+        """The reference in a line."""
+        return self.reference.summary()
+
+    def describe(self, scores: Scores) -> dict:
+        """The reference and the protocol, for the record of these scores."""
+        return {"reference": self.reference.describe(), "protocol": self.protocol()}
+
     def protocol(self) -> dict:
-        """How the numbers came about, for their record."""
+        """The way the numbers came about, for their record."""
         o = self.options
         about = {
             "inception_sha256": self.inception.sha256,

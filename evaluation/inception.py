@@ -11,7 +11,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
-from evaluation.images import content_hash
+from evaluation.image_sets import content_hash
 
 SPATIAL_CHANNELS = 7  # of 768, at 17x17
 SIZES = {"pool": 2048, "spatial": 17 * 17 * SPATIAL_CHANNELS, "logits": 1008}

@@ -48,11 +48,11 @@ def make_reference(config: MakeReference) -> None:
         raise ValueError(f"--out {out} exists: remove it, or give another name")
     if config.images < 4:
         raise ValueError(f"--images {config.images}: precision and recall need at least 4")
+    from evaluation.data_sets import open_source
     from evaluation.evaluator import load_extractors
     from evaluation.features import extract
-    from evaluation.processes import Processes, choose_device
     from evaluation.reference import STATISTICS
-    from evaluation.sources import open_source
+    from runtime.processes import Processes, choose_device
 
     source = open_source(config.data, config.image_size, config.array)
     if source.shape[2] != 3:
@@ -102,7 +102,7 @@ def write_reference(out: Path, source, config: MakeReference, statistics: dict, 
 
     import numpy as np
 
-    from evaluation.npz import CompressedArray, write_array
+    from runtime.npz import CompressedArray, write_array
 
     count = min(config.images, len(source))
     chosen = np.random.default_rng(config.seed).permutation(len(source))[:count]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.images import open_images
+from evaluation.image_sets import open_images
 
 
 def read_samples(path: str | Path) -> tuple[np.ndarray, np.ndarray | None, dict | None]:

@@ -43,12 +43,42 @@ def check_pairs(pairs: Iterable[Pair], depth: int, found: str = "") -> tuple[Pai
             )
         if student < 1 or teacher > depth:
             raise ValueError(
-                f"pair {pair}: the model has {depth} blocks, numbered 1 to {depth}; "
+                f"pair {pair}: LayerSync could not find layer {beyond(pair, depth)}: the model "
+                f"has {depth} blocks, numbered 1 to {depth}; "
                 f"1 <= student < teacher <= {depth} is needed{found and f'. Found: {found}'}"
             )
     if len(set(pairs)) < len(pairs):
         raise ValueError(f"pairs {list(pairs)}: a pair is given twice")
     return pairs
+
+
+def check_numbers(pair: Pair, depth: int, found: str = "") -> Pair:
+    """Return CREPA's `pair` after checking it against a model of `depth` blocks.
+
+    Student and teacher may be one block, for a projector stands between them. `found` is as in
+    `check_pairs`. Raises `ValueError` for anything else.
+    """
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise ValueError(f"pair: {pair!r} is not a (student, teacher) pair like (8, 16)")
+    student, teacher = pair = tuple(pair)
+    if not all(type(number) is int for number in pair):
+        raise ValueError(f"pair {pair}: block numbers are integers, counted from 1")
+    if student > teacher:
+        raise ValueError(
+            f"pair {pair}: the student must not be deeper than its teacher; "
+            f"did you mean {(teacher, student)}?"
+        )
+    if student < 1 or teacher > depth:
+        raise ValueError(
+            f"pair {pair}: CREPA could not find layer {beyond(pair, depth)}: the model has {depth} "
+            f"blocks, numbered 1 to {depth}{found and f'. Found: {found}'}"
+        )
+    return pair
+
+
+def beyond(pair: Pair, depth: int) -> int:
+    """Return the first number of a pair that is outside 1..depth."""
+    return next(number for number in pair if not 1 <= number <= depth)
 
 
 def check_weights(weights: Iterable[float], pairs: Sequence[Pair]) -> tuple[float, ...]:

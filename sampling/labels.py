@@ -1,10 +1,10 @@
-"""Which class image i is of: a function of the seed and i alone."""
+"""The class of image i, as a function of the seed and i alone."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from training.randomness import LABELS, Streams
+from runtime.randomness import LABELS, Streams
 
 
 def random_labels(streams: Streams, num_classes: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sampling.config import ODE, SDE
+from sampling.sample_config import ODE, SDE
 from transport import Sampler
 
 

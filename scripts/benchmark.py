@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from training.config import flag
-from training.launch import parse_command, usage_errors
+from runtime.command import parse_command, usage_errors
+from runtime.flags import flag
 
 
 @dataclass(frozen=True)

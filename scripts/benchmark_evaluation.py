@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from training.launch import parse_command, usage_errors
+from runtime.command import parse_command, usage_errors
 
 COUNT, REFERENCE = 50_000, 10_000  # samples, and images of the reference
 
@@ -95,7 +95,7 @@ def extraction(b: Benchmark) -> Timing:
 
     from evaluation.features import FeaturePass
     from evaluation.inception import Inception
-    from evaluation.processes import choose_device
+    from runtime.processes import choose_device
 
     device = choose_device()
     with TemporaryDirectory() as folder:
@@ -119,7 +119,7 @@ def moments(b: Benchmark) -> Timing:
     import torch
 
     from evaluation.moments import Moments
-    from evaluation.processes import choose_device
+    from runtime.processes import choose_device
 
     device, count = choose_device(), int(COUNT * b.part)
     features = [torch.from_numpy(random_features(count, size)).to(device) for size in (2048, 2023)]
@@ -176,7 +176,7 @@ def inception_score(b: Benchmark) -> Timing:
 
 def precision_recall(b: Benchmark, dtype: str) -> Timing:
     from evaluation import precision_recall
-    from evaluation.processes import choose_device
+    from runtime.processes import choose_device
 
     made, real = (random_features(int(n * b.part), 2048) for n in (COUNT, REFERENCE))
     seconds = clocked(lambda: precision_recall(real, made, 3, dtype, choose_device()))
@@ -188,9 +188,9 @@ def bootstrap(b: Benchmark) -> Timing:
     import numpy as np
 
     from evaluation.bootstrap import weighted_statistics
-    from evaluation.frechet import distance_from_root
-    from evaluation.frechet import root as root_of
-    from evaluation.processes import choose_device
+    from evaluation.metric_frechet import distance_from_root
+    from evaluation.metric_frechet import root as root_of
+    from runtime.processes import choose_device
 
     features = random_features(int(COUNT * b.part), 2048)
     counts = np.ones(len(features), dtype=np.int64)

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from training.launch import parse_command, usage_errors
+from runtime.command import parse_command, usage_errors
 
 
 @dataclass(frozen=True)
@@ -34,28 +34,22 @@ def convert(c: Conversion) -> dict:
 
     from safetensors.torch import save_file
 
-    from models.zoo import describe_weights
-    from training.checkpoint import read_checkpoint
-    from training.weights import reversed_time, weights_of
+    from models.trained import load_trained
 
     target = Path(c.target)
     if target.suffix != ".safetensors":
         raise ValueError(f"{target}: the name must end in .safetensors")
     if target.exists():
         raise ValueError(f"{target} exists: remove it, or give another name")
-    checkpoint = read_checkpoint(c.source)
-    if c.weights not in checkpoint and "config" in checkpoint:
-        raise ValueError(f"--weights {c.weights}: {c.source} has none")
-    weights = weights_of(checkpoint, c.source, c.weights)
-    arch = describe_weights(weights, where=c.source)
-    config = checkpoint.get("config")
-    metadata = {"format": "pt"} | ({"config": json.dumps(config)} if config else {})
-    if reversed_time(checkpoint):
+    trained = load_trained(c.source, c.weights)
+    settings = {"config": json.dumps(trained.settings)} if trained.settings else {}
+    metadata = {"format": "pt"} | settings
+    if trained.reversed_time:
         metadata["time"] = "reversed"
     temporary = target.with_suffix(".tmp")
-    save_file({key: value.contiguous() for key, value in weights.items()}, temporary, metadata)
+    save_file({key: w.contiguous() for key, w in trained.weights.items()}, temporary, metadata)
     temporary.rename(target)
-    return arch
+    return trained.arch
 
 
 def main() -> None:

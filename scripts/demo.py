@@ -23,8 +23,8 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from evaluation.pixels import PIXELS_ARE_NOT_FID
-from training.images import save_grid
+from evaluation.pixel_scores import PIXELS_ARE_NOT_FID
+from runtime.png import save_grid
 from training.tracking import read_log
 
 RESULTS = Path("results/demo")
@@ -111,7 +111,7 @@ def main() -> None:
     for name in RUNS:
         train_sample_score(name)
     run(f"{BIN}/python -m evaluation digits --ref digits --out {RESULTS}/real.metrics.json")
-    from training.sources import DigitsSource
+    from data.sources import DigitsSource
 
     real = DigitsSource().images[:64].permute(0, 2, 3, 1)
     save_grid(np.asarray(real), RESULTS / "real.png")

@@ -3,10 +3,10 @@
     python train.py --loss-type vanilla --max-steps 50000 ...        # then
     python scripts/suggest_pair.py --ckpt results/RUN/checkpoints/0050000.pt
 
-Each block is probed at several times of the path (evaluation/representation.py), the paper's rule
-leaves some pairs, and these are ranked (evaluation/pairing.py). The tables are printed; beside the
-checkpoint come 0050000.pairs.json with every number, and 0050000.pairs.png. What the data is comes
-from the checkpoint, unless flags name it. One process, on a GPU if there is one.
+Each block is probed at several times of the path (evaluation/blocks/probes.py), the paper's rule
+leaves some pairs, and these are ranked (evaluation/blocks/pair_ranking.py). The tables are printed;
+beside the checkpoint come 0050000.pairs.json with every number, and 0050000.pairs.png. The data is
+the checkpoint's unless flags name other data. One process, on a GPU if there is one.
 """
 
 # ruff: noqa: E402 (the command line is parsed before torch is imported)
@@ -17,28 +17,18 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from training.launch import RunError, parse_command, run_errors, usage_errors
+from data.data_config import DataLocation, TrainingData
+from runtime.command import RunError, parse_command, run_errors, usage_errors
 
 
-@dataclass(frozen=True)
-class PairConfig:
+@dataclass(frozen=True, kw_only=True)
+class PairConfig(DataLocation):
     ckpt: str
     """checkpoint of train.py (of SiT, REPA or LayerSync too), or ORG/NAME/FILE on the hub"""
     weights: Literal["ema", "model"] = "ema"
     """which of the checkpoint's networks: the average, or the one that was trained"""
 
     # --- data: the checkpoint's unless given
-    data_path: str | None = None
-    """as in train.py: a folder of images in class folders, of parquet files, or of latents; or a
-    name on the Hugging Face hub"""
-    dataset_name: str | None = None
-    """the original's name for that, and "digits" (embedded)"""
-    image_column: str | None = None
-    """column of the images in parquet files and data sets of the hub; found by its type"""
-    label_column: str | None = None
-    """column of the labels there; found by its type"""
-    cache_dir: str | None = None
-    """where the hub's files are kept"""
     image_size: int | None = None
     """side of the images, pixels; for checkpoints that do not say, 256"""
     vae: str | None = None
@@ -64,25 +54,19 @@ import json
 import torch
 
 import layersync
-from evaluation.pair_report import draw, print_blocks, print_pairs
-from evaluation.pairing import allowed_pairs, rank_pairs, reasons
-from evaluation.probing import Probing
-from evaluation.processes import choose_device
-from evaluation.representation import BlockReport
+from data.encoding import Encoding
+from data.sources import open_source
+from evaluation.blocks.pair_ranking import allowed_pairs, rank_pairs, reasons
+from evaluation.blocks.pair_report import draw, print_blocks, print_pairs
+from evaluation.blocks.probed_images import Probing
+from evaluation.blocks.probes import BlockReport
 from models import find_model
-from models.zoo import describe_weights
-from sampling.config import SampleConfig
-from sampling.stored import resolve, stored_settings
-from training.checkpoint import read_checkpoint
-from training.config import TrainConfig
-from training.encoding import Encoder
-from training.latents import weights_fingerprint
-from training.sources import open_source
-from training.weights import load_weights, reversed_time, weights_of
+from models.trained import load_trained
+from runtime.processes import choose_device
+from sampling.checkpoint_settings import settings_in_force
 from transport import create_transport
-from transport.reversed_time import ReversedTime
 
-DATA = "data_path", "dataset_name", "image_column", "label_column", "cache_dir"
+DATA = [field.name for field in dataclasses.fields(DataLocation)]
 
 
 class Suggestion:
@@ -91,41 +75,35 @@ class Suggestion:
     def __init__(self, config: PairConfig):
         check_pair_config(config)
         self.config, self.device = config, choose_device()
-        checkpoint = read_checkpoint(config.ckpt, mmap=True)  # the optimizer stays on disk
-        weights = weights_of(checkpoint, config.ckpt, config.weights)
-        stored = stored_settings(checkpoint)
-        classes, where = (stored or {}).get("num_classes"), f"checkpoint {config.ckpt}"
-        arch = describe_weights(weights, classes, where)
+        trained = load_trained(config.ckpt, config.weights)
+        arch, stored = trained.arch, trained.settings
         allowed_pairs(find_model(arch["name"]).keywords["depth"])
-        known = resolve(SampleConfig(vae=config.vae, image_size=config.image_size), arch, stored)
-        data = data_settings(config, stored or {})
+        known = settings_in_force(trained, dict(vae=config.vae, image_size=config.image_size))
+        data = data_settings(config, stored)
         sizes = {"image_size": known.get("image_size", 256), "num_classes": arch["num_classes"]}
-        train = TrainConfig(**data, **sizes, vae=known["vae"], model=arch["name"])
-        source = open_source(train)
-        self.encoder = Encoder(train, source, self.device)
-        found = self.encoder.channels, self.encoder.latent_size
-        if found != (arch["in_channels"], arch["input_size"]):
+        settings = TrainingData(**data, **sizes, vae=known["vae"])
+        source = open_source(settings)
+        self.encoding = Encoding(settings, arch["name"], source, self.device)
+        given_shape = self.encoding.latent_shape[0], self.encoding.latent_shape[-1]
+        if given_shape != (arch["in_channels"], arch["input_size"]):
             raise ValueError(
                 f"checkpoint {config.ckpt} takes {arch['in_channels']} channels of side "
-                f"{arch['input_size']}, the data through --vae {train.vae} at --image-size "
-                f"{train.image_size} has {found[0]} of side {found[1]}: give the flags of its run"
+                f"{arch['input_size']}, the data through --vae {settings.vae} at --image-size "
+                f"{settings.image_size} has {given_shape[0]} of side {given_shape[1]}: give the "
+                f"flags of its run"
             )
         self.probing = Probing(source, config.probe_samples, config.seed, self.device)
         self.transport = create_transport(known["path_type"], known["prediction"])
-        sizes = {key: value for key, value in arch.items() if key != "name"}
-        model = find_model(arch["name"])(**sizes)
-        load_weights(model, weights, config.ckpt)
-        self.model = model.to(self.device).eval()
-        self.network = ReversedTime(self.model) if reversed_time(checkpoint) else self.model
+        self.model, self.network = trained.model.to(self.device), trained.network
         self.network.null_label  # noqa: B018 (a model without one cannot be probed)
         self.about = {
             "ckpt": config.ckpt,
-            "step": checkpoint.get("step"),
+            "step": trained.step,
             "weights": config.weights,
-            "weights_sha256": weights_fingerprint(self.model),
+            "weights_sha256": trained.weights_sha256,
             "model": arch["name"],
-            "loss_type": (stored or {}).get("loss_type"),
-            "data": train.data_path or train.dataset_name or "imagenet-1k",
+            "loss_type": stored.get("loss_type"),
+            "data": settings.data_name,
             "images": [len(part) for part in self.probing.images],
             "classes": len(self.probing.classes),
             "seed": config.seed,
@@ -135,13 +113,12 @@ class Suggestion:
     def report(self) -> BlockReport:
         blocks, times = self.model.blocks, self.config.times
         return self.probing.report(
-            self.network, blocks, self.encoder, self.transport, times, progress=True
+            self.network, blocks, self.encoding, self.transport, times, progress=True
         )
 
 
 def check_pair_config(c: PairConfig) -> None:
-    if c.data_path and c.dataset_name:
-        raise ValueError("--data-path and --dataset-name both name the data: give one of them")
+    c.check_location()
     if not c.times or not all(0 <= t <= 1 for t in c.times):
         raise ValueError(f"--times {' '.join(map(str, c.times))}: one or more numbers in [0, 1]")
     if c.seed < 0:
@@ -181,7 +158,7 @@ def main(config: PairConfig) -> None:
         suggestion = Suggestion(config)
     beside = Path(config.ckpt if Path(config.ckpt).is_file() else Path(config.ckpt).name)
     path = Path(config.out or beside.with_suffix(".pairs.json"))
-    with run_errors("Nothing was written; mend that and give the command again"):
+    with run_errors("Nothing was written; repair that and give the command again"):
         report = suggestion.report()
         try:
             candidates = rank_pairs(report)

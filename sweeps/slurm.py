@@ -18,13 +18,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from runtime.command import EXIT_FAILED
+from runtime.flags import flag, require
 from sweeps.cells import Cell, state
 from sweeps.overview import Overview
 from sweeps.pool import POLL_SECONDS, PoolConfig, check_pool, run_cells, stop_signals
 from sweeps.process import EXIT_PREEMPTED, ROOT, CellRun, Launch
-from training.checks import require
-from training.config import flag
-from training.launch import EXIT_FAILED
 
 ANNOUNCED_SECONDS = 300  # before its end a job is told; so long saving may take
 REQUEUES = 1000  # after time-outs; nothing is lost by one
@@ -34,7 +33,7 @@ SECONDS_FOR_LOCK = 120.0  # that a cell may be held by what is left of the job b
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """Where cells run, and what a job asks of SLURM. A cell's processes are on one machine."""
+    """The place where cells run, and a job's demands. A cell's processes are on one machine."""
 
     cluster: Literal["here", "slurm", "local"] = "here"
     """here: in this process; slurm: as an array of jobs, --parallel at a time; local: as submitit's
@@ -93,7 +92,7 @@ def work_through(cells: Sequence[Cell], pool: PoolConfig, c: ClusterConfig, fold
 
 
 class CellJob:
-    """What a job does; submitit calls `checkpoint` when the job has to end before its cell has."""
+    """The work of a job; submitit calls `checkpoint` when the job must end before its cell has."""
 
     def __init__(self, launch: Launch):
         self.launch, self.run = launch, None
@@ -219,6 +218,6 @@ def watch(cells: Sequence[Cell], jobs: Jobs, pool: PoolConfig) -> int:
     if stopped:
         print("watching ended; the jobs go on. The same command watches again, scancel stops them")
         return EXIT_PREEMPTED
-    for name in (name for name, found in states.items() if found == "waiting"):
+    for name in (name for name, state_now in states.items() if state_now == "waiting"):
         print(f"{name}: its job ended before it; the same command submits it again")
     return EXIT_FAILED if set(states.values()) - {"finished"} else 0

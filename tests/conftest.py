@@ -9,8 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forkserver import ForkServer
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def fork_server():
+    """Starts the project's commands as processes, without waiting for their imports."""
+    with ForkServer() as server:
+        yield server
+
 
 GOLDEN_FILE = Path(__file__).parent / "golden" / "sit_tiny.npz"
 GOLDEN_FAMILIES = {  # family: its keys; `@pytest.mark.golden_family(family)` makes a case of each

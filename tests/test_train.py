@@ -8,7 +8,8 @@ import torch
 from launching import TINY, check, kill_when, lines
 from PIL import Image
 
-from training.checkpoint import latest_checkpoint, read_checkpoint
+from models.checkpoint_file import read_checkpoint
+from training.checkpoint import latest_checkpoint
 from training.tracking import read_log
 
 STEPS = 20

@@ -16,7 +16,8 @@ from launching import run as run_command
 from PIL import Image
 
 import train
-from training.checkpoint import latest_checkpoint, read_checkpoint
+from models.checkpoint_file import read_checkpoint
+from training.checkpoint import latest_checkpoint
 from training.config import OptimConfig
 
 

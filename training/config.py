@@ -5,15 +5,19 @@ same thing on the command line.
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import tyro
 
+from data.data_config import TrainingData
+from runtime.flags import flag, free, plain
+from training.methods.dispersive import DispersiveConfig
+from training.methods.layer_sync import RegScheduleConfig
+from training.methods.repa import REPAConfig
+from training.methods.sra import SRAConfig
 
-def free(default):
-    """A field that may change when a run is resumed: it does not shape what the run computes."""
-    return dataclasses.field(default=default, metadata={"free": True})
+Flat = tyro.conf.OmitArgPrefixes  # its settings are flags as they are called
 
 
 @dataclass(frozen=True)
@@ -30,32 +34,6 @@ class TransportConfig:
     """distance of training times from the singular ends; by path and prediction unless given"""
     sample_eps: float | None = None
     """distance of sampling times from the singular ends; by path and prediction unless given"""
-
-
-@dataclass(frozen=True)
-class RegScheduleConfig:
-    """lambda of LayerSync over training, and where in time it acts; the paper's is constant."""
-
-    reg_scheduler: Literal["constant", "linear", "cosine", "polynomial"] = "constant"
-    """how lambda goes from --reg-weight to --reg-weight-end"""
-    reg_warmup_steps: int = 0
-    """steps over which lambda rises linearly from 0 before that"""
-    reg_decay_steps: int | None = None
-    """step at which the end value is reached; the last one unless given"""
-    reg_weight_end: float = 0.0
-    """lambda at the end"""
-    reg_power: float = 2.0
-    """exponent of the polynomial"""
-    reg_cutoff_step: int | None = None
-    """lambda is 0 from this step on"""
-    reg_similarity_threshold: float | None = None
-    """lambda is 0 where a moving average of the similarity is over this"""
-    reg_similarity_decay: float = 0.99
-    """decay of that average"""
-    reg_threshold_mode: Literal["permanent", "recoverable"] = "permanent"
-    """whether lambda stays 0 when the similarity falls again"""
-    reg_t_range: tuple[float, float] = (0.0, 1.0)
-    """only samples with t in this range are aligned (0 is noise)"""
 
 
 @dataclass(frozen=True)
@@ -95,51 +73,6 @@ class EngineConfig:
 
 
 @dataclass(frozen=True)
-class DispersiveConfig:
-    """--loss-type dispersive, within a pass of a process; the defaults are its PyTorch code's."""
-
-    dispersive_weight: float = 0.25
-    """weight of the dispersive loss"""
-    dispersive_tau: float = 1.0
-    """its temperature"""
-    dispersive_depth: int | None = None
-    """block whose output is dispersed, counted from 1; the last one unless given"""
-
-
-@dataclass(frozen=True)
-class SRAConfig:
-    """--loss-type sra: self-representation alignment."""
-
-    sra_weight: float = 0.2
-    """weight of SRA"""
-    sra_beta: float = 0.05
-    """distance from which its smooth L1 is linear"""
-    sra_shift: float = 0.2
-    """the teacher sees a time later (nearer to data) by a draw from U(0, this)"""
-    sra_student_depth: int | None = None
-    """student block, counted from 1; the paper's for the model unless given"""
-    sra_teacher_depth: int | None = None
-    """teacher block, of the EMA model; the paper's for the model unless given"""
-
-
-@dataclass(frozen=True)
-class REPAConfig:
-    """--loss-type repa, and repa+layer_sync."""
-
-    repa_weight: float = 0.5
-    """weight of REPA"""
-    repa_depth: int | None = None
-    """block that is aligned, counted from 1; the paper's for the model unless given"""
-    repa_encoder: str = "vit_base_patch14_dinov2.lvd142m"
-    """the encoder of clean images, by timm's name"""
-    repa_encoder_weights: str | None = free(None)
-    """a file with its weights; they are downloaded once unless given"""
-    repa_features: str | None = free(None)
-    """a folder of its features that scripts/cache_features.py made; unless given, each step
-    encodes its images"""
-
-
-@dataclass(frozen=True)
 class SaveConfig:
     """Which checkpoints are kept. The last step and a preempted run always write one."""
 
@@ -173,30 +106,10 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    # --- data
-    data_path: str | None = free(None)
-    """a folder of images in class folders (ImageFolder), of parquet files, or of latents that
-    scripts/cache_latents.py made; or a name on the Hugging Face hub"""
-    dataset_name: str | None = None
-    """the original's name for that, and "digits" (embedded); imagenet-1k if no data is named"""
-    image_column: str | None = free(None)
-    """column of the images in parquet files and data sets of the hub; found by its type"""
-    label_column: str | None = free(None)
-    """column of the labels there; found by its type"""
-    streaming: bool = False
-    """read that data as it comes over the network, instead of downloading it first"""
-    cache_dir: str | None = free(None)
-    """where the hub's files are kept"""
-    image_size: int = 256
-    """side of the images after ADM's centre crop, pixels"""
-    num_classes: int = 1000
-    """number of classes"""
-    vae: str = "ema"
-    """codec: ema or mse (Stability's fine-tuned SD autoencoders), a hub id, a folder, or "none"
-    for pixels"""
-    num_workers: int = free(4)
-    """data loading processes per training process"""
+class TrainConfig(TrainingData):
+    """Everything that a training run is told."""
+
+    # --- data: see TrainingData for the rest
     val_data_path: str | None = free(None)
     """held-out images, given as --data-path: their velocity loss by time is logged"""
     val_every: int = free(5_000)
@@ -215,7 +128,7 @@ class TrainConfig:
     # --- model
     model: str = "SiT-XL/2"
     """SiT-{S,B,L,XL}/{2,4,8}, or SiT-Ti/{1,2} (tiny, not from the paper)"""
-    transport: Annotated[TransportConfig, tyro.conf.OmitArgPrefixes] = TransportConfig()
+    transport: Annotated[TransportConfig, Flat] = TransportConfig()
 
     # --- LayerSync
     loss_type: Literal[
@@ -233,11 +146,11 @@ class TrainConfig:
     reg_weight: float | None = None
     """lambda, the weight of the regulariser; the paper's for the model unless given"""
 
-    reg_schedule: Annotated[RegScheduleConfig, tyro.conf.OmitArgPrefixes] = RegScheduleConfig()
+    reg_schedule: Annotated[RegScheduleConfig, Flat] = field(default_factory=RegScheduleConfig)
 
-    dispersive: Annotated[DispersiveConfig, tyro.conf.OmitArgPrefixes] = DispersiveConfig()
-    sra: Annotated[SRAConfig, tyro.conf.OmitArgPrefixes] = SRAConfig()
-    repa: Annotated[REPAConfig, tyro.conf.OmitArgPrefixes] = REPAConfig()
+    dispersive: Annotated[DispersiveConfig, Flat] = field(default_factory=DispersiveConfig)
+    sra: Annotated[SRAConfig, Flat] = field(default_factory=SRAConfig)
+    repa: Annotated[REPAConfig, Flat] = field(default_factory=REPAConfig)
 
     # --- length and engine
     epochs: int = free(80)
@@ -248,8 +161,8 @@ class TrainConfig:
     """samples per step over all processes"""
     global_seed: int = 0
     """seed of everything random"""
-    optim: Annotated[OptimConfig, tyro.conf.OmitArgPrefixes] = OptimConfig()
-    engine: Annotated[EngineConfig, tyro.conf.OmitArgPrefixes] = EngineConfig()
+    optim: Annotated[OptimConfig, Flat] = OptimConfig()
+    engine: Annotated[EngineConfig, Flat] = EngineConfig()
 
     # --- output
     results_dir: str = free("results")
@@ -258,12 +171,12 @@ class TrainConfig:
     """name of the run's folder; made of model, loss, pairs and seed unless given"""
     log_every: int = free(100)
     """steps over which logged values are averaged"""
-    saving: Annotated[SaveConfig, tyro.conf.OmitArgPrefixes] = SaveConfig()
+    saving: Annotated[SaveConfig, Flat] = SaveConfig()
     sample_every: int = free(10_000)
     """steps between sample grids of the EMA model, 0 for none"""
     cfg_scale: float = free(4.0)
     """guidance scale of those sample grids"""
-    evaluation: Annotated[EvalConfig, tyro.conf.OmitArgPrefixes] = EvalConfig()
+    evaluation: Annotated[EvalConfig, Flat] = EvalConfig()
     wandb: bool = free(False)
     """log to Weights & Biases too"""
     wandb_run_name: str | None = free(None)
@@ -281,20 +194,11 @@ class TrainConfig:
 def differences(config: TrainConfig, stored: dict) -> list[str]:
     """Settings in which a checkpoint's config differs, of those that shape what a run computes."""
     found = []
-    for field in dataclasses.fields(config):
-        now, before = getattr(config, field.name), stored.get(field.name)
+    for each in dataclasses.fields(config):
+        now, before = getattr(config, each.name), stored.get(each.name)
         if dataclasses.is_dataclass(now):
             # a checkpoint from before there were such settings was made without them
             found += differences(now, dataclasses.asdict(type(now)()) if before is None else before)
-        elif not field.metadata.get("free") and plain(now) != plain(before):
-            found.append(f"{flag(field.name)}: {before} there, {now} here")
+        elif not each.metadata.get("free") and plain(now) != plain(before):
+            found.append(f"{flag(each.name)}: {before} there, {now} here")
     return found
-
-
-def plain(value):
-    """JSON knows no tuples."""
-    return list(value) if isinstance(value, tuple) else value
-
-
-def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

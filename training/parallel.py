@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from runtime.launch import join_launch
 from training.config import EngineConfig
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -31,10 +32,11 @@ def resolve_precision(precision: str) -> str:
 
 
 def start_accelerator(config: EngineConfig, folder: Path, wandb: bool = False) -> Accelerator:
-    """Join the process group that torchrun describes, or run alone; CUDA if there is any.
+    """Join the process group of this launch, or run alone; CUDA if there is any.
 
     The device is that of LOCAL_RANK, this process's number on its own machine.
     """
+    join_launch()
     precision = resolve_precision(config.precision)
     torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     torch.backends.cudnn.allow_tf32 = precision != "fp32"

@@ -7,16 +7,13 @@ import json
 from pathlib import Path
 
 from training.checkpoint import latest_checkpoint, read_for_resume
-from training.comparisons import folder_parts, trains_heads
 from training.config import TrainConfig, differences
+from training.methods.methods import folder_parts, trains_heads
 
 
-def run_folder(config: TrainConfig, pairs: list[tuple[int, int]], weight: float) -> Path:
-    """The folder of this run; the same settings always give the same one."""
-    parts = [config.model.replace("/", "-"), config.loss_type]
-    if weight:
-        parts += [*(f"{student}-{teacher}" for student, teacher in pairs), f"lambda{weight:g}"]
-    parts += folder_parts(config)
+def run_folder(config: TrainConfig) -> Path:
+    """Return the folder of this run; the same settings always give the same one."""
+    parts = [config.model.replace("/", "-"), config.loss_type, *folder_parts(config)]
     name = config.run_name or "-".join([*parts, f"seed{config.global_seed}"])
     return Path(config.results_dir) / name
 

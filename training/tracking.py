@@ -22,24 +22,24 @@ class Meter:
     """Sums of named scalars over the steps of a window, float64.
 
     Steps add to a sum of their own process without waiting for the device. `fold` joins the
-    processes' sums; a checkpoint folds too, so that resuming adds in the same order.
+    processes' sums; a checkpoint folds too, so that resuming adds in the same order. Every step
+    has the same names in the same order; a checkpoint keeps the sums without them.
     """
 
-    def __init__(self, accelerator, names: list[str], state: dict | None = None):
-        self.accelerator, self.names = accelerator, names
-        self.local = torch.zeros(len(names), dtype=torch.float64, device=accelerator.device)
-        self.folded = torch.tensor(state["sums"], dtype=torch.float64) if state else self.zeros()
-        self.count = state["count"] if state else 0
+    def __init__(self, accelerator, state: dict | None = None):
+        self.accelerator, self.names = accelerator, []
+        state = state or {"sums": [], "count": 0}
+        self.folded, self.count = torch.tensor(state["sums"], dtype=torch.float64), state["count"]
+        self.local: Tensor | None = None  # nothing was added since the last fold
         self.bad_step = torch.full((), float("inf"), device=accelerator.device)
 
-    def zeros(self) -> Tensor:
-        return torch.zeros(len(self.names), dtype=torch.float64)
-
-    def add(self, values: list[Tensor], step: int = 0) -> None:
+    def add(self, values: dict[str, Tensor], step: int = 0) -> None:
         """Add one step's values, the loss first."""
-        self.local += torch.stack([value.detach().double() for value in values])
+        self.names = list(values)
+        added = torch.stack([value.detach().double() for value in values.values()])
+        self.local = added + (0.0 if self.local is None else self.local)
         self.count += 1
-        finite = torch.isfinite(values[0].detach())
+        finite = torch.isfinite(added[0])
         self.bad_step = torch.where(finite, self.bad_step, self.bad_step.clamp(max=step + 1))
 
     def first_not_finite(self) -> int:
@@ -48,15 +48,17 @@ class Meter:
 
     def fold(self) -> dict:
         """Join the processes' sums (a collective); returns what a checkpoint keeps."""
-        self.folded += self.accelerator.reduce(self.local, "mean").cpu()
-        self.local = torch.zeros_like(self.local)
+        if self.local is not None:
+            joined = self.accelerator.reduce(self.local, "mean").cpu()
+            self.folded = joined + (self.folded if len(self.folded) else 0.0)
+            self.local = None
         return {"sums": self.folded.tolist(), "count": self.count}
 
     def averages(self) -> dict[str, float]:
         """Means since the last call (a collective), and start a new window."""
         self.fold()
         means = dict(zip(self.names, (self.folded / self.count).tolist(), strict=True))
-        self.folded, self.count = self.zeros(), 0
+        self.folded, self.count = torch.zeros_like(self.folded), 0
         return means
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from training.config import OptimConfig
-from training.heads import Heads
+from training.methods.heads import Heads
 from training.optimizer import learning_rate, make_optimizer
 from training.parallel import Parallel
 

@@ -7,11 +7,11 @@ import torch
 from tqdm import tqdm
 
 from models import SiT, find_model
-from sampling.config import ODE, SDE
+from runtime.randomness import image_streams
 from sampling.network import Network, prepare_model
+from sampling.sample_config import ODE, SDE
 from sampling.solver import is_sde, make_solver
 from scripts.benchmarks.timing import DEVICE, alternate, ratio, set_precision
-from training.randomness import image_streams
 from transport import Guidance, Sampler, create_transport
 
 LATENTS = (4, 32, 32)

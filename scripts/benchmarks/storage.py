@@ -8,13 +8,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data.latent_manifest import CacheSettings
+from data.latent_writer import CacheWriter, ShardWriter
+from data.latents import LatentSource
+from data.loader import make_loader
+from data.order import StepBatches
 from models import find_model
+from models.checkpoint_file import read_checkpoint
 from scripts.benchmarks.timing import seconds
-from training.checkpoint import read_checkpoint, save_checkpoint
-from training.data import make_loader
-from training.latent_writer import CacheWriter, ShardWriter
-from training.latents import CacheSettings, LatentSource
-from training.order import StepBatches
+from training.checkpoint import save_checkpoint
 
 CHECKPOINT_COLUMNS = dict(model="", gb=".2f", write_s=".1f", read_s=".1f")
 LATENT_COLUMNS = dict(workers="d", batch="d", latents_per_second=",.0f", memory_growth_mb=".1f")

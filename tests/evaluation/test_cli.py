@@ -14,8 +14,8 @@ from PIL import Image
 from evaluation import Evaluator
 from evaluation.__main__ import main
 from evaluation.options import MetricOptions
-from evaluation.pixels import load_images, pixel_metrics
-from evaluation.report import append_line, read_lines
+from evaluation.pixel_scores import load_images, pixel_metrics
+from evaluation.results import append_line, read_lines
 
 
 def evaluate(*args):

@@ -12,6 +12,8 @@ from evaluation import (
     statistics,
 )
 from evaluation.options import MetricOptions
+from evaluation.pixel_scores import pixel_metrics
+from evaluation.scorers import load_scorer
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 LABELS = np.arange(60) % 3
@@ -162,3 +164,24 @@ def test_references_without_what_was_asked_for_are_refused(tmp_path, images):
         Evaluator(write(tmp_path / "x.npz", arr_0=images(9, 0)), MetricOptions(per_class=True))
     with pytest.raises(ValueError, match="--batch-size 0"):
         Evaluator(alone, MetricOptions(batch_size=0))
+
+
+def test_scorers_of_both_kinds_share_the_work_and_name_their_numbers(tmp_path, images):
+    """Samples in any batches; numbers are those of the functions behind them."""
+    made, real = images(30, 1), images(40, 2)
+    labels, real_labels = np.arange(30) % 3, np.arange(40) % 3
+    np.savez(tmp_path / "ref.npz", real, real_labels)
+    reference = str(tmp_path / "ref.npz")
+    expected = {
+        False: Evaluator(reference).evaluate([made], labels).metrics,
+        True: pixel_metrics((made, labels, None), (real, real_labels, None)),
+    }
+    for pixels, metrics in expected.items():
+        scorer = load_scorer(reference, (12, 12, 3), "made", pixels=pixels)
+        scores = scorer.evaluate(iter([made[:7], made[7:8], made[8:]]), labels)
+        assert scores.metrics == pytest.approx(metrics, rel=1e-6) and scores.count == 30
+        assert "ref.npz: 40 images" in scorer.summary() and scorer.describe(scores)
+        with pytest.raises(ValueError, match="16"):
+            load_scorer(reference, (16, 16, 3), "made", pixels=pixels)
+    with pytest.raises(ValueError, match="made: images of one channel, Inception needs RGB"):
+        load_scorer(reference, (12, 12, 1), "made")

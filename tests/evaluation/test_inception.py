@@ -9,8 +9,8 @@ import torch
 from evaluation import frechet_distance
 from evaluation.features import FeaturePass, extract
 from evaluation.inception import Inception
-from evaluation.processes import Processes
 from evaluation.scoring import kernel_distance
+from runtime.processes import Processes
 
 CPU = torch.device("cpu")
 

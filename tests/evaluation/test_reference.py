@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.sources import FolderSource
 from evaluation import Evaluator, statistics
-from evaluation.images import open_images
+from evaluation.image_sets import open_images
 from evaluation.make_reference import MakeReference, make_reference
-from training.sources import FolderSource
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 

@@ -2,8 +2,8 @@
 
 import torch
 
+from runtime.randomness import image_streams
 from sampling.labels import balanced_labels, random_labels
-from training.randomness import image_streams
 
 
 def test_balanced_labels_have_every_class_once_in_each_block():

@@ -4,9 +4,9 @@ import typing
 
 import pytest
 
-from sampling.config import ODE, SDE, check_sample_config
+from runtime.command import parse_command
 from sampling.presets import PRESETS, Preset, expand_preset
-from training.launch import parse_command
+from sampling.sample_config import ODE, SDE, check_sample_config
 
 
 def parsed(*args):

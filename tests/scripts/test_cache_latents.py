@@ -13,13 +13,13 @@ import torch
 from launching import ROOT, check, kill_when, run, save_tiny_vae
 from PIL import Image
 
+from data.latent_writer import ShardWriter
+from data.latents import LatentSource, sample_posterior
+from data.sources import FolderSource
 from models import load_codec
+from runtime.command import parse_command
 from scripts import cache_latents
 from scripts.cache_latents import CacheConfig, Caching, check_cache_config, main
-from training.latent_writer import ShardWriter
-from training.latents import LatentSource, sample_posterior
-from training.launch import parse_command
-from training.sources import FolderSource
 
 SCRIPT = "scripts/cache_latents.py"
 COUNT = 26
@@ -51,7 +51,7 @@ def images(tmp_path_factory):
 
 def config(images, vae, out, **changes) -> CacheConfig:
     common = dict(image_size=16, shard_size=4, batch_size=3, num_workers=0, dtype="float32")
-    return CacheConfig(str(out), data_path=str(images), vae=vae, **(common | changes))
+    return CacheConfig(out=str(out), data_path=str(images), vae=vae, **(common | changes))
 
 
 def flags(images, vae, out) -> list:
@@ -275,7 +275,7 @@ def test_a_failing_file_system_does_not_pass_for_bad_images(vae, tmp_path, capsy
     with pytest.raises(SystemExit):
         main(config(images, vae, tmp_path / "out", skip_unreadable=True))
     said = capsys.readouterr().err
-    assert "No such file" in said and "12.png" in said and "same command continues" in said
+    assert "no such file" in said and "12.png" in said and "same command continues" in said
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
@@ -309,7 +309,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(images, vae, tmp_path, monke
         patch.setattr(cache_latents, "ShardWriter", FullDisk)
         with pytest.raises(SystemExit):
             main(config(images, vae, tmp_path / "out"))
-    assert re.search(r"No space left on device.*same command continues", capsys.readouterr().err)
+    assert re.search(r"No space left on the disk.*same command continues", capsys.readouterr().err)
     assert set(written) == {0, 1, 2, 3}
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npy")}
     assert len(times) == 3 * 2
@@ -397,12 +397,12 @@ def test_commands_of_the_page_are_valid(monkeypatch):
 
 def test_verifying_names_an_altered_shard(images, vae, tmp_path, capsys):
     cache_here(config(images, vae, tmp_path))
-    main(CacheConfig(str(tmp_path), verify=True))
+    main(CacheConfig(out=str(tmp_path), verify=True))
     assert f"{COUNT} images in 7 shards, all checksums hold" in capsys.readouterr().out
     path = tmp_path / "moments-00002.npy"
     data = bytearray(path.read_bytes())
     data[500] ^= 1
     path.write_bytes(data)
     with pytest.raises(SystemExit) as end:
-        main(CacheConfig(str(tmp_path), verify=True))
+        main(CacheConfig(out=str(tmp_path), verify=True))
     assert end.value.code == 2 and "moments-00002.npy: altered" in capsys.readouterr().err

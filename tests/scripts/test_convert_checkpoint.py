@@ -8,10 +8,10 @@ import torch
 from launching import check
 
 from models import SiT_models
+from models.checkpoint_file import read_checkpoint
+from models.trained import weights_of
 from scripts.convert_checkpoint import Conversion, convert
-from training.checkpoint import read_checkpoint
 from training.config import TrainConfig
-from training.weights import weights_of
 
 
 @pytest.fixture

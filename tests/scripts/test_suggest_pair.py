@@ -9,10 +9,10 @@ from launching import TINY_DIGITS
 from PIL import Image
 
 import train
-from evaluation.pairing import allowed_pairs
+from evaluation.blocks.pair_ranking import allowed_pairs
 from models import SiT_models
+from models.checkpoint_file import read_checkpoint
 from scripts.suggest_pair import PairConfig, Suggestion, main
-from training.checkpoint import read_checkpoint
 
 
 @pytest.fixture(scope="module")

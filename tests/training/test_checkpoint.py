@@ -12,13 +12,9 @@ import torch
 from launching import ENVIRONMENT, ROOT
 
 from models import SiT_models
-from training.checkpoint import (
-    latest_checkpoint,
-    read_checkpoint,
-    read_for_resume,
-    save_checkpoint,
-)
-from training.weights import load_weights, weights_of
+from models.checkpoint_file import read_checkpoint
+from models.trained import load_weights, weights_of
+from training.checkpoint import latest_checkpoint, read_for_resume, save_checkpoint
 
 
 def tiny():

@@ -1,10 +1,15 @@
 """Flags: the original's spellings, the paper's defaults, and one clear line for what is wrong."""
 
-import pytest
+import subprocess
+import sys
 
-from training.checks import check_train_config, layer_sync_settings
+import pytest
+from launching import ROOT
+
+from runtime.command import parse_command
+from training.checks import check_train_config
 from training.config import OptimConfig, SaveConfig, TrainConfig, differences
-from training.launch import parse_command
+from training.methods.layer_sync import layer_sync_settings
 
 
 def parse(*args, monkeypatch):
@@ -134,6 +139,13 @@ def test_unknown_flags_and_values_exit_with_a_hint(args, said, monkeypatch, caps
     assert exit.value.code == 2
     printed = capsys.readouterr()
     assert said in printed.err + printed.out
+
+
+def test_settings_and_their_checks_do_without_torch():
+    """So that --help and a mistyped flag are answered at once."""
+    modules = "training.config, training.checks, training.methods.methods, data.data_config"
+    program = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
 def test_differences_name_flags_that_shape_the_run_only():

@@ -11,10 +11,12 @@ import torch
 from launching import TINY_DIGITS, check, logged_rows
 
 import train
-from training.checkpoint import prune_checkpoints, read_checkpoint, save_checkpoint
+from models.checkpoint_file import read_checkpoint
+from runtime.signals import EXIT_PREEMPTED
+from training import loop
+from training.checkpoint import prune_checkpoints, save_checkpoint
 from training.config import EngineConfig, OptimConfig, SaveConfig
 from training.optimizer import learning_rate
-from training.preemption import EXIT_PREEMPTED
 from training.tracking import read_log
 
 
@@ -128,10 +130,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
 
     def poisoned(*args):
         values = step(*args)
-        return [values[0] * float("nan"), *values[1:]] if training.step == 2 else values
+        return values | {"loss": values["loss"] * float("nan")} if training.step == 2 else values
 
     training.forward_backward = poisoned
-    assert training.run() == train.EXIT_NOT_FINITE
+    assert training.run() == loop.EXIT_NOT_FINITE
     assert "the loss of step 3 is not finite" in capfd.readouterr().err
     checkpoints = training.folder / "checkpoints"
     assert [path.name for path in checkpoints.iterdir()] == ["0000002.pt"]
@@ -183,10 +185,9 @@ def test_held_out_losses_by_time(tmp_path):
     training = train.Training(
         config(tmp_path, dataset_name=None, data_path=str(folder), val_data_path=str(folder))
     )
-    validation = training.monitors.validation
-    losses = validation.losses(training.parallel.ema, training.encoder, training.transport)
+    held_out = training.monitors["held_out_loss"]
+    losses = held_out.losses()
     bins = [losses.pop(f"val_loss_t0.{i}") for i in range(10)]
     assert set(losses) == {"val_loss"}
     assert losses["val_loss"] == pytest.approx(np.mean(bins)) == pytest.approx(2, rel=0.1)
-    again = validation.losses(training.parallel.ema, training.encoder, training.transport)
-    assert again["val_loss"] == losses["val_loss"]
+    assert held_out.losses()["val_loss"] == losses["val_loss"]

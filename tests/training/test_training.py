@@ -9,9 +9,10 @@ from launching import TINY_DIGITS, save_tiny_vae
 from PIL import Image
 
 import train
+from models.checkpoint_file import read_checkpoint
 from scripts.cache_latents import CacheConfig
 from scripts.cache_latents import main as cache_latents
-from training.checkpoint import read_checkpoint, save_checkpoint
+from training.checkpoint import save_checkpoint
 from training.config import OptimConfig, SaveConfig, TransportConfig
 from training.tracking import read_log
 

@@ -1,0 +1,39 @@
+"""From what a source gives to x_1, which the network learns to make."""
+
+import torch
+from torch import Tensor
+
+from data.data_config import TrainingData
+from data.source_protocol import Source
+from models import find_model, load_codec
+from runtime.randomness import Streams
+
+
+class Encoding:
+    """A source and its codec: called with a batch of items, it gives x_1.
+
+    `codec` decodes what the network makes, `latent_shape` is (C, h, w) of x_1.
+
+    Raises `ValueError` when source, codec, image size and the model's patches do not fit.
+    """
+
+    def __init__(self, config: TrainingData, model: str, source: Source, device: torch.device):
+        self.source = source
+        self.codec = load_codec(config.vae, device, source.channels)
+        source.check_codec(self.codec, config.image_size)
+        size = config.image_size
+        self.latent_shape = self.codec.latent_shape((self.codec.image_channels, size, size))
+        patch = find_model(model).keywords["patch_size"]
+        if self.latent_shape[-1] % patch:
+            both = self.codec.factor * patch
+            raise ValueError(
+                f"--image-size {size} is not divisible by {both}, the codec's factor "
+                f"{self.codec.factor} times the patch size {patch} of --model {model}"
+            )
+
+    def __call__(self, items: Tensor, mirrored: Tensor, draws: Streams) -> Tensor:
+        """Make x_1 (N, *latent_shape), float32, of the source's items (N, *source.shape).
+
+        The same draws give the same x_1 from images and from latents that were made of them.
+        """
+        return self.source.encode(self.codec, items, mirrored, draws)

@@ -1,0 +1,150 @@
+"""The latent cache: the autoencoder's posterior for every image and for its mirror, on disk.
+
+The moments are as the autoencoder gives them, not scaled: a latent is
+(mean + std * noise) * scaling_factor, which is what `VAECodec.encode` computes.
+`scripts/cache_latents.py` makes a cache, `LatentSource` reads it. The files are described in
+data/latent_manifest.py.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.latent_manifest import (
+    MANIFEST,
+    CacheSettings,
+    check_array,
+    damaged,
+    differences,
+    file_sha256,
+    read_manifest,
+)
+from models.codecs import PIXELS, Codec
+from models.trained import hash_weights
+from runtime.randomness import Streams
+from runtime.schema import from_dict
+
+
+class LatentSource(Dataset):
+    """A complete cache: (moments (2, 2, C, h, w), int label), for `sample_posterior`.
+
+    Index i is image i of the source it was made of, as long as no image was left out. Opening
+    checks that every file is there with the right size and header; `ValueError` names one that is
+    not. Processes that inherit or unpickle it open the files for themselves.
+    """
+
+    latents = mirrors = True
+    streams = False
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        self.manifest = manifest = read_manifest(self.root)
+        self.settings = s = from_dict(CacheSettings, manifest)
+        self.channels, self.latent_size = s.latent_channels, s.latent_size
+        self.image_size, self.num_classes, self.shape = s.image_size, s.num_classes, s.row_shape
+        self.codec, self.scale = s.codec, s.scaling_factor
+        self.shards = manifest["shards"]
+        self.first = np.array([shard["first"] for shard in self.shards])
+        self.maps = None
+        self.verify()
+        columns = [self.read_labels(shard) for shard in self.shards]
+        self.labels = torch.from_numpy(np.concatenate(columns))  # (N,)
+
+    def __len__(self) -> int:
+        return self.manifest["count"]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        moments, labels = self.__getitems__([index])
+        return moments[0], int(labels[0])
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """A whole batch: moments (N, 2, 2, C, h, w) in the cache's dtype, labels (N,) int64."""
+        indices = np.asarray(indices)
+        if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
+            raise IndexError(f"{self.root} holds {len(self)} latents: {indices.max()} asked for")
+        self.maps = self.maps or self.open_maps()
+        shards = np.searchsorted(self.first, indices, side="right") - 1
+        rows = indices - self.first[shards]
+        dtype = getattr(torch, self.settings.dtype)
+        moments = torch.empty((len(indices), *self.settings.row_shape), dtype=dtype)
+        # row by row is faster than shard by shard: few rows of a batch share a shard
+        for out, shard, row in zip(moments.numpy(), shards.tolist(), rows.tolist(), strict=True):
+            out[:] = self.maps[shard][row]
+        return moments, self.labels[torch.from_numpy(indices).long()]
+
+    def read_labels(self, shard: dict) -> np.ndarray:
+        """int64 (n,); `ValueError` for labels of classes that there are not."""
+        labels = np.load(self.root / shard["labels"])
+        outside = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
+        if len(outside):
+            raise damaged(
+                self.root / shard["labels"],
+                f"altered: label {labels[outside[0]]} in row {outside[0]}, and {self.num_classes} "
+                f"classes in {MANIFEST}",
+            )
+        return labels
+
+    def open_maps(self) -> list[np.ndarray]:
+        # plain arrays index faster than memmap objects; the files stay mapped
+        paths = [self.root / shard["moments"] for shard in self.shards]
+        return [np.asarray(np.load(path, mmap_mode="r")) for path in paths]
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "maps": None}
+
+    def verify(self, checksums: bool = False) -> None:
+        """Check every shard, its bytes too with `checksums`; `ValueError` names a bad file."""
+        for shard in self.shards:
+            self.check_shard(shard, checksums)
+
+    def check_shard(self, shard: dict, checksums: bool) -> None:
+        for name in ("moments", "labels"):
+            path = self.root / shard[name]
+            check_array(path, *self.settings.layout(name, shard["count"]))
+            if checksums and file_sha256(path) != shard["sha256"][name]:
+                raise damaged(path, "altered, its checksum is not the manifest's")
+
+    def encode(self, codec: Codec, items: Tensor, mirrored: Tensor, draws: Streams) -> Tensor:
+        """Draw x_1 (N, C, h, w) from moments (N, *shape), as encoding the images would."""
+        noise = draws.normal(codec.latent_shape((3, self.image_size, self.image_size)))
+        return sample_posterior(items, mirrored, noise, codec.scale)
+
+    def check_codec(self, codec: Codec, image_size: int) -> None:
+        """`ValueError` unless the cache was made with this autoencoder at this image size."""
+        if codec.name == PIXELS:
+            raise ValueError(
+                f"--vae {PIXELS}: --data-path {self.root} holds latents; give --vae {self.codec}"
+            )
+        here = dict(codec_fingerprint=weights_fingerprint(codec.vae), image_size=image_size)
+        if found := differences(self.manifest, here | {"scaling_factor": codec.scale}):
+            raise ValueError(
+                f"--data-path {self.root} holds latents of another codec or size ({found}): "
+                f"change the flags (it was made with --vae {self.codec}), or make another cache"
+            )
+
+
+def sample_posterior(moments: Tensor, mirrored: Tensor, noise: Tensor, scale: float) -> Tensor:
+    """Latents x_1 (N, C, h, w), float32, as `VAECodec.encode` draws them.
+
+    Args:
+        moments: (N, 2, 2, C, h, w), [as it is | mirrored] x [mean | std].
+        mirrored: (N,) bool, which samples are to be mirrored.
+        noise: (N, C, h, w), standard-normal draws.
+        scale: the autoencoder's scaling factor.
+    """
+    samples = torch.arange(len(moments), device=moments.device)
+    mean, std = moments[samples, mirrored.long()].float().unbind(1)  # (N, C, h, w) each
+    return (mean + std * noise) * scale
+
+
+def encode_moments(codec, images: Tensor) -> Tensor:
+    """uint8 (N, 3, H, W) to moments (N, 2, 2, C, h, w), float32, of a `VAECodec`."""
+    return torch.stack([codec.moments(view) for view in (images, images.flip(-1))], 1)
+
+
+def weights_fingerprint(network: torch.nn.Module) -> str:
+    """The first 16 hex digits of the SHA-256 over names and values of the weights."""
+    return hash_weights(network.state_dict())[:16]

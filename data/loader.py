@@ -1,0 +1,32 @@
+"""How a process's share of the data reaches it: loaders."""
+
+import torch
+from torch.utils.data import DataLoader
+
+from data.order import StepBatches
+from data.source_protocol import Source
+from data.streams import StreamedBatches
+from runtime.signals import obey_parent_only
+
+
+def as_it_is(batch):
+    return batch
+
+
+def make_loader(source: Source, batches: StepBatches, num_workers: int) -> DataLoader:
+    """Batches (images, labels) of one process, in order.
+
+    A source with `__getitems__` gives them whole, and a stream makes them itself.
+    """
+    common = dict(worker_init_fn=obey_parent_only, pin_memory=torch.cuda.is_available())
+    if source.streams:
+        streamed = StreamedBatches(source, batches, threads=num_workers)
+        return DataLoader(streamed, batch_size=None, num_workers=min(1, num_workers), **common)
+    whole = hasattr(source, "__getitems__")
+    return DataLoader(
+        source,
+        batch_sampler=batches,
+        collate_fn=as_it_is if whole else None,
+        num_workers=num_workers,
+        **common,
+    )

@@ -1,0 +1,69 @@
+"""Data sets of rows: a name on the Hugging Face hub or parquet files, and their columns."""
+
+from torch import Tensor
+
+from data.data_config import DataConfig
+from data.decoding import UnreadableImage, read_image
+
+HUB_NAMES = {"imagenet-1k": "ILSVRC/imagenet-1k"}  # the original's spelling, and where it is
+
+
+class Columns:
+    """Which columns of a `datasets` data set are image and label: found by type, or given."""
+
+    def __init__(self, where: str, features: dict, image: str | None, label: str | None):
+        import datasets
+
+        self.where, self.features = where, features
+        self.image = self.find("--image-column", image, datasets.Image)
+        self.label = self.find("--label-column", label, datasets.ClassLabel)
+        feature = features[self.label]
+        # plain integers do not say how many classes there are
+        self.num_classes = getattr(feature, "num_classes", None)
+        if self.num_classes is None and not str(getattr(feature, "dtype", "")).startswith("int"):
+            raise ValueError(f"--label-column {label}: {where} has {feature} there, not integers")
+
+    def find(self, flag: str, given: str | None, kind: type) -> str:
+        if given in self.features:
+            return given
+        found = [name for name, feature in self.features.items() if isinstance(feature, kind)]
+        if len(found) == 1 and given is None:
+            return found[0]
+        what = f"no column {given}" if given else f"{len(found)} columns of type {kind.__name__}"
+        raise ValueError(
+            f"{self.where} has {what}; give {flag} with one of {', '.join(self.features)}"
+        )
+
+    def read(self, row: dict, size: int, name: str) -> tuple[Tensor, int]:
+        """The image and label of a row whose image is not decoded."""
+        image = row[self.image]
+        if not isinstance(image, dict):
+            raise ValueError(
+                f"{self.where}: column {self.image} holds no images, but {image!r:.60}"
+            )
+        if not (image["bytes"] or image["path"]):
+            raise UnreadableImage(f"{name}: not a readable image (empty)")
+        return read_image(image["bytes"] or image["path"], size, name), int(row[self.label])
+
+
+def load_rows(given: str, name: str, c: DataConfig, streaming: bool):
+    """The "train" split that `datasets` finds by that name, and its `Columns`."""
+    import datasets
+
+    where = {"path": HUB_NAMES.get(name, name)}
+    if name.endswith(".parquet"):
+        where = {"path": "parquet", "data_files": name}
+    try:
+        rows = datasets.load_dataset(
+            **where, split="train", cache_dir=c.cache_dir, streaming=streaming
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{given} {name}: cannot be loaded ({reason}); or give --data-path FOLDER with one "
+            f"folder of images for each class"
+        ) from error
+    columns = Columns(f"{given} {name}", rows.features or {}, c.image_column, c.label_column)
+    if isinstance(rows.features[columns.image], datasets.Image):
+        rows = rows.cast_column(columns.image, datasets.Image(decode=False))
+    return rows, columns

@@ -1,0 +1,171 @@
+"""Images and labels: folders, the hub, parquet files, the digits, and latents made of them.
+
+Each is a `Source` (data/source_protocol.py). A new kind of data is a class here, or in a file of
+its own, and a line in `open_source`.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.data_config import DataConfig, TrainingData
+from data.decoding import read_image
+from data.folders import class_images
+from data.latent_manifest import is_latent_cache
+from data.latents import LatentSource
+from data.rows import HUB_NAMES, load_rows
+from data.source_protocol import ImageSource, Source
+from data.streams import StreamSource
+from runtime.hub import is_hub_name
+
+
+def load_source(c: TrainingData, batch: int) -> Source:
+    """Open the data that the flags name; `ValueError` when it is missing or does not fit them.
+
+    Args:
+        batch: --global-batch-size, which an epoch must fill once.
+    """
+    source = open_source(c, c.streaming)
+    if (source.num_classes or 0) > c.num_classes:
+        raise ValueError(
+            f"--num-classes {c.num_classes}: the data has {source.num_classes} classes"
+        )
+    if source.num_classes is None and not source.streams:
+        check_labels(source.labels, c.num_classes, "--num-classes says")
+    if len(source) < batch:
+        raise ValueError(
+            f"--global-batch-size {batch} is more than the {len(source)} images there are"
+        )
+    return source
+
+
+def open_source(c: DataConfig, streaming: bool = False) -> Source:
+    """Open what data_path or dataset_name of `c` names, with its other data flags.
+
+    `ValueError` when there is no such data, or when it is not what the flags say.
+    """
+    given = "--data-path" if c.data_path else "--dataset-name"
+    name = c.data_name
+    if is_row_data(name, c):
+        if streaming:
+            return StreamSource(given, name, c)
+        return RowSource(given, name, c)
+    for flag, value in rows_only(c, streaming).items():
+        if value:
+            raise ValueError(
+                f"{flag}: {given} {name} is neither parquet files nor a data set of the hub; "
+                f"leave it out"
+            )
+    if name == "digits":
+        return DigitsSource(c.image_size)
+    return LatentSource(name) if is_latent_cache(name) else FolderSource(given, name, c.image_size)
+
+
+def rows_only(c: DataConfig, streaming: bool) -> dict:
+    columns = {"--image-column": c.image_column, "--label-column": c.label_column}
+    return columns | {"--streaming": streaming}
+
+
+def is_row_data(name: str, c: DataConfig) -> bool:
+    """Whether it is for `datasets` to find: parquet files, or a name on the hub."""
+    if Path(name).is_dir():
+        return any(any(Path(name).glob(pattern)) for pattern in ("*.parquet", "data/*.parquet"))
+    if name == "digits" or name.startswith(("/", "~", "../")):
+        return False
+    # a mistyped folder is not looked for on the hub, which would take half a minute
+    return not c.data_path or name in HUB_NAMES or is_hub_name(name)
+
+
+def list_fingerprint(source: Dataset) -> str:
+    """16 hex digits that change when an image is added, removed, renamed or relabelled."""
+    labels = source.labels.tolist()
+    lines = (f"{source.name(i)}\t{label}\n" for i, label in enumerate(labels))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+def check_labels(labels: np.ndarray, num_classes: int, who: str = "its features say") -> None:
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(outside):
+        first = outside[0]
+        raise ValueError(
+            f"row {first} of the data: label {labels[first]}, {who} there are {num_classes} "
+            f"classes; mend the labels ({len(outside)} of {len(labels)} are outside)"
+        )
+
+
+class FolderSource(ImageSource, Dataset):
+    """An ImageFolder: one folder of images per class, classes numbered in alphabetical order."""
+
+    def __init__(self, given: str, root: str, image_size: int):
+        if not Path(root).is_dir():
+            kind = "a file; give the folder" if Path(root).exists() else "no such folder"
+            raise ValueError(f"{given} {root}: {kind}")
+        try:
+            classes, images = class_images(root)
+        except ValueError as error:
+            raise ValueError(
+                f"{given} {root}: it must hold one folder of images for each class, or "
+                f"parquet files, or a latent cache ({error})"
+            ) from None
+        self.root, self.image_size, self.num_classes = root, image_size, len(classes)
+        self.paths = [path for path, _ in images]
+        self.labels = np.array([label for _, label in images])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        return self.paths[index].removeprefix(self.root).lstrip("/")
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path = self.paths[index]
+        return read_image(path, self.image_size, path), int(self.labels[index])
+
+
+class RowSource(ImageSource, Dataset):
+    """A `datasets` name on the hub or a local folder of parquet files; split "train"."""
+
+    def __init__(self, given: str, name: str, c: DataConfig):
+        self.rows, self.columns = load_rows(given, name, c, streaming=False)
+        self.num_classes, self.image_size = self.columns.num_classes, c.image_size
+        self.labels = np.asarray(self.rows.with_format("numpy")[self.columns.label][:])
+        if self.num_classes:
+            check_labels(self.labels, self.num_classes)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        return f"row {index}"
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.columns.read(self.rows[int(index)], self.image_size, self.name(index))
+
+
+class DigitsSource(ImageSource, Dataset):
+    """The 1,797 handwritten digits that scikit-learn ships: 8x8, one channel, 10 classes."""
+
+    channels, num_classes, mirrors = 1, 10, False
+
+    def __init__(self, image_size: int = 8):
+        from sklearn.datasets import load_digits
+
+        if image_size != 8:
+            raise ValueError(f"--image-size {image_size}: the digits are 8x8 images")
+        digits, self.image_size = load_digits(), image_size
+        pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # they come as 0..16
+        self.images = torch.from_numpy(pixels).unsqueeze(1)  # (1797, 1, 8, 8)
+        self.labels = digits.target
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, index: int) -> str:
+        return f"digit {index}"
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])

@@ -1,0 +1,136 @@
+"""Data that is read as it comes over the network, in an order that is still a function of the seed.
+
+The data's files are dealt out to L lanes, each of which reads its own in a drawn order and through
+a buffer from which rows are drawn. Positions l B/L ... (l + 1) B/L - 1 of the global batch B are
+lane l's. So a batch does not depend on the number of processes, a process reads only the lanes of
+its own positions, and a run continues where it was: by reading what the epoch has already given
+again, without decoding it.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from data.data_config import TrainingData
+from data.order import StepBatches
+from data.rows import HUB_NAMES, load_rows
+from data.source_protocol import ImageSource
+from runtime.command import RunError
+from runtime.randomness import ORDER
+
+BUFFER = 16_384  # rows, not decoded, over all lanes
+
+
+class StreamSource(ImageSource):
+    """The "train" split of a `datasets` name or parquet folder, streamed."""
+
+    streams = True
+
+    def __init__(self, given: str, name: str, c: TrainingData):
+        self.rows, self.columns = load_rows(given, name, c, streaming=True)
+        self.image_size, self.classes = c.image_size, c.num_classes
+        self.num_classes = self.columns.num_classes
+        self.length = count_rows(self.rows, HUB_NAMES.get(name, name), c.cache_dir)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def batches(self, order: StepBatches, threads: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each step of `order`, this process's images (n, 3, H, W) and labels (n,)."""
+        with ThreadPoolExecutor(max(1, threads)) as pool:
+            for rows in self.rows_of_steps(order):
+                images, labels = zip(*pool.map(self.read, rows), strict=True)
+                yield torch.stack(images), torch.tensor(labels)
+
+    def rows_of_steps(self, order: StepBatches) -> Iterator[list[tuple[str, dict]]]:
+        count = lane_count(order.batch, self.rows.num_shards)
+        each = order.batch // count  # positions of a lane
+        shard = order.shard
+        lanes = range(shard.start // each, (shard.stop - 1) // each + 1)
+        steps_of_epoch = self.length // order.batch
+        epoch, readers = None, []
+        for step in order.steps:
+            now, done = divmod(step, steps_of_epoch)
+            if now != epoch:
+                epoch = now
+                readers = [self.lane(order.seed, epoch, lane, count) for lane in lanes]
+                for reader in readers:
+                    next(islice(reader, done * each, done * each), None)  # what was seen already
+            rows = [row for reader in readers for row in islice(reader, each)]
+            first = shard.start - lanes.start * each
+            yield rows[first : first + len(shard)]
+
+    def lane(self, seed: int, epoch: int, lane: int, count: int) -> Iterator[tuple[str, dict]]:
+        """(name, row) of a lane, from the beginning of an epoch; shorter lanes start again.
+
+        Shuffled here, not by `datasets`, whose order depends on its version and on the process.
+        """
+        generator = np.random.default_rng((ORDER, seed, epoch, lane))
+        files, size = range(lane, self.rows.num_shards, count), max(1, BUFFER // count)
+        while True:
+            buffer = []
+            for named in self.rows_of_files(generator.permutation(files).tolist()):
+                if len(buffer) < size:
+                    buffer.append(named)
+                    continue
+                i = generator.integers(size)
+                yield buffer[i]
+                buffer[i] = named
+            generator.shuffle(buffer)
+            yield from buffer
+
+    def rows_of_files(self, files: list[int]) -> Iterator[tuple[str, dict]]:
+        for k in files:
+            for i, row in enumerate(self.rows.shard(num_shards=self.rows.num_shards, index=k)):
+                yield f"row {i} of file {k}", row
+
+    def read(self, named: tuple[str, dict]) -> tuple[Tensor, int]:
+        name, row = named
+        image, label = self.columns.read(row, self.image_size, name)
+        if not 0 <= label < self.classes:
+            raise RunError(f"{name}: label {label}, --num-classes says {self.classes}")
+        return image, label
+
+
+class StreamedBatches(IterableDataset):
+    """A stream's batches for the loader, decoded by threads: one process reads the network once."""
+
+    def __init__(self, source: StreamSource, order: StepBatches, threads: int):
+        self.source, self.order, self.threads = source, order, threads
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.source.batches(self.order, self.threads)
+
+
+def lane_count(batch: int, files: int) -> int:
+    """The most lanes that divide the batch evenly and have a file each."""
+    return max(lanes for lanes in range(1, min(batch, files) + 1) if batch % lanes == 0)
+
+
+def count_rows(rows, name: str, cache_dir: str | None) -> int:
+    """From what the data says of itself, or from the footers of its parquet files."""
+    if rows.info.splits and rows.info.splits["train"].num_examples:
+        return rows.info.splits["train"].num_examples
+    import datasets
+    import fsspec
+    import pyarrow.parquet
+
+    builder = datasets.load_dataset_builder(name, cache_dir=cache_dir)
+    total = 0
+    for path in (builder.config.data_files or {}).get("train", []):
+        if not str(path).endswith(".parquet"):
+            raise ValueError(
+                f"{name}: its number of rows is not known without reading it all ({path} is not a "
+                f"parquet file); read it without --streaming"
+            )
+        with fsspec.open(path) as file:
+            total += pyarrow.parquet.read_metadata(file).num_rows
+    return total

@@ -1,0 +1,135 @@
+"""The images that blocks are probed with, and the probes of a network in training.
+
+The same images, with the same noise, each time: curves over training are smooth. Half of the
+images of each class fit the linear probes, the other half judge them.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluation.blocks.probes import TIMES, Batch, BlockReport, probe_blocks
+from runtime.randomness import PROBE, image_streams
+from transport import Transport
+
+LEAST = 20  # images of a class: ten to fit a probe, ten to judge it
+BATCH = 32
+
+
+class Probing:
+    """Some images of a source, and what the blocks of a network make of them.
+
+    Every process does all of the work: that takes no longer than waiting for one that does, and a
+    sharded network needs all of them. What is encoded is kept, on the CPU: 32 KB an image, noise
+    included, for 256 x 256 images through SD's autoencoder.
+
+    Args:
+        source: a data source with `labels`.
+        samples: how many images to use at most, see `probe_images`.
+        seed: images and noise are functions of it.
+        device: where images are encoded.
+
+    Raises `ValueError` when the data is too little for a probe.
+    """
+
+    def __init__(self, source, samples: int, seed: int, device: torch.device | str = "cpu"):
+        self.source, self.seed, self.device = source, seed, device
+        self.images = probe_images(np.asarray(source.labels), samples, seed)
+        labels = [np.asarray(source.labels)[part] for part in self.images]
+        self.classes, numbers = np.unique(np.concatenate(labels), return_inverse=True)
+        self.labels = np.split(numbers, [len(labels[0])])  # 0..classes-1
+        self.batches: list[list[Batch]] = []
+
+    def values(self, network, encode, transport: Transport) -> dict[str, float]:
+        """For each block k, averaged over `TIMES`: accuracy, effective rank, cosine with the next.
+
+        Args:
+            network: with `blocks` and a `null_label`; a SiT in eval mode.
+            encode: (images, mirrored, draws) -> x_1, as in the training step.
+        """
+        report = self.report(network, network.blocks, encode, transport)
+        accuracy, rank = report.accuracy.mean(dim=0), report.effective_rank.mean(dim=0)
+        similarity = report.similarity.mean(dim=0)
+        values = {f"probe_accuracy_{k + 1}": accuracy[k] for k in range(report.depth)}
+        values |= {f"probe_rank_{k + 1}": rank[k] for k in range(report.depth)}
+        values |= {
+            f"probe_similarity_{k}_{k + 1}": similarity[k - 1, k] for k in range(1, report.depth)
+        }
+        for name, numbers in report.more.items():
+            mean = numbers.mean(dim=0)
+            values |= {f"probe_{name}_{k + 1}": mean[k] for k in range(report.depth)}
+        return {name: value.item() for name, value in values.items()}
+
+    def report(
+        self, network, blocks, encode, transport: Transport, times=TIMES, progress: bool = False
+    ) -> BlockReport:
+        """All of it, see `probe_blocks`."""
+        if not self.batches:
+            self.batches = [self.encoded(part, encode) for part in (0, 1)]
+        return probe_blocks(
+            network,
+            blocks,
+            *self.batches,
+            classes=len(self.classes),
+            path=transport.path,
+            times=times,
+            progress=progress,
+        )
+
+    @torch.no_grad()
+    def encoded(self, part: int, encode) -> list[Batch]:
+        """The images that fit the probes (part 0), or those that judge them (1), in batches."""
+        images, labels = self.images[part], torch.from_numpy(self.labels[part])
+        starts = range(0, len(images), BATCH)
+        return [
+            (*self.encode_batch(images[i : i + BATCH], encode), labels[i : i + BATCH])
+            for i in starts
+        ]
+
+    def encode_batch(self, numbers: np.ndarray, encode) -> tuple[Tensor, Tensor]:
+        images = [torch.as_tensor(self.source[i][0]) for i in numbers.tolist()]
+        images = torch.stack(images).to(self.device)
+        draws = image_streams(self.seed, numbers.tolist(), self.device, PROBE)
+        x_1 = encode(images, torch.zeros(len(images), dtype=torch.bool, device=self.device), draws)
+        return x_1.cpu(), draws.normal(x_1.shape[1:]).cpu()
+
+
+def probe_images(labels: np.ndarray, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the images that fit a probe, and of those that judge it.
+
+    At most `samples` in all, and equally many of each class if there are enough; half of a class
+    goes to each. Where that leaves less than `LEAST` images for each class, fewer classes are used.
+
+    Args:
+        labels: (N,) of all images.
+
+    Raises `ValueError` when there are less than two classes, or less than `LEAST` images of them.
+    """
+    random = np.random.default_rng((PROBE, seed))
+    order = random.permutation(len(labels))
+    present, counts = np.unique(labels, return_counts=True)
+    if len(present) < 2:
+        raise ValueError(
+            f"a linear probe tells classes apart, and the data has {len(present)}: use data with "
+            f"two classes or more"
+        )
+    if samples < 2 * LEAST:
+        raise ValueError(
+            f"--probe-samples {samples}: at least {2 * LEAST} are needed, {LEAST} images of each "
+            f"of two classes"
+        )
+    enough = present[counts >= LEAST]
+    if len(enough) < 2:
+        raise ValueError(
+            f"a linear probe needs {LEAST} images of each of two classes or more; of the "
+            f"{len(present)} classes of the data, {len(enough)} have that many: use more data"
+        )
+    chosen = random.permutation(enough)[: samples // LEAST]
+    each = samples // len(chosen)
+    shuffled = labels[order]
+    fit, held_out = [], []
+    for label in np.sort(chosen):
+        own = order[shuffled == label][:each]
+        fit.append(own[: len(own) // 2])
+        held_out.append(own[len(own) // 2 :])
+    return random.permutation(np.concatenate(fit)), np.concatenate(held_out)

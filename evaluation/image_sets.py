@@ -1,0 +1,228 @@
+"""Sets of images wherever they are: .npz, .npy, or a folder of image files.
+
+Everything that can be wrong with a set is found when it is opened, before any image is decoded.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.decoding import LARGEST, UnreadableImage, read_image, read_size
+from data.folders import walk_images
+from runtime.command import is_first_process
+from runtime.npz import (
+    CompressedArray,
+    array_names,
+    check_member,
+    open_member,
+    open_npy,
+    read_small,
+)
+
+LABELS = ("labels", "arr_1")  # sample_ddp.py's name and ADM's
+ARRAY = "arr_0"  # the images in an .npz, as ADM and sample_ddp.py name them
+READERS = 8  # threads that decode files
+LONGEST_RECIPE = 2**24  # bytes
+HINT_BYTES = 2**26  # read at most for a hint in an error
+
+
+@dataclass
+class ImageSet:
+    """Images that are read when they are sliced.
+
+    `images[a:b]` is uint8 (b - a, H, W, C); `labels` int64 (N,) or None; `recipe` what is
+    known of how they were made, or None.
+    """
+
+    name: str
+    images: "np.ndarray | CompressedArray | FolderImages"
+    labels: np.ndarray | None = None
+    recipe: dict | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return tuple(self.images.shape[1:])
+
+
+def open_images(path: str | Path, array: str = ARRAY) -> ImageSet:
+    """Open the images at `path`; those of an .npz are compared with its checksum, once.
+
+    Args:
+        array: name of the array in an .npz.
+
+    Raises `ValueError` that says what is wrong and what to do.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise ValueError(f"{path}: neither a file nor a folder; give a set of images")
+    if path.is_dir() or (path.is_file() and is_npy(path)):
+        if array not in (ARRAY, ""):
+            raise ValueError(f"--array {array}: {path} is no .npz, whose arrays have names")
+        if path.is_dir():
+            return open_folder(path)
+        found = ImageSet(str(path), open_npy(path))
+    elif not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    else:
+        found = open_npz(path, array)
+    check_images(found, array)
+    if isinstance(found.images, np.memmap) and not is_npy(path) and is_first_process():
+        check_member(path, array)  # a compressed one is compared as it is unpacked
+    return found
+
+
+def is_npy(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(6) == b"\x93NUMPY"
+
+
+def open_npz(path: Path, array: str) -> ImageSet:
+    names = array_names(path)
+    if array not in names:
+        raise ValueError(
+            f"{path}: no {array} in it, only {', '.join(names)}; --array NAME chooses another"
+        )
+    key = next((key for key in LABELS if key in names and key != array), None)
+    labels = None if key is None else read_small(path, key)
+    return ImageSet(str(path), open_member(path, array), labels, read_recipe(path))
+
+
+def read_recipe(path: str | Path) -> dict | None:
+    """What an .npz says of its making."""
+    if "recipe" not in array_names(path):
+        return None
+    try:
+        recipe = json.loads(str(read_small(path, "recipe", LONGEST_RECIPE)))
+    except (json.JSONDecodeError, RecursionError):
+        raise ValueError(f"{path}: its recipe is not JSON; remove that array") from None
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path}: its recipe is no JSON object; remove that array")
+    return recipe
+
+
+def check_images(found: ImageSet, array: str) -> None:
+    """Raise `ValueError` unless these are images, of a size that one can be read at a time."""
+    images, labels = found.images, found.labels
+    if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[3] not in (1, 3):
+        raise ValueError(
+            f"{found.name}: {array} must be uint8 images (N, H, W, C), it is {images.dtype} "
+            f"{tuple(images.shape)}{describe_floats(images)}"
+        )
+    height, width = images.shape[1:3]
+    if not 1 <= height * width <= LARGEST:
+        raise ValueError(
+            f"{found.name}: images of {height}x{width} pixels, 1 to {LARGEST:,} can be read"
+        )
+    if labels is not None and (labels.shape != (len(images),) or labels.dtype.kind not in "iu"):
+        raise ValueError(
+            f"{found.name}: {len(images)} images and labels {labels.dtype} {labels.shape} in it"
+        )
+    if len(images) < 2:
+        raise ValueError(f"{found.name}: {len(images)} images in it, at least 2 are needed")
+
+
+def describe_floats(images) -> str:
+    """A hint for the commonest mistake: images that have not been made bytes."""
+    one = math.prod(images.shape[1:]) * images.dtype.itemsize
+    if images.dtype.kind != "f" or not images.shape or not len(images) or not one:
+        return ""
+    head = images[: min(16, HINT_BYTES // one)]
+    if not len(head):
+        return ""
+    return (
+        f" from {np.nanmin(head):g} to {np.nanmax(head):g}; for a range of -1 to 1 store "
+        f"(127.5 * x + 128).clip(0, 255).astype(numpy.uint8)"
+    )
+
+
+def open_folder(folder: Path, image_size: int | None = None) -> ImageSet:
+    """Images below `folder` in the order of their names; the folders they lie in are their labels.
+
+    Args:
+        image_size: crop them to this size as ADM does; None: they must all have one size.
+    """
+    paths = sorted(Path(parent, name) for parent, names in walk_images(folder) for name in names)
+    if len(paths) < 2:
+        raise ValueError(f"{folder}: {len(paths)} images in it, at least 2 are needed")
+    height_width = (image_size, image_size) if image_size else common_size(paths)
+    parents = [path.parent for path in paths]
+    labels = None
+    if folder not in parents:
+        numbers = {parent: number for number, parent in enumerate(sorted(set(parents)))}
+        labels = np.array([numbers[parent] for parent in parents])
+    return ImageSet(str(folder), FolderImages(paths, height_width, image_size), labels)
+
+
+def common_size(paths: list[Path]) -> tuple[int, int]:
+    """(H, W) of all images; `ValueError` names the first that differs."""
+    with ThreadPoolExecutor(READERS) as threads:
+        sizes = list(threads.map(image_file_size, paths))
+    for path, size in zip(paths, sizes, strict=True):
+        if size != sizes[0]:
+            raise ValueError(
+                f"{path} is {size[0]}x{size[1]} pixels and {paths[0].name} "
+                f"{sizes[0][0]}x{sizes[0][1]}: all images must have one size"
+            )
+    width, height = sizes[0]
+    return height, width
+
+
+def image_file_size(path: Path) -> tuple[int, int]:
+    with named_images():
+        return read_size(path)
+
+
+@contextmanager
+def named_images() -> Iterator[None]:
+    """Turn an image that cannot be decoded into a `ValueError`, as all that is wrong with a set."""
+    try:
+        yield
+    except UnreadableImage as error:
+        raise ValueError(f"{error}; mend or remove it") from None
+
+
+class FolderImages:
+    """Image files as one array of RGB images, decoded when sliced."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, paths: list[Path], height_width: tuple[int, int], crop: int | None):
+        self.paths, self.crop = paths, crop
+        self.shape = len(paths), *height_width, 3
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        with ThreadPoolExecutor(READERS) as threads:
+            return np.stack(list(threads.map(self._decode, self.paths[rows])))
+
+    def _decode(self, path: Path) -> np.ndarray:
+        with named_images():
+            image = read_image(path, self.crop, str(path)).permute(1, 2, 0).numpy()
+        if image.shape != self.shape[1:]:
+            raise ValueError(f"{path}: it is {image.shape} now, and was {self.shape[1:]}")
+        return image
+
+
+def content_hash(path: str | Path) -> str:
+    """SHA-256 of a file, or of the names and bytes of a folder's images."""
+    if Path(path).is_file():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for image in open_folder(Path(path), image_size=1).images.paths:
+        digest.update(str(image.relative_to(path)).encode())
+        digest.update(image.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,128 @@
+"""Scorers: sets of samples -> named numbers, by Inception's features or in pixel space.
+
+    scorer = load_scorer("ref.npz", shape=(256, 256, 3), name="samples.npz")   # on every process
+    scores = scorer.evaluate(batches, labels)                                  # on every process
+    scores.metrics                                     # {"fid": ...} on the first; None elsewhere
+
+One more kind of scorer is a class like `PixelScorer` and a line in `load_scorer`.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluation.evaluator import Evaluator
+from evaluation.image_sets import ImageSet
+from evaluation.options import MetricOptions
+from evaluation.pixel_scores import PIXELS_ARE_NOT_FID, load_images, pixel_metrics
+from evaluation.scoring import Scores
+from runtime.processes import Processes
+
+DIGITS = "digits"  # scikit-learn's, where a set of images is named
+
+
+class Scorer(Protocol):
+    """Scores sets of samples against one reference. Every process makes one.
+
+    Args:
+        processes: those that share the work; each takes its share of the samples.
+    """
+
+    processes: Processes
+
+    def check_shape(self, shape: tuple[int, int, int], name: str) -> None:
+        """`ValueError` unless samples of (H, W, C), called `name`, can be compared."""
+
+    def summary(self) -> str:
+        """The reference in a line."""
+
+    def describe(self, scores: Scores) -> dict:
+        """The way these numbers came about, for their record; JSON-compatible."""
+
+    def evaluate(
+        self, batches: Iterable[np.ndarray | Tensor], labels: np.ndarray | None = None
+    ) -> Scores | None:
+        """Named numbers on the first process, None on the others; a collective.
+
+        Args:
+            batches: this process's samples, uint8 (n, H, W, C) with any n.
+            labels: of all samples (N,), in the order of the processes; None if unknown.
+        """
+
+
+class PixelScorer:
+    """Scores in pixel space against a labelled reference; not FID.
+
+    Args:
+        reference: a set of images, or "digits". Raises `ValueError` if it cannot be read.
+    """
+
+    def __init__(self, reference: str):
+        self.name, self.processes = reference, Processes()
+        self.reference = load_images(reference)
+
+    def check_shape(self, shape: tuple[int, int, int], name: str) -> None:
+        there = self.reference[0].shape[1:]
+        if shape != there:
+            raise ValueError(
+                f"{name} has images of {shape}, and the reference {self.name} of {there}: give a "
+                f"reference of the same shape (height, width, channels)"
+            )
+
+    def summary(self) -> str:
+        return f"{self.name}: {len(self.reference[0]):,} images, in pixel space"
+
+    def describe(self, scores: Scores) -> dict:
+        counts = {"samples": scores.count, "reference": len(self.reference[0])}
+        return {"counts": counts, "note": PIXELS_ARE_NOT_FID}
+
+    def evaluate(
+        self, batches: Iterable[np.ndarray | Tensor], labels: np.ndarray | None = None
+    ) -> Scores | None:
+        own = [torch.as_tensor(np.array(batch)) for batch in batches]
+        empty = torch.empty(0, *self.reference[0].shape[1:], dtype=torch.uint8)
+        parts = self.processes.collect(torch.cat([empty, *own]))
+        if not self.processes.first:
+            return None
+        images = torch.cat(parts).numpy()
+        return Scores(pixel_metrics((images, labels, None), self.reference), len(images))
+
+
+def load_scorer(
+    reference: str,
+    shape: tuple[int, int, int],
+    name: str,
+    options: MetricOptions | None = None,
+    pixels: bool = False,
+) -> Scorer:
+    """The scorer for samples of one shape; a collective.
+
+    Args:
+        reference: an .npz in ADM's format, any set of images, or "digits".
+        shape: (H, W, C) of the samples.
+        name: what messages call them.
+        options: what else is wanted, and where the networks' weights are.
+        pixels: compare in pixel space, as with "digits" always.
+
+    Raises `ValueError` when the reference, the networks' weights or the shape cannot be used.
+    """
+    if pixels or reference == DIGITS:
+        scorer: Scorer = PixelScorer(reference)
+    elif shape[2] != 3:
+        raise ValueError(
+            f"{name}: images of one channel, Inception needs RGB; --pixels compares small images "
+            f"without it"
+        )
+    else:
+        scorer = Evaluator(reference, options)
+    scorer.check_shape(shape, name)
+    return scorer
+
+
+def digits_set() -> ImageSet:
+    """scikit-learn's handwritten digits as a set of samples."""
+    images, labels, recipe = load_images(DIGITS)
+    return ImageSet(DIGITS, images, labels, recipe)

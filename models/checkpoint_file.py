@@ -1,0 +1,64 @@
+"""Checkpoint files, of this project and of others, read without trusting them."""
+
+import argparse
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+
+from runtime.hub import fetch, is_hub_name
+
+
+def read_checkpoint(path: str | Path, mmap: bool = False) -> dict:
+    """The dict in a checkpoint file, on the CPU, without unpickling anything but tensors.
+
+    A name that is no local file may be one on the hub. `ValueError` for a missing, truncated or
+    foreign file.
+    """
+    if not Path(path).is_file():
+        if not is_hub_name(path):
+            raise ValueError(f"checkpoint {path}: no such file")
+        path = fetch(str(path))
+    if Path(path).suffix == ".safetensors":
+        return read_safetensors(path)
+    try:
+        content = load_tensors(path, mmap)
+    except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"checkpoint {path}: truncated, or not a PyTorch file") from None
+        reason = [line for line in str(error).splitlines() if "GLOBAL" in line] or ["unknown"]
+        raise ValueError(
+            f"checkpoint {path}: holds more than tensors and plain values, which is not unpickled "
+            f"({reason[0].strip()[:120]})"
+        ) from None
+    except Exception as error:  # torch.load fails in as many ways as there are foreign files
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"checkpoint {path}: truncated, or not a PyTorch file ({reason[:100]})"
+        ) from None
+    if not isinstance(content, dict):
+        raise ValueError(f"checkpoint {path}: holds a {type(content).__name__}, not a dict")
+    return content
+
+
+def load_tensors(path: str | Path, mmap: bool) -> dict:
+    mmap = mmap and zipfile.is_zipfile(path)  # files from before torch 1.6 are no zip archives
+    # official files hold their command line as a Namespace: plain data
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def read_safetensors(path: str | Path) -> dict:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+            config = json.loads(metadata.get("config", "null"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"checkpoint {path}: truncated, or not safetensors ({error})") from None
+    turned = metadata.get("time") == "reversed"
+    return {"ema": weights, "reversed_time": turned} | ({"config": config} if config else {})

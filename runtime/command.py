@@ -1,0 +1,144 @@
+"""Starting up: command lines, and errors said once by whichever process is the first.
+
+What ends a run later through no fault of the program is said by the process that meets it.
+
+Under torchrun every process meets the same bad flag. The first one says so; the others keep quiet
+and hold back for a moment, because the launcher stops the first when another one exits before it.
+"""
+
+import errno
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runtime.flags import check_numbers
+from runtime.launch import is_first_process, rank
+
+EXIT_USAGE = 2
+EXIT_FAILED = 1
+HOLD_BACK_SECONDS = 20
+
+
+class RunError(Exception):
+    """What ends a run through no fault of the program; `str(error)` is for the user."""
+
+
+def program_name() -> str:
+    """As it is called: train.py, or python -m evaluation."""
+    path = Path(sys.argv[0])
+    return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
+
+
+def parse_command(
+    config: Callable | dict[str, Callable],
+    args: list[str] | None = None,
+    program: str | None = None,
+    description: str | None = None,
+):
+    """Build `config` from the command line, or the one that its first word names.
+
+    Args:
+        args: the command line's words, `sys.argv[1:]` unless given.
+        program: what --help calls it, as it is called unless given.
+        description: what --help says first, the docstring of `config` unless given.
+
+    A bad flag ends the program with exit code 2.
+    """
+    import tyro
+
+    cli = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
+    try:
+        parsed = cli(
+            config,
+            prog=program or program_name(),
+            args=args,
+            description=description,
+            console_outputs=is_first_process(),
+        )
+    except SystemExit as exit:
+        if exit.code not in (None, 0):
+            hold_back()
+        raise
+    with usage_errors():
+        check_numbers(parsed)
+    return parsed
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn bad input or what the operating system refuses while setting up into one line.
+
+    A `ValueError`, `RunError` or `OSError` ends the program with exit code 2.
+    """
+    try:
+        yield
+    except (ValueError, RunError, OSError) as error:
+        if not is_first_process():
+            hold_back()  # still here after that: the first one has no such error
+            print(f"[rank {rank()}] ", end="", file=sys.stderr)
+        print(f"{program_name()}: error: {in_one_line(error)}", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_USAGE) from None
+
+
+@contextmanager
+def run_errors(remedy: str) -> Iterator[None]:
+    """Turn bad data, a failing disk or a killed worker into one line and exit code 1."""
+    try:
+        yield
+    except (RunError, OSError) as error:
+        first, *more = in_one_line(error).strip().splitlines() or [type(error).__name__]
+        # from a loader's process it comes with the traceback there, the error in the last line
+        reason = re.sub(r"^[\w.]+: ", "", more[-1]) if more else first
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = (
+            f"{str(error).splitlines()[0].rstrip('. ')}: a data loading process was killed from "
+            f"outside, often for want of memory; fewer --num-workers need less"
+        )
+    else:
+        return
+    who = "" if is_first_process() else f"[rank {rank()}] "
+    print(f"\n{who}{program_name()}: error: {reason}. {remedy}", file=sys.stderr, flush=True)
+    raise SystemExit(EXIT_FAILED)
+
+
+REFUSALS = {  # what the operating system refuses: why, and what to do
+    errno.EACCES: "no permission; give a path where you may read and write",
+    errno.EPERM: "no permission; give a path where you may read and write",
+    errno.EROFS: "on a file system that is read-only; give another path",
+    errno.EISDIR: "it is a folder, where a file is meant; give the name of a file",
+    errno.ENOTDIR: "a part of this path is a file, where a folder is needed; give another path",
+    errno.ENOENT: "no such file or folder",
+    errno.EEXIST: "it is there already; remove it, or give another name",
+    errno.ENOSPC: "no space left on the disk; make room, or give a path on another disk",
+    errno.EDQUOT: "the disk quota is used up; make room, or give a path on another disk",
+    errno.EFBIG: "too large for its file system or for the limit of the shell (ulimit -f)",
+    errno.EMFILE: "too many open files; raise the limit of the shell (ulimit -n)",
+    errno.ENAMETOOLONG: "the name is too long; give a shorter one",
+    errno.ELOOP: "a symbolic link that leads back to itself; give the file that is meant",
+    errno.EIO: "the disk reports an error",
+    errno.ESTALE: "the network file system has lost it; look at the mount",
+}
+
+
+def in_one_line(error: Exception) -> str:
+    """Say what an error is to a user: for the operating system's, which file and what to do."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    reason = REFUSALS.get(error.errno, error.strerror or os.strerror(error.errno))
+    if error.filename is None:
+        return reason[0].upper() + reason[1:]
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    if error.errno == errno.EINVAL and error.strerror != os.strerror(errno.EINVAL):
+        reason = error.strerror  # of this project, which says more
+    return f"{name}: {reason}"
+
+
+def hold_back() -> None:
+    if not is_first_process():
+        time.sleep(HOLD_BACK_SECONDS)

@@ -1,0 +1,92 @@
+"""The processes of an evaluation: who takes which images, and how results reach the first one.
+
+Process r takes the r-th contiguous share, so that joining shares by rank is file order. Results
+travel as CPU tensors over gloo, whatever else the processes use between them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from tqdm import tqdm
+
+from runtime.launch import local_rank, world_size
+
+
+class Processes:
+    """The processes of this launch, or this one alone; a collective to make."""
+
+    def __init__(self):
+        self.group = None
+        if dist.is_initialized():
+            self.group = dist.new_group(backend="gloo")
+        elif world_size() > 1:
+            dist.init_process_group("gloo")
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.count = dist.get_world_size() if dist.is_initialized() else 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, total: int, rank: int | None = None) -> range:
+        """Which of `total` images a process takes, this one unless `rank` says another."""
+        rank = self.rank if rank is None else rank
+        return range(total * rank // self.count, total * (rank + 1) // self.count)
+
+    def batches(self, images, batch_size: int, what: str) -> Iterator[np.ndarray]:
+        """This process's share of `images`, batch by batch; the first one shows its progress."""
+        share = self.share(len(images))
+        with tqdm(total=len(share), desc=what, unit="image", disable=not self.first) as bar:
+            for start in range(share.start, share.stop, batch_size):
+                batch = images[start : min(start + batch_size, share.stop)]
+                yield batch
+                bar.update(len(batch))
+
+    def collect(self, tensor: Tensor) -> list[Tensor]:
+        """Everyone's tensor (same dtype, any shapes of one rank), by rank; [] but on the first."""
+        tensor = tensor.contiguous().cpu()
+        if self.count == 1:
+            return [tensor]
+        shape = torch.tensor(tensor.shape)
+        if not self.first:
+            dist.send(shape, 0, self.group)
+            dist.send(tensor, 0, self.group)
+            return []
+        found = [tensor]
+        for rank in range(1, self.count):
+            their_shape = torch.empty_like(shape)
+            dist.recv(their_shape, rank, self.group)
+            theirs = tensor.new_empty(their_shape.tolist())
+            dist.recv(theirs, rank, self.group)
+            found.append(theirs)
+        return found
+
+    def close(self) -> None:
+        """Leave; for programs that end here."""
+        if self.group is None and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def choose_device() -> torch.device:
+    """This process's GPU, counted on its own machine; the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank())
+    torch.cuda.set_device(device)
+    return device
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Convolutions and products in float32 proper: TF32 would show in the third digit of FID."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

@@ -1,0 +1,39 @@
+"""The settings that a sampling run works with: the checkpoint's own, and what flags add to them."""
+
+from models.trained import Trained, load_trained
+from runtime.flags import flag
+from sampling.sample_config import SampleConfig
+
+OFFICIAL = {"vae": "ema", "path_type": "Linear", "prediction": "velocity", "sample_eps": None}
+"""Settings of checkpoints that name none, as the official ones."""
+OFFICIAL_NAME = "SiT-XL-2-256x256.pt"  # what SiT calls its published weights
+FLAGS = ("model", "image_size", "num_classes", "vae", "path_type", "prediction", "sample_eps")
+
+
+def open_checkpoint(c: SampleConfig) -> tuple[Trained, dict]:
+    """The checkpoint that `c` names, and the settings in force, see `settings_in_force`."""
+    trained = load_trained(c.ckpt or OFFICIAL_NAME, c.weights, c.num_classes)
+    return trained, settings_in_force(trained, {name: getattr(c, name) for name in FLAGS})
+
+
+def settings_in_force(trained: Trained, given: dict) -> dict:
+    """Each setting from the checkpoint, else from its flag, else as the official ones have it.
+
+    Args:
+        given: values of some of the `FLAGS`, None for a flag that is left out.
+
+    Returns at least vae, path_type, prediction, sample_eps, model and num_classes; image_size if
+    anything names it. Raises `ValueError` for a flag that contradicts the checkpoint.
+    """
+    stored, transport = trained.settings, trained.settings.get("transport", {})
+    known = {"model": trained.arch["name"], "num_classes": trained.arch["num_classes"]}
+    known |= {key: stored[key] for key in ("image_size", "vae") if key in stored}
+    known |= {key: transport[key] for key in ("path_type", "prediction") if key in transport}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in known.items():
+        decodes_alike = name == "vae" and "none" not in (given.get(name), value)
+        if name in given and given[name] != value and not decodes_alike:
+            raise ValueError(
+                f"{flag(name)} {given[name]}: the checkpoint says {value}; leave the flag out"
+            )
+    return OFFICIAL | known | {"sample_eps": transport.get("sample_eps")} | given

@@ -1,0 +1,138 @@
+"""What --data-path and --dataset-name can name: folders, parquet files, the digits."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.data_config import TrainingData
+from data.decoding import UnreadableImage
+from data.loader import make_loader
+from data.order import StepBatches
+from data.sources import DigitsSource, FolderSource, load_source
+
+
+def test_digits_are_sklearns():
+    from sklearn.datasets import load_digits
+
+    source = DigitsSource()
+    image, label = source[5]
+    assert len(source) == 1797 and image.shape == (1, 8, 8) and image.dtype == torch.uint8
+    assert np.abs(image[0].numpy() / 255 * 16 - load_digits().images[5]).max() < 0.05
+    assert label == load_digits().target[5]
+
+
+def png(value: int) -> dict:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (value,) * 3).save(buffer, format="png")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def write_parquet(folder, columns: dict, **features):
+    """Files of rows; `features` for the columns that are not plain values."""
+    import datasets
+
+    rows = datasets.Dataset.from_dict(columns)
+    for name, feature in features.items():
+        rows = rows.cast_column(name, feature)
+    rows.to_parquet(folder / "train-00000-of-00001.parquet")
+    return str(folder)
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    """As ILSVRC/imagenet-1k is laid out, with columns of other names."""
+    import datasets
+
+    columns = {"img": [png(10 * i) for i in range(6)], "cls": [i % 4 for i in range(6)]}
+    kinds = dict(img=datasets.Image(), cls=datasets.ClassLabel(num_classes=4))
+    return write_parquet(tmp_path, columns, **kinds)
+
+
+def load(batch=2, **changes):
+    return load_source(TrainingData(**(dict(image_size=8, num_classes=10) | changes)), batch)
+
+
+@pytest.mark.parametrize("flag", ["data_path", "dataset_name"])
+def test_parquet_folder(parquet, flag):
+    source = load(num_classes=4, **{flag: parquet})
+    assert len(source) == 6 and source.num_classes == 4
+    image, label = source[5]
+    assert (image == 50).all() and label == 1
+    batch = next(iter(make_loader(source, StepBatches(6, 2, 0, 0, 1, range(2)), 0)))
+    assert batch[0].shape == (2, 3, 8, 8) and batch[1].dtype == torch.int64
+
+
+def test_columns_are_given_where_they_cannot_be_found(tmp_path):
+    import datasets
+
+    columns = {
+        "a": [png(i) for i in range(4)],
+        "b": [png(100 + i) for i in range(4)],
+        "kind": [3, 1, 4, 1],
+        "text": ["w"] * 4,
+    }
+    folder = write_parquet(tmp_path, columns, a=datasets.Image(), b=datasets.Image())
+    there = dict(data_path=folder, image_column="b", label_column="kind")
+    source = load(**there)
+    image, label = source[2]
+    assert (image == 102).all() and label == 4
+    wrong = {
+        "2 columns of type Image; give --image-column with one of a, b, kind, text": dict(
+            image_column=None
+        ),
+        "0 columns of type ClassLabel; give --label-column": dict(label_column=None),
+        "no column image; give --image-column with one of a, b": dict(image_column="image"),
+        "--label-column text: .* has Value.*string.* there, not integers": dict(
+            label_column="text"
+        ),
+        "row 2 of the data: label 4, --num-classes says there are 4 classes": dict(num_classes=4),
+    }
+    for message, changes in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            load(**(there | changes))
+    plain = load(**(there | dict(image_column="kind")))
+    with pytest.raises(ValueError, match="column kind holds no images, but 3"):
+        plain[0]
+
+
+def test_labels_outside_their_own_features_are_refused(tmp_path):
+    import datasets
+
+    columns = {"image": [png(0)] * 3, "label": [0, -1, 1]}  # -1: a test split without labels
+    kinds = dict(image=datasets.Image(), label=datasets.ClassLabel(num_classes=2))
+    folder = write_parquet(tmp_path, columns, **kinds)
+    with pytest.raises(ValueError, match=r"row 1 of the data: label -1.*2 classes.*1 of 3"):
+        load(data_path=folder)
+
+
+def test_bad_image_is_named_and_not_replaced(tmp_path):
+    path = tmp_path / "class" / "broken.png"
+    path.parent.mkdir()
+    path.write_bytes(b"not an image")
+    with pytest.raises(UnreadableImage, match=r"broken\.png: not a readable image"):
+        FolderSource("--data-path", str(tmp_path), 8)[0]
+
+
+@pytest.mark.parametrize(
+    ("message", "changes"),
+    [
+        ("--data-path /no/such: no such folder", dict(data_path="/no/such")),
+        ("--dataset-name ./nowhere: cannot be loaded", dict(dataset_name="./nowhere")),
+        ("--num-classes 7: the data has 10", dict(dataset_name="digits", num_classes=7)),
+        ("8x8 images", dict(dataset_name="digits", image_size=16)),
+        ("--streaming: .*digits is neither", dict(dataset_name="digits", streaming=True)),
+        ("--image-column: .*digits is", dict(dataset_name="digits", image_column="x")),
+        ("2000 is more than the 1797", dict(dataset_name="digits", batch=2000)),
+    ],
+)
+def test_missing_or_unfit_data_is_refused(message, changes):
+    with pytest.raises(ValueError, match=message):
+        load(**changes)
+
+
+def test_empty_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="one folder of images for each class"):
+        load(data_path=str(tmp_path))

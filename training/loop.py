@@ -1,0 +1,177 @@
+"""The training loop: a run from its first step to its last, and each of its steps.
+
+    draw -> loss -> backward, part by part -> update -> log -> checkpoint -> monitors
+
+What a run consists of is made in training/building.py.
+"""
+
+import dataclasses
+import math
+import sys
+
+from torch import Tensor
+from tqdm import tqdm
+
+from data.loader import make_loader
+from data.order import StepBatches
+from runtime.signals import EXIT_PREEMPTED, StopRequest
+from training.building import build_run
+from training.checkpoint import prune_checkpoints, save_checkpoint
+from training.config import TrainConfig
+from training.monitors.monitor import Moment, Watched
+from training.monitors.monitors import Monitors
+from training.objective import Objective
+from training.step_draws import StepDraws
+from training.tracking import Meter, RunLog
+from training.update import Update
+
+EXIT_NOT_FINITE = 3
+
+
+class Training:
+    """A run, checked and at its first step; `ValueError` for what is wrong with its settings."""
+
+    def __init__(self, config: TrainConfig):
+        built = build_run(config)
+        self.config, self.folder, self.arch = built.config, built.folder, built.arch
+        self.accelerator, self.shard = built.accelerator, built.shard
+        self.transport, self.encoding = built.transport, built.encoding
+        self.source, self.last_step = built.encoding.source, built.last_step
+        self.parallel, self.network = built.parallel, built.parallel.network
+
+        self.draw = StepDraws(
+            seed=config.global_seed,
+            encoding=self.encoding,
+            transport=self.transport,
+            dropout=self.network.class_dropout_prob,
+            device=self.accelerator.device,
+        )
+        self.objective = Objective(self.transport, built.regularizers)
+        self.update = Update(self.parallel, built.regularizers, config.optim, self.last_step)
+        self.step = 0
+        if built.start:
+            self.update.load_state(built.start)
+            self.objective.load_state(built.start["regularizers"])
+            self.step = built.start["step"]
+        self.monitors = Monitors(
+            Watched(
+                config=self.config,
+                parallel=self.parallel,
+                transport=self.transport,
+                encoding=self.encoding,
+                draw=self.draw,
+                shard=self.shard,
+            )
+        )
+        self.meter = Meter(self.accelerator, built.start and built.start["meter"])
+        self.stop = StopRequest(self.accelerator)
+        self.log = RunLog(self.accelerator, self.folder, self.config, self.step)
+
+    def run(self) -> int:
+        """Train to the last step, or until told to stop; returns the exit code."""
+        c = self.config
+        sizes = len(self.source), c.global_batch_size
+        batches = StepBatches(*sizes, c.global_seed, self.step, self.last_step, self.shard)
+        progress = tqdm(
+            make_loader(self.source, batches, c.num_workers),
+            initial=self.step,
+            total=self.last_step,
+            desc=self.folder.name,
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        )
+        self.network.train()
+        saved = stopping = False
+        for images, labels in progress:
+            self.meter.add(self.train_step(images, labels), self.step)
+            self.step += 1
+            if self.step % c.log_every == 0 or self.step == self.last_step:
+                values = {**self.meter.averages(), "lr": self.update.rate(self.step - 1)}
+                if not math.isfinite(values["loss"]):
+                    return self.not_finite()
+                self.log.write(self.step, values)
+                progress.set_postfix(loss=f"{values['loss']:.4f}")
+            stopping = self.stop.agreed(self.step)
+            last = stopping or self.step == self.last_step
+            saved = last or self.step % c.saving.ckpt_every == 0
+            if saved and not self.save():
+                return self.not_finite()
+            if stopping:
+                break
+            self.monitors(Moment(self.step, images, labels), self.log)
+        self.log.close()
+        return EXIT_PREEMPTED if stopping and self.step < self.last_step else 0
+
+    def train_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Make one optimizer step; returns what is logged, means over this process's share."""
+        parts = self.config.engine.accumulation_steps
+        size = len(labels) // parts
+        sums: dict[str, Tensor] = {}
+        for i in range(parts):
+            rows = slice(i * size, (i + 1) * size)
+            with self.update.accumulating(last=i == parts - 1):
+                values = self.forward_backward(images[rows], labels[rows], self.shard[rows], parts)
+            sums = {name: sums[name] + value if sums else value for name, value in values.items()}
+        values = {name: value / parts for name, value in sums.items()}
+        grad_norm = self.update(self.step)
+        self.objective.finish_step(values)
+        return {**values, "grad_norm": grad_norm}
+
+    def forward_backward(
+        self, images: Tensor, labels: Tensor, positions: range, parts: int
+    ) -> dict[str, Tensor]:
+        """Add the gradients of the samples at `positions` of the global batch."""
+        batch = self.draw(images, labels, self.step, positions)
+        loss, values = self.objective(self.parallel.model, batch, self.parallel.autocast())
+        self.accelerator.backward(loss / parts)
+        return values
+
+    def save(self) -> bool:
+        """Write a checkpoint, unless a loss since the last look was not finite: then False."""
+        meter = self.meter.fold()
+        if not math.isfinite(meter["sums"][0]):
+            return False
+        state = self.update.state()
+        if self.accelerator.is_main_process:
+            state |= dict(
+                step=self.step,
+                config=dataclasses.asdict(self.config),
+                arch=self.arch,
+                codec=self.encoding.codec.name,
+                data_length=len(self.source),
+                last_step=self.last_step,
+                meter=meter,
+                regularizers=self.objective.state(),
+            )
+            saving, folder = self.config.saving, self.folder / "checkpoints"
+            save_checkpoint(folder / f"{self.step:07d}.pt", state, saving.min_free_disk)
+            prune_checkpoints(folder, saving.keep_last, saving.keep_every)
+        return True
+
+    def not_finite(self) -> int:
+        """Say at which step a loss was not finite; the last checkpoint is from before."""
+        step = self.meter.first_not_finite()
+        if self.accelerator.is_main_process:
+            print(
+                f"\nthe loss of step {step} is not finite: stopped. The last checkpoint in "
+                f"{self.folder / 'checkpoints'} is from before; resume from it with a lower --lr, "
+                f"or with --max-grad-norm 1",
+                file=sys.stderr,
+            )
+        return EXIT_NOT_FINITE
+
+
+def announce(training: Training) -> None:
+    """Say what is about to run, once."""
+    if not training.accelerator.is_main_process:
+        return
+    config, count = training.config, sum(p.numel() for p in training.network.parameters())
+    print(f"{config.model}: {count / 1e6:.1f}M parameters, {len(training.source)} images")
+    for regularizer in training.objective.regularizers:
+        print(regularizer.announcement())
+    print(
+        f"{training.accelerator.num_processes} x {training.accelerator.device.type}, "
+        f"{config.engine.precision}, steps {training.step} to "
+        f"{training.last_step}, results in {training.folder}",
+        flush=True,
+    )

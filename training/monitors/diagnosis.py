@@ -1,0 +1,74 @@
+"""--diagnose-every: what LayerSync does to a step, measured on a pass of its own.
+
+For each pair: the similarity in ten bins of t, the effective rank of both blocks' tokens, and at
+the student's output z, through which both terms of the loss reach it and all blocks before it,
+
+    |d L_velocity / d z|,   |d L_sync / d z| (without lambda),   the angle between them.
+"""
+
+import torch
+from torch import Tensor
+
+from data.batch import Batch
+from evaluation.blocks.sync_effect import (
+    bin_means,
+    gradient_products,
+    norms_and_angle,
+    similarity_by_time,
+    token_rank,
+)
+from layersync.alignment import sample_cosine
+from layersync.capture import BlockRecorder
+from training.config import TrainConfig
+from training.methods.layer_sync import layer_sync_settings
+from training.monitors.monitor import Moment, Monitor, Watched
+from training.tracking import RunLog
+
+
+class Diagnosis(Monitor):
+    """The pairs of blocks on the images of the step just made, as many as fit in one pass."""
+
+    def __init__(self, run: Watched):
+        self.run, self.network, self.transport = run, run.parallel.network, run.transport
+        self.pairs, _ = layer_sync_settings(run.config)
+        self.numbers = sorted({number for pair in self.pairs for number in pair})
+        blocks = self.network.blocks
+        self.recorder = BlockRecorder({n: blocks[n - 1] for n in self.numbers})
+
+    @staticmethod
+    def interval(c: TrainConfig) -> int:
+        return c.diagnose_every
+
+    def look(self, now: Moment, log: RunLog) -> None:
+        part = slice(len(now.labels) // self.run.config.engine.accumulation_steps)
+        batch = self.run.draw(now.images[part], now.labels[part], now.step, self.run.shard[part])
+        log.write_extra(now.step, self.values(batch))
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """Sum a tensor over all processes, a collective."""
+        return self.run.accelerator.reduce(tensor, reduction="sum")
+
+    def values(self, batch: Batch) -> dict[str, float]:
+        """Compute named numbers of all processes' batches; ranks are of the first process's."""
+        autocast = self.run.accelerator.autocast()
+        with self.recorder.recording(), autocast:
+            losses = self.transport.training_losses(
+                self.network, batch.x_1, batch.conditions, t=batch.t, x0=batch.x_0
+            )["loss"]
+        tokens = {number: calls[0] for number, calls in self.recorder.take().items()}
+        students = sorted({student for student, _ in self.pairs})
+        count = self.add_up(torch.tensor(float(len(losses)), device=losses.device))
+        pulls = torch.autograd.grad(losses.sum() / count, [tokens[number] for number in students])
+        velocity = dict(zip(students, pulls, strict=True))
+        found = {f"rank_{number}": token_rank(tokens[number]) for number in self.numbers}
+        for student, teacher in self.pairs:
+            name, z = f"{student}_{teacher}", tokens[student].detach().float().requires_grad_()
+            cosine = sample_cosine(z, tokens[teacher].detach())
+            sync = torch.autograd.grad(-cosine.sum() / count, z)[0]
+            sums = similarity_by_time(z.detach(), tokens[teacher].detach(), batch.t)
+            found |= bin_means(self.add_up(sums).cpu(), f"similarity_{name}")
+            products = self.add_up(gradient_products(velocity[student], sync))
+            norms = norms_and_angle(products.cpu())
+            names = "grad_velocity", "grad_sync", "grad_angle"
+            found |= {f"{what}_{name}": v for what, v in zip(names, norms, strict=True)}
+        return found
