@@ -91,7 +91,8 @@ def work_through(tree: Path, inputs: Path, out: Path, quick: bool) -> None:
             found = {job.name: {"failed": f"it ended well, but {error!r}"}}
         rows |= found
         quick_rows += found if job.quick else []
-    (out / "results.json").write_text(json.dumps({"rows": rows, "quick": quick_rows}))
+    results = json.dumps({"rows": rows, "quick": quick_rows})
+    (out / "results.json").write_text(results.replace(str(inputs), "inputs"))
 
 
 def failure(code: int, log: Path) -> dict:
