@@ -188,6 +188,11 @@ def record(path: Path, results: dict) -> int:
     return 0
 
 
+def refuse(why: str) -> int:
+    print(f"digests.py: error: {why}", file=sys.stderr)
+    return 2
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -199,7 +204,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="only what takes a few seconds")
     c = parser.parse_args()
     if len(c.commits) not in ((0,) if c.record else (1, 2)):
-        parser.error("give OLD_COMMIT [NEW_COMMIT], or --record FILE")
+        return refuse("give OLD_COMMIT [NEW_COMMIT], or --record FILE")
+    if c.record and not Path(c.record).resolve().parent.is_dir():
+        return refuse(f"--record {c.record}: there is no such folder")
     # before torch is loaded; the same on machines with and without GPUs
     os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with ExitStack() as stack:
@@ -213,7 +220,7 @@ def main() -> int:
                 for commit, name in zip(commits, ("old", "new"), strict=True)
             ]
         except subprocess.CalledProcessError as error:
-            parser.error(f"git: {error.stderr.strip().splitlines()[-1]}")
+            return refuse(f"git: {error.stderr.strip().splitlines()[-1]}")
         old, new = measure(trees, folder, c.quick)
         return print_table(compare(old["rows"], new["rows"]))
 
