@@ -9,7 +9,6 @@ source. `scripts/cache_features.py` makes a cache. With DINOv2-B, an image takes
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +17,11 @@ import torch
 from torch import Tensor
 
 from data.batch import Batch
+from data.latents import LatentSource
 from data.order import StepBatches
-from data.source_protocol import Source
+from data.source_protocol import NamedSource
 from data.sources import list_fingerprint
+from runtime.files import write_json
 from runtime.npz import open_npy
 from runtime.schema import from_dict, read_json
 
@@ -100,12 +101,12 @@ def read_settings(folder: Path) -> FeatureSettings:
 
 
 def write_settings(folder: Path, settings: FeatureSettings) -> None:
-    (folder / MANIFEST).write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n")
+    write_json(folder / MANIFEST, dataclasses.asdict(settings))
 
 
-def data_of(source: Source) -> dict:
+def data_of(source: LatentSource | NamedSource) -> dict:
     """Return what identifies the images of a source: their number and the list of them."""
-    if not source.latents:
+    if not isinstance(source, LatentSource):
         return dict(images=len(source), source_fingerprint=list_fingerprint(source))
     if len(source) != source.settings.images:
         raise ValueError(

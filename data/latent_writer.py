@@ -26,7 +26,12 @@ from data.latent_manifest import (
     to_json,
 )
 from runtime.command import RunError
+from runtime.files import check_folder_writable, remove_leftovers, write_bytes
+from runtime.locks import OutputLock, lock_output
+from runtime.outcome import progressed
 from runtime.schema import check_value
+
+LOCK = "lock"  # in the folder of what is not finished
 
 
 class CacheWriter:
@@ -58,21 +63,25 @@ class CacheWriter:
                 f"give another --out, or remove that folder"
             )
 
+    def lock(self) -> OutputLock:
+        """Make this launch the only one that writes the cache.
+
+        `ValueError` when the folder cannot be written, or when another launch keeps it.
+        """
+        name = f"--out {self.root}"
+        check_folder_writable(self.root, name)
+        return lock_output(name, self.progress / LOCK, done=(self.root / MANIFEST).exists)
+
     def prepare(self) -> None:
         """Make the folder; every process may call it."""
+        for folder in (self.root, self.progress):
+            remove_leftovers(folder)
         if not is_latent_cache(self.root):
             self.write(f"{PROGRESS}/settings.json", to_json(dataclasses.asdict(self.settings)))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file, all of it or nothing."""
-        self.progress.mkdir(parents=True, exist_ok=True)
-        own = f"{os.uname().nodename}-{os.getpid()}"  # several processes write the settings
-        temporary = self.progress / f"{Path(name).name}.{own}"
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.root / name)
+        write_bytes(self.root / name, content)
 
     def images_of(self, k: int) -> range:
         size = self.settings.shard_size
@@ -219,3 +228,4 @@ class ShardWriter:
         checksums = {"moments": file_sha256(moments), "labels": file_sha256(labels)}
         record = dict(count=count, sha256=checksums, unreadable=self.unreadable)
         cache.write(f"{PROGRESS}/{k:05d}.json", to_json(record))
+        progressed()

@@ -22,7 +22,7 @@ from data.latent_manifest import (
     file_sha256,
     read_manifest,
 )
-from models.codecs import PIXELS, Codec
+from models.codecs import Codec, VAECodec
 from models.trained import hash_weights
 from runtime.randomness import Streams
 from runtime.schema import from_dict
@@ -37,10 +37,9 @@ class LatentSource(Dataset):
     """
 
     latents = mirrors = True
-    streams = False
 
-    def __init__(self, root: str | Path):
-        self.root = Path(root)
+    def __init__(self, root: str | Path, given: str = "--data-path"):
+        self.root, self.given = Path(root), given
         self.manifest = manifest = read_manifest(self.root)
         self.settings = s = from_dict(CacheSettings, manifest)
         self.channels, self.latent_size = s.latent_channels, s.latent_size
@@ -109,19 +108,19 @@ class LatentSource(Dataset):
 
     def encode(self, codec: Codec, items: Tensor, mirrored: Tensor, draws: Streams) -> Tensor:
         """Draw x_1 (N, C, h, w) from moments (N, *shape), as encoding the images would."""
-        noise = draws.normal(codec.latent_shape((3, self.image_size, self.image_size)))
-        return sample_posterior(items, mirrored, noise, codec.scale)
+        return sample_posterior(items, mirrored, draws.normal(self.shape[2:]), self.scale)
 
     def check_codec(self, codec: Codec, image_size: int) -> None:
         """`ValueError` unless the cache was made with this autoencoder at this image size."""
-        if codec.name == PIXELS:
+        if not isinstance(codec, VAECodec):
             raise ValueError(
-                f"--vae {PIXELS}: --data-path {self.root} holds latents; give --vae {self.codec}"
+                f"--vae {codec.name}: {self.given} {self.root} holds latents; give --vae "
+                f"{self.codec}"
             )
         here = dict(codec_fingerprint=weights_fingerprint(codec.vae), image_size=image_size)
         if found := differences(self.manifest, here | {"scaling_factor": codec.scale}):
             raise ValueError(
-                f"--data-path {self.root} holds latents of another codec or size ({found}): "
+                f"{self.given} {self.root} holds latents of another codec or size ({found}): "
                 f"change the flags (it was made with --vae {self.codec}), or make another cache"
             )
 

@@ -56,6 +56,11 @@ class Evaluator:
         self.real: Real | None = None
 
     @property
+    def pr_dtype(self) -> str:
+        """Arithmetic of precision's and recall's distances."""
+        return self.options.pr_dtype
+
+    @property
     def features(self) -> set[str]:
         """Those whose mean and covariance are wanted."""
         return {"pool", "spatial"} | ({"dinov2"} if self.options.fd_dinov2 else set())

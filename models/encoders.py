@@ -1,10 +1,12 @@
 """Pretrained vision transformers of timm's, frozen: loading them, and their patch features."""
 
-from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from runtime.files import check_file
 
 
 def load_vision_transformer(
@@ -22,9 +24,9 @@ def load_vision_transformer(
     """
     import timm
 
-    if weights and not Path(weights).is_file():
-        raise ValueError(f"{weights_flag} {weights}: no such file")
-    local = dict(pretrained_cfg_overlay=dict(file=weights)) if weights else {}
+    if weights:
+        check_file(weights, f"{weights_flag} {weights}")
+    local: dict[str, Any] = dict(pretrained_cfg_overlay=dict(file=weights)) if weights else {}
     try:
         network = timm.create_model(name, pretrained=True, num_classes=0, **settings, **local)
     except Exception as error:  # the hub's, safetensors' and timm's own, of any kind
@@ -48,7 +50,10 @@ class PatchEncoder(nn.Module):
     Raises `AttributeError` when the network has no such grid.
     """
 
-    def __init__(self, network: nn.Module, side: int):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Any, side: int):
         from timm.data import resolve_model_data_config
 
         super().__init__()

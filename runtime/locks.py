@@ -23,8 +23,9 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from runtime.files import NO_LOCKS
 from runtime.launch import is_first_process, world_size
@@ -44,6 +45,8 @@ HELD: "weakref.WeakValueDictionary[str, OutputLock]" = weakref.WeakValueDictiona
 
 class InUse(ValueError):
     """Another launch is writing the same output."""
+
+    may_pass = True
 
 
 def lock_output(
@@ -82,8 +85,9 @@ class OutputLock:
     """The lock of one output; `lock_output` makes it."""
 
     def __init__(self, output: str | Path, path: Path):
-        self.output, self.path, self.file = output, path, None
-        self.made_folder = False
+        self.output, self.path = output, path
+        self.file: BinaryIO | None = None
+        self.made: list[Path] = []  # folders that were missing, the innermost first
 
     def take(self, patience: float) -> None:
         """Lock the file and write this launch's name into it, for the first process."""
@@ -106,9 +110,9 @@ class OutputLock:
             time.sleep(POLL_SECONDS)
 
     def try_once(self) -> bool:
-        if not self.path.parent.exists():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.made_folder = True
+        missing = [folder for folder in self.path.parents if not folder.exists()]
+        self.made = self.made or missing
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         file = open(self.path, "a+b")  # noqa: SIM115 - it stays open
         locked = True
         try:
@@ -155,10 +159,19 @@ class OutputLock:
             return
         if is_named(self.file, self.path):
             self.path.unlink(missing_ok=True)  # while it is locked: a waiting process looks again
-            if self.made_folder:
-                with contextlib.suppress(OSError):  # not empty: a run has begun
-                    self.path.parent.rmdir()
+            with contextlib.suppress(OSError):  # not empty: the work has begun
+                for folder in self.made:
+                    folder.rmdir()
         self.forget()
+
+    @contextlib.contextmanager
+    def released_on_error(self) -> Iterator[None]:
+        """Let others have the output when what follows is refused, and leave no trace."""
+        try:
+            yield
+        except BaseException:
+            self.release()
+            raise
 
     def forget(self) -> None:
         """Close the file and nothing more: in a forked child the lock stays its parent's."""

@@ -13,10 +13,11 @@ may be removed once those are done; what a cell is for (metrics) may not.
 import fcntl
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from runtime.files import write_json
 
 State = Literal["finished", "failed", "running", "waiting"]
 HASHED_BYTES = 2**24  # larger files are known by their size
@@ -71,7 +72,7 @@ def plain(value):
 
 def read_record(cell: Cell) -> dict:
     """The content of cell.json, if it is of this cell's recipe; an empty record otherwise."""
-    empty = {"done": {}, "failure": None}
+    empty: dict = {"done": {}, "failure": None}
     try:
         record = json.loads((cell.folder / "cell.json").read_text())
         return record if record["recipe"] == plain(cell.recipe) else empty
@@ -81,9 +82,7 @@ def read_record(cell: Cell) -> dict:
 
 def write_record(cell: Cell, record: dict) -> None:
     record |= {"name": cell.name, "settings": cell.settings, "recipe": cell.recipe}
-    temporary = cell.folder / f"cell.json.tmp{os.getpid()}"
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(temporary, cell.folder / "cell.json")
+    write_json(cell.folder / "cell.json", record, indent=1)
 
 
 def fingerprint(path: Path) -> dict:
@@ -127,7 +126,9 @@ def to_do(cell: Cell) -> list[Command]:
 
     A command whose files only others read is left out unless one of those must still run.
     """
-    record, needed, wanted = read_record(cell), [], set()
+    record = read_record(cell)
+    needed: list[Command] = []
+    wanted: set[str] = set()
     read = {name for command in cell.commands for name in command.inputs}
     for command in reversed(cell.commands):
         outputs = set(command.outputs)

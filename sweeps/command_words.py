@@ -38,7 +38,7 @@ def parse_quietly(flag: str, config, words: list[str], program: str):
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            return parse_command(config, words, program)
+            return parse_command(config, words, program, recorded=False)
     except SystemExit as exit:
         reason = complaint(said.getvalue()) if exit.code else "leave out --help"
         raise ValueError(f"{flag}: {program} does not take this command: {reason}") from None
@@ -46,7 +46,7 @@ def parse_quietly(flag: str, config, words: list[str], program: str):
 
 def complaint(said: str) -> str:
     """The message in what tyro prints: a title, a rule or frame, the message, another rule."""
-    message = []
+    message: list[str] = []
     for line in said.strip().splitlines()[1:]:
         if set(line) <= RULE and message:
             break
@@ -92,6 +92,7 @@ def read_base(text: str) -> tuple[list[str], TrainConfig]:
 
 def evaluated_steps(config: TrainConfig, which: str) -> list[int]:
     """Steps whose checkpoints are sampled and evaluated: the last, or all that are written."""
+    assert config.max_steps is not None  # read_base has seen to it
     last, every = config.max_steps, config.saving.ckpt_every
     if which == "last":
         return [last]

@@ -18,7 +18,7 @@ def departures(config, free: bool = True) -> dict:
     Args:
         free: whether settings count that shape nothing a training run computes.
     """
-    changed = {}
+    changed: dict = {}
     for field in dataclasses.fields(config):
         value, default = getattr(config, field.name), field.default
         if field.default_factory is not dataclasses.MISSING:

@@ -61,7 +61,7 @@ class GuidanceStudy:
     Raises `ValueError` for bad settings.
     """
 
-    title = "guidance sweep"
+    title: ClassVar = "guidance sweep"
     flags: ClassVar = {"ckpt": "--ckpt", "sample": "--sample", "evaluate": "--evaluate"}
 
     def __init__(self, c: GuidanceConfig, network: dict | None = None):

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from runtime.progress import duration
 from sampling.sample_config import ODE, SDE
 from sweeps.cells import Cell, seconds, to_do
-from sweeps.overview import duration
 from sweeps.pair_study import PairStudy
 
 EVALUATIONS = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}  # of a step, ODE
@@ -50,23 +50,23 @@ def estimate(study: PairStudy, cells: Sequence[Cell], parallel: int) -> list[str
     left = [cell for cell in cells if to_do(cell)]
     lines = [f"{len(cells)} cells, {len(cells) - len(left)} of them finished"]
     forward, c = forward_flops(study), study.training
-    images = c.max_steps * c.global_batch_size
+    images = study.steps[-1] * c.global_batch_size
     train = (1 + BACKWARD) * forward * images
     lines.append(
         f"training, each cell: {c.max_steps:,} steps x {c.global_batch_size} images x "
         f"{(1 + BACKWARD) * forward:.3g} operations = {train:.3g}"
     )
     passes, count = network_passes(study.sampling), study.sampling.num_fid_samples
-    times = f" x {len(study.steps)} checkpoints" if len(study.steps) > 1 else ""
+    each = f" x {len(study.steps)} checkpoints" if len(study.steps) > 1 else ""
     if passes:
         sample = passes * count * forward * len(study.steps)
         lines.append(
-            f"sampling, each cell: {count:,} images x {passes} network passes{times} = {sample:.3g}"
+            f"sampling, each cell: {count:,} images x {passes} network passes{each} = {sample:.3g}"
         )
         lines.append(f"all that is left: {len(left) * (train + sample):.3g} operations")
     else:
         lines.append(
-            f"sampling, each cell: {count:,} images{times}; "
+            f"sampling, each cell: {count:,} images{each}; "
             f"{study.sampling.sampling_method} chooses its own steps"
         )
     times = [sum(seconds(cell).values()) for cell in cells if not to_do(cell)]

@@ -23,6 +23,27 @@ class Row:
     """to vanilla of the same seeds; None of vanilla itself and where there is no such seed"""
 
 
+@dataclass(frozen=True)
+class Change:
+    """A pair and weight whose difference to vanilla has an interval: mean +- half_width."""
+
+    row: Row
+    student: int
+    teacher: int
+    mean: float
+    low: float
+    high: float
+    half_width: float
+
+
+def change_of(row: Row) -> Change | None:
+    """The change that a row shows, None of vanilla and of one seed."""
+    d = row.difference
+    if row.pair is None or d is None or d.low is None or d.high is None:
+        return None
+    return Change(row, *row.pair, d.mean, d.low, d.high, (d.high - d.low) / 2)
+
+
 class Findings:
     """Everything that the cells of a study say of one metric.
 

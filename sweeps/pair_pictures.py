@@ -13,7 +13,8 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from sweeps.metric_names import label
-from sweeps.pair_findings import Findings, Row
+from sweeps.pair_findings import Change, Findings, Row, change_of
+from sweeps.pair_grid import Pair
 from sweeps.seed_statistics import rounded
 
 COLUMNS = 4
@@ -40,8 +41,9 @@ def draw_all(f: Findings, folder: Path) -> list[tuple[str, Path]]:
     return drawn
 
 
-def with_interval(rows: list[Row]) -> list[Row]:
-    return [row for row in rows if row.difference and row.difference.low is not None]
+def changes(rows: list[Row]) -> list[Change]:
+    """The changes that the rows show."""
+    return [change for row in rows if (change := change_of(row))]
 
 
 def panels(count: int, width: float, height: float, **options):
@@ -60,15 +62,15 @@ def panels(count: int, width: float, height: float, **options):
 def heat_map(f: Findings):
     """Mean difference and half of its interval in each square, a frame where it excludes zero."""
     rows = [row for row in f.at_end() if row.pair]
-    known = with_interval(rows)
+    known = changes(rows)
     if not known:
         return None
-    students, teachers = ([row.pair[i] for row in rows] for i in (0, 1))
+    students, teachers = ([row.pair[i] for row in rows if row.pair] for i in (0, 1))
     extent = min(teachers) - 0.5, max(teachers) + 0.5, max(students) + 0.5, min(students) - 0.5
     weights = sorted({row.weight for row in rows})
     width, height = (0.72 * abs(extent[i + 1] - extent[i]) for i in (0, 2))
     figure, axes = panels(len(weights), width + 0.8, height + 1)
-    largest = max(abs(row.difference.mean) for row in known) or 1.0
+    largest = max(abs(change.mean) for change in known) or 1.0
     norm = TwoSlopeNorm(0, -largest, largest)
     colours = plt.get_cmap("RdBu" if f.rising else "RdBu_r")  # blue is better
     for axis, weight in zip(axes, weights, strict=True):
@@ -87,12 +89,11 @@ def heat_map(f: Findings):
 
 
 def draw_squares(f: Findings, axis, rows: list[Row], norm, colours) -> None:
-    known = with_interval(rows)
     for row in rows:
+        assert row.pair is not None  # there is no square for vanilla
         student, teacher = row.pair
         text, colour, black = f"{len(row.values)} seed", "white", True
-        if row in known:
-            d = row.difference
+        if d := change_of(row):
             text = f"{rounded(d.mean, d.half_width, '+')}\n±{rounded(d.half_width, d.half_width)}"
             colour, black = colours(norm(d.mean)), abs(norm(d.mean) - 0.5) < 0.35
         corner = teacher - 0.5, student - 0.5
@@ -106,25 +107,25 @@ def draw_squares(f: Findings, axis, rows: list[Row], norm, colours) -> None:
 
 def over_lambda(f: Findings):
     """Difference and interval over lambda, a panel for each student, a line for each teacher."""
-    rows = with_interval([row for row in f.at_end() if row.pair])
-    if not rows:
+    known = changes(f.at_end())
+    if not known:
         return None
-    students = sorted({row.pair[0] for row in rows})
-    weights = sorted({row.weight for row in rows})
+    students = sorted({change.student for change in known})
+    weights = sorted({change.row.weight for change in known})
     figure, axes = panels(len(students), 3.6, 3.0, sharey=True)
-    teachers = sorted({row.pair[1] for row in rows})
+    teachers = sorted({change.teacher for change in known})
     colours = dict(zip(teachers, plt.cm.viridis(np.linspace(0, 0.9, len(teachers))), strict=True))
     for axis, student in zip(axes, students, strict=True):
         axis.axhline(0, color="black", linewidth=1)
-        of_student = [row for row in rows if row.pair[0] == student]
-        present = sorted({row.pair[1] for row in of_student})
+        of_student = [change for change in known if change.student == student]
+        present = sorted({change.teacher for change in of_student})
         for i, teacher in enumerate(present):
-            mine = [row for row in of_student if row.pair[1] == teacher]
+            mine = [change for change in of_student if change.teacher == teacher]
             shift = (i - (len(present) - 1) / 2) * 0.6 / max(4, len(present))
             axis.errorbar(
-                [weights.index(row.weight) + shift for row in mine],
-                [row.difference.mean for row in mine],
-                [row.difference.half_width for row in mine],
+                [weights.index(change.row.weight) + shift for change in mine],
+                [change.mean for change in mine],
+                [change.half_width for change in mine],
                 marker="o", markersize=4, capsize=2, color=colours[teacher], label=f"{teacher}",
             )  # fmt: skip
         axis.set(title=f"student {student}", xlabel="λ")
@@ -173,8 +174,10 @@ def pairs_to_draw(f: Findings) -> tuple[list, str]:
     pairs = sorted({row.pair for row in f.rows if row.pair})
     if len(pairs) <= MOST_PANELS:
         return pairs, ""
-    best = {}
+    best: dict[Pair, float] = {}
     for row in f.at_end():
+        if row.pair is None:
+            continue
         mean = sum(row.values.values()) / len(row.values) * (-1 if f.rising else 1)
         best[row.pair] = min(mean, best.get(row.pair, math.inf))
     order = sorted(pairs, key=lambda pair: best.get(pair, math.inf))

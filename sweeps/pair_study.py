@@ -66,7 +66,7 @@ class PairStudy:
     Raises `ValueError` for bad settings.
     """
 
-    title = "study of layer pairs"
+    title: ClassVar = "study of layer pairs"
     flags: ClassVar = {
         "train": "--base",
         "sample": "--sample",
@@ -120,7 +120,7 @@ class PairStudy:
                 "train",
                 as_words("train.py", *train, "--resume", "latest"),
                 outputs=checkpoints,
-                progress=("train/metrics.jsonl", self.training.max_steps),
+                progress=("train/metrics.jsonl", self.steps[-1]),
             )
         ]
         for step, checkpoint in zip(self.steps, checkpoints, strict=True):

@@ -8,9 +8,10 @@ FOLDER/report/*.png          heat map, metric over lambda, metric over steps
 
 from pathlib import Path
 
+from runtime.files import write_text
 from sweeps.cells import seconds
 from sweeps.metric_names import label
-from sweeps.pair_findings import Findings, Row
+from sweeps.pair_findings import Findings, Row, change_of
 from sweeps.pair_grid import PairPoint
 from sweeps.pair_pictures import draw_all
 from sweeps.report_text import as_csv, failure, progress_line
@@ -21,10 +22,10 @@ def write_report(findings: Findings) -> Path:
     """Write everything into FOLDER/report; returns the Markdown file."""
     folder = findings.study.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "cells.csv").write_text(cells_csv(findings))
-    (folder / "summary.csv").write_text(summary_csv(findings))
+    write_text(folder / "cells.csv", cells_csv(findings))
+    write_text(folder / "summary.csv", summary_csv(findings))
     pictures = draw_all(findings, folder)
-    (folder / "report.md").write_text(markdown(findings, pictures))
+    write_text(folder / "report.md", markdown(findings, pictures))
     return folder / "report.md"
 
 
@@ -101,8 +102,8 @@ def table(f: Findings, rows: list[Row]) -> list[str]:
         pair = f"{row.pair[0]} → {row.pair[1]}" if row.pair else "vanilla"
         weight = f"{row.weight:g}" if row.pair else ""
         verdict = f.verdict(row)
-        d, interval = row.difference, ""
-        if d and d.low is not None:
+        interval = ""
+        if d := change_of(row):
             mean, low, high = (rounded(v, d.half_width / 10, "+") for v in (d.mean, d.low, d.high))
             interval = f"{mean} ({low} to {high})"
         marked = f"**{verdict}**" if verdict in ("better", "worse") else verdict
@@ -122,7 +123,7 @@ def mean_and_spread(row: Row) -> str:
 
 def reading(f: Findings, rows: list[Row]) -> list[str]:
     """Explanations of the words in the table, and of how far they go."""
-    compared = [r for r in rows if r.difference and r.difference.low is not None]
+    compared = [row for row in rows if change_of(row)]
     percent = f"{100 * f.level:g}%"
     lines = [
         f"± is the standard deviation over seeds. Differences are to the vanilla run of the same "

@@ -91,7 +91,8 @@ class Pool:
 
     def __init__(self, cells: Sequence[Cell], c: PoolConfig):
         self.overview = Overview(cells, c.parallel)
-        self.free, self.runs = launches(c), {}  # runs: CellRun to its Launch
+        self.free = launches(c)
+        self.runs: dict[CellRun, Launch] = {}
         self.waiting: deque[tuple[float, Cell]] = deque()  # and the time to look at it
         self.failed: list[Cell] = []
         self.stops = self.obeyed = 0  # signals that came, and those that were acted on
@@ -155,7 +156,7 @@ class Pool:
             self.waiting.append((again, run.cell))
         elif run.outcome == "failed":
             self.failed.append(run.cell)
-        shown = "waiting" if run.outcome == "stopped" else run.outcome
+        shown = "waiting" if run.outcome in (None, "stopped") else run.outcome
         self.overview.set(run.cell, shown, silent=shown == "waiting")
 
     def _remember(self) -> None:

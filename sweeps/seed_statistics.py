@@ -27,11 +27,11 @@ class Difference:
 
     @property
     def half_width(self) -> float | None:
-        return None if self.high is None else (self.high - self.low) / 2
+        return None if self.high is None or self.low is None else (self.high - self.low) / 2
 
     def verdict(self, rising: bool) -> Verdict:
         """Whether the interval excludes zero, and on which side; `rising`: more is better."""
-        if self.low is None:
+        if self.low is None or self.high is None:
             return "one seed"
         if self.low <= 0 <= self.high:
             return "none shown"

@@ -11,7 +11,7 @@ sweeps/sweep_folder.py, sweeps/pool.py, sweeps/slurm.py).
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from runtime.command import usage_errors
 from sweeps.cells import Cell, Command, to_do
@@ -31,7 +31,10 @@ class Point(Protocol):
         """Itself as JSON, for sweep.json and cell.json."""
 
 
-class Study(Protocol):
+P = TypeVar("P", bound=Point)
+
+
+class Study(Protocol[P]):
     """Commands, read and checked, and the cells of any points.
 
     Made from its settings, as the command line gives them; raises `ValueError` for bad ones.
@@ -46,9 +49,9 @@ class Study(Protocol):
     flags: ClassVar[dict[str, str]]
     folder: Path
 
-    def __init__(self, config): ...
+    def __init__(self, config: Any): ...
 
-    def points(self, grid) -> list[Point]:
+    def points(self, grid: Any) -> list[P]:
         """The points of a grid, each once; `ValueError` for a grid that is empty or cannot be."""
 
     def check_inputs(self) -> None:
@@ -57,7 +60,7 @@ class Study(Protocol):
     def recipe(self) -> dict:
         """Everything that determines the cells' numbers, {part: {setting: value} or value}."""
 
-    def cell(self, point: Point) -> Cell:
+    def cell(self, point: P) -> Cell:
         """The folder, settings and commands of a point."""
 
     def cost(self, cells: Sequence[Cell], parallel: int) -> list[str]:
@@ -70,7 +73,7 @@ class Study(Protocol):
         """The study as sweep.json keeps it, JSON-compatible."""
 
     @classmethod
-    def load(cls, stored: dict, folder: Path, **options) -> "Study":
+    def load(cls, stored: dict, folder: Path, *args: Any, **options: Any) -> "Study[P]":
         """The study that `stored` gave, moved to `folder`.
 
         Args:
@@ -80,12 +83,12 @@ class Study(Protocol):
         """
 
     @classmethod
-    def load_points(cls, cells: Sequence[dict]) -> list[Point]:
+    def load_points(cls, cells: Sequence[dict]) -> list[P]:
         """The points with these settings, in the order in which they are shown."""
 
 
 def run_sweep(
-    kind: type[Study],
+    kind: type[Study[P]],
     config,
     grid,
     *,
@@ -119,7 +122,7 @@ def run_sweep(
     return code
 
 
-def report_sweep(kind: type[Study], folder: Path, **options) -> int:
+def report_sweep(kind: type[Study[P]], folder: Path, **options) -> int:
     """Report what is finished so far of the sweep in a folder; returns the exit code."""
     with usage_errors():
         study, cells = load_sweep(kind, folder, **options)

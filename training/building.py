@@ -1,6 +1,7 @@
 """From settings to a run at its first step: checks, processes, data, network, where it starts.
 
-Nothing is written here, and every error is a `ValueError` for the user.
+Nothing is written here but the lock of the run's folder, and every error is a `ValueError` for the
+user.
 """
 
 import dataclasses
@@ -11,20 +12,20 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from data.encoding import Encoding
 from data.order import batch_shard
 from data.source_protocol import Source
 from data.sources import load_source
-from models import find_model
+from models import SiT, find_model
 from models.trained import load_weights, start_from_weights
+from runtime.locks import OutputLock
 from training.checks import check_train_config
 from training.config import TrainConfig
 from training.methods.method import Materials, Regularizer
 from training.methods.methods import check_pass, make_regularizers
 from training.parallel import Parallel, resolve_precision, start_accelerator
-from training.runs import find_checkpoint, read_start, run_folder
+from training.runs import claim_folder, find_checkpoint, read_start, run_folder
 from transport import Transport, create_transport
 
 
@@ -35,6 +36,8 @@ class Built:
     config: TrainConfig
     """with the precision that "auto" means here"""
     folder: Path
+    lock: OutputLock
+    """held as long as this is referred to: one launch at a time trains in the folder"""
     accelerator: Accelerator
     shard: range
     """positions of this process in the global batch"""
@@ -50,6 +53,8 @@ class Built:
     regularizers: list[Regularizer]
     start: dict | None
     """the checkpoint to continue from, its weights already in the network; None at step 0"""
+    start_path: Path | None
+    """where that was read"""
 
 
 def build_run(config: TrainConfig) -> Built:
@@ -57,6 +62,13 @@ def build_run(config: TrainConfig) -> Built:
     check_train_config(config)
     config = with_precision(config)
     folder = run_folder(config)
+    lock = claim_folder(config, folder)
+    with lock.released_on_error():
+        return build_in(config, folder, lock)
+
+
+def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
+    """Make the run in its folder, which this launch has for itself."""
     path = find_checkpoint(config, folder)
     transport = create_transport(**dataclasses.asdict(config.transport))
 
@@ -90,6 +102,7 @@ def build_run(config: TrainConfig) -> Built:
     return Built(
         config=config,
         folder=folder,
+        lock=lock,
         accelerator=accelerator,
         shard=shard,
         transport=transport,
@@ -99,6 +112,7 @@ def build_run(config: TrainConfig) -> Built:
         parallel=parallel,
         regularizers=make_regularizers(materials),
         start=start,
+        start_path=path,
     )
 
 
@@ -139,7 +153,7 @@ def describe_network(config: TrainConfig, encoding: Encoding) -> dict:
     )
 
 
-def build_network(arch: dict, seed: int) -> nn.Module:
+def build_network(arch: dict, seed: int) -> SiT:
     """Build the network that `arch` describes, its initial weights drawn from `seed`."""
     torch.manual_seed(seed)
     sizes = {key: value for key, value in arch.items() if key != "name"}

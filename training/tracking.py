@@ -10,12 +10,15 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from runtime.files import remove_leftovers, write_json, write_text
 
 
 class Meter:
@@ -27,7 +30,8 @@ class Meter:
     """
 
     def __init__(self, accelerator, state: dict | None = None):
-        self.accelerator, self.names = accelerator, []
+        self.accelerator = accelerator
+        self.names: list[str] = []
         state = state or {"sums": [], "count": 0}
         self.folded, self.count = torch.tensor(state["sums"], dtype=torch.float64), state["count"]
         self.local: Tensor | None = None  # nothing was added since the last fold
@@ -62,17 +66,30 @@ class Meter:
         return means
 
 
-class RunLog:
-    """metrics.jsonl, TensorBoard and, when asked, W&B; the first process writes."""
+MOST_SHOWN = 8  # values of a monitor in a line for reading
 
-    def __init__(self, accelerator, folder: Path, config, first_step: int):
+
+class RunLog:
+    """metrics.jsonl, TensorBoard and, when asked, W&B; the first process writes.
+
+    `say` prints a line for reading about what monitors log.
+    """
+
+    def __init__(
+        self,
+        accelerator,
+        folder: Path,
+        config,
+        first_step: int,
+        say: Callable[[str], None] = print,
+    ):
+        self.say = say
         self.accelerator, self.path = accelerator, folder / "metrics.jsonl"
         self.batch, self.clock, self.clock_step = config.global_batch_size, time.time(), first_step
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.json").write_text(
-                json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-            )
+            remove_leftovers(folder)
+            write_json(folder / "config.json", dataclasses.asdict(config))
             cut_back(self.path, first_step)
         accelerator.init_trackers(
             os.environ.get("WANDB_PROJECT", "layersync"),
@@ -87,14 +104,22 @@ class RunLog:
             },
         )
 
-    def write(self, step: int, values: dict[str, float]) -> None:
+    def write(self, step: int, values: dict[str, float]) -> float:
+        """Log running averages; returns the images per second since the last time."""
         now = time.time()
         speed = (step - self.clock_step) * self.batch / (now - self.clock)
         self.clock, self.clock_step = now, step
-        self.write_extra(step, {**values, "images_per_second": round(speed, 1)})
+        self._write(step, {**values, "images_per_second": round(speed, 1)})
+        return speed
 
     def write_extra(self, step: int, values: dict[str, float]) -> None:
         """A line with other values than the running averages."""
+        self._write(step, values)
+        shown = [f"{name} {value:.4g}" for name, value in list(values.items())[:MOST_SHOWN]]
+        more = f", and {len(values) - MOST_SHOWN} more values" if len(values) > MOST_SHOWN else ""
+        self.say(f"step {step}: {', '.join(shown)}{more}")
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
             with open(self.path, "a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
@@ -107,6 +132,7 @@ class RunLog:
         for tracker in self.accelerator.trackers:
             layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
             tracker.log_images(pixels, step=step, **layout)
+        self.say(f"step {step}: picture {path}")
 
     def close(self) -> None:
         self.accelerator.end_training()
@@ -115,20 +141,24 @@ class RunLog:
 def wandb_id(folder: Path) -> str:
     """W&B's name for this run, drawn once, so that a resumed run goes on in the same curves."""
     path = folder / "wandb_id.txt"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(uuid.uuid4().hex)
-    return path.read_text()
+    known = path.read_text().strip() if path.exists() else ""
+    if not known:  # or left empty when the disk was full
+        known = uuid.uuid4().hex
+        write_text(path, known)
+    return known
 
 
 def read_log(path: Path) -> list[dict]:
-    """The lines of a metrics.jsonl; a last line that a killed process left half is dropped."""
+    """The lines of a metrics.jsonl; what follows one that a kill or a full disk left is dropped."""
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not isinstance(row, dict) or type(row.get("step")) is not int:
+            break
+        rows.append(row)
     return rows
 
 
@@ -136,9 +166,7 @@ def cut_back(path: Path, step: int) -> None:
     """Keep the lines up to `step`, atomically."""
     if path.exists():
         kept = [json.dumps(row) + "\n" for row in read_log(path) if row["step"] <= step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        os.replace(temporary, path)
+        write_text(path, "".join(kept))
 
 
 def flat(config: dict) -> dict[str, str]:

@@ -7,8 +7,8 @@ pass.
 
 The ranking is this project's reading of the rule's aim, a teacher that knows more than its student:
 pairs are ordered by how much better a linear probe reads the class off the teacher. Differences
-within the noise of the held-out images do not count; among such pairs, the one nearest to the
-published proportions comes first. No training run has tested the order.
+within the noise of the held-out images do not count; among such pairs, the one nearest to
+`layersync.suggest_pair` comes first. No training run has tested the order.
 """
 
 import math
@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from evaluation.blocks.probes import BlockReport
+from layersync import suggest_pair
 from layersync.pairs import Pair
 
 ERRORS = 2.0  # differences within this many standard errors are noise
 ALIKE = 0.95  # mean cosine above which little is left to align
-PROPORTIONS = 1 / 3, 3 / 5  # of the depth: the published pair of SiT-B/2, and nearly SiT-XL/2's
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def reasons(candidates: list[Candidate]) -> list[str]:
     tied = sum(candidate.tied for candidate in candidates)
     words = [
         f"of {tied} pairs whose gains differ by no more than noise, it is the nearest to the "
-        f"published proportions"
+        f"usual one for so many blocks"
     ]
     return words * (tied > 1) + candidates[0].reasons()
 
@@ -141,6 +141,6 @@ def within_noise(lead: Tensor) -> bool:
     return lead.mean().item() <= ERRORS * standard_error(lead)
 
 
-def distance(pair: Pair, depth: int) -> float:
-    """Distance of a pair from the published proportions, in blocks."""
-    return sum(abs(n - part * depth) for n, part in zip(pair, PROPORTIONS, strict=True))
+def distance(pair: Pair, depth: int) -> int:
+    """Return how far a pair is from the usual one, in blocks; a network that has a pair has one."""
+    return sum(abs(n - usual) for n, usual in zip(pair, suggest_pair(depth), strict=True))

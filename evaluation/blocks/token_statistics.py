@@ -42,7 +42,7 @@ class BlockSimilarity:
     """A `Probe`: mean cosine of the tokens of each two blocks, neighbours among them."""
 
     def __init__(self, classes: int):
-        self.total: Tensor | float = 0.0
+        self.total = torch.zeros(())
         self.count = 0
 
     def fit(self, tokens: Sequence[Tensor], labels: Tensor) -> None:

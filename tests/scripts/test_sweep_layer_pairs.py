@@ -6,6 +6,7 @@ import shlex
 
 import numpy as np
 import pytest
+from forking import forked_python
 from launching import ROOT, run
 
 from runtime.command import parse_command
@@ -43,6 +44,7 @@ def test_cells_are_trained_sampled_and_evaluated(tmp_path, monkeypatch, capsys):
     """One cell by real processes, and what the command says of it; then a report."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("sys.executable", forked_python())
     points = PairStudy.points
     monkeypatch.setattr(PairStudy, "points", lambda *args: points(*args)[1:])  # not vanilla's
     folder, reference = tmp_path / "sweep", tmp_path / "reference.npz"
@@ -88,7 +90,7 @@ def test_a_dry_run_prints_commands_that_can_be_copied(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--pairs", "[(2,9)]"], "--pairs: pair (2, 9): the model has 8 blocks"),
+        (["--pairs", "[(2,9)]"], "--pairs: pair (2, 9): LayerSync could not find layer 9"),
         (["--metric", "fid"], "--metric fid: --evaluate gives pixel_frechet"),
         (["--parallel", "0"], "--parallel 0: it must be at least 1"),
         (["--partition", "gpu"], "--partition gpu has no effect without --cluster slurm"),
@@ -120,5 +122,5 @@ def test_commands_of_the_page_are_good():
 
 
 def test_it_starts_as_a_command(tmp_path):
-    done = run(SCRIPT, "report", tmp_path)
+    done = run(SCRIPT, "report", tmp_path, real=True)
     assert done.returncode == 2 and f"{tmp_path}: no sweep is there" in done.stderr

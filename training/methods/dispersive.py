@@ -22,9 +22,10 @@ from training.methods.method import Materials, Method, Regularizer, block_number
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from data.batch import Batch
+    from models import SiT
     from training.config import TrainConfig
 
 
@@ -66,7 +67,7 @@ class DispersiveRegularizer(Regularizer):
 
     name = "dispersive_loss"
 
-    def __init__(self, network: nn.Module, depth: int, config: DispersiveConfig):
+    def __init__(self, network: SiT, depth: int, config: DispersiveConfig):
         from layersync.capture import BlockRecorder
 
         self.config, self.depth = config, depth

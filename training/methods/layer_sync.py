@@ -21,20 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from data.batch import Batch
+    from models import SiT
     from training.config import TrainConfig
 
-# Published pairs and weights, by model family (paper, Sec. 4). None is published for S: it has
-# B's 12 blocks and takes B's. Ti is not from the paper.
-LAYER_SYNC_DEFAULTS = {
-    "XL": ((8, 16), 0.2),
-    "L": ((8, 18), 0.2),
-    "B": ((4, 7), 0.3),
-    "S": ((4, 7), 0.3),
-    "Ti": ((2, 5), 0.3),
-}
+# Published, by model family (paper, Sec. 4). S has B's 12 blocks and takes B's; Ti is of no paper.
+PUBLISHED_LAMBDAS = {"XL": 0.2, "L": 0.2, "B": 0.3, "S": 0.3, "Ti": 0.3}
 
 
 @dataclass(frozen=True)
@@ -150,16 +144,17 @@ class LayerSyncSettings(Method):
         Without LayerSync it is ([], 0), or one pair to be watched with weight 0. `ValueError` for
         an unknown model or for pairs that do not fit it.
         """
-        from layersync.pairs import check_pairs, parse_pairs  # these import torch
+        from layersync import check_pairs, parse_pairs, suggest_pair  # imports torch
 
         depth = depth_of(model)
         if not (self.acts or self.watched):
             return [], 0.0
-        pair, weight = LAYER_SYNC_DEFAULTS[family(model)]
-        weight = weight if self.reg_weight is None else self.reg_weight
+        published = PUBLISHED_LAMBDAS[family(model)]
+        weight = published if self.reg_weight is None else self.reg_weight
         given = self.encoder_depth, self.gt_encoder_depth
         names = "--encoder-depth, --gt-encoder-depth"
-        pairs = [tuple(p if g is None else g for g, p in zip(given, pair, strict=True))]
+        suggested = suggest_pair(depth)
+        pairs = [tuple(s if g is None else g for g, s in zip(given, suggested, strict=True))]
         if self.several:
             names, pairs = "--multi-blocks-match", parse_pairs(self.multi_blocks_match)
         try:
@@ -204,7 +199,7 @@ class LayerSyncRegularizer(Regularizer):
     def __init__(
         self,
         *,
-        network: nn.Module,
+        network: SiT,
         pairs: list[tuple[int, int]],
         weight: float,
         schedule: RegScheduleConfig,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from data.batch import Batch
     from data.source_protocol import Source
+    from models import SiT
     from training.config import TrainConfig
     from transport import Transport
 
@@ -47,6 +48,7 @@ class Regularizer(Protocol):
 
     def finish_step(self, logged: dict[str, Tensor]) -> None:
         """Take the means of all that was logged in a step, after the optimizer made it."""
+        return
 
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint must keep, on the CPU; {} for most."""
@@ -54,6 +56,7 @@ class Regularizer(Protocol):
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take what `state` gave."""
+        return
 
     def announcement(self) -> str:
         """Return one line for the start of a run."""
@@ -65,8 +68,8 @@ class Materials:
 
     config: TrainConfig
     last_step: int
-    network: nn.Module
-    ema: nn.Module
+    network: SiT
+    ema: SiT
     transport: Transport
     source: Source
     accelerator: Accelerator
@@ -92,11 +95,15 @@ class Method(Protocol):
 
     trains_head: bool = False
     """whether its regulariser has a `head`"""
-    watched: bool = False
-    """whether flags ask to log it in a run whose loss does not name it"""
+
+    @property
+    def watched(self) -> bool:
+        """Whether flags ask to log it in a run whose loss does not name it."""
+        return False
 
     def check(self, c: TrainConfig) -> None:
         """Refuse values that are wrong whatever the model, the data and the device."""
+        return
 
     def check_unused(self, c: TrainConfig, named: list[str]) -> None:
         """Refuse flags of this method where --loss-type names only the methods in `named`."""
@@ -105,6 +112,7 @@ class Method(Protocol):
 
     def check_pass(self, c: TrainConfig, samples: int) -> None:
         """Refuse a forward pass of as few as `samples` samples on a process."""
+        return
 
     def folder_parts(self, model: str) -> list[str]:
         """Return what a run's name says of the method: blocks and weight.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from data.batch import Batch
     from data.feature_cache import CachedFeatures
+    from models import SiT
     from models.encoders import PatchEncoder
     from training.config import TrainConfig
 
@@ -84,10 +85,11 @@ class REPARegularizer(Regularizer):
     """
 
     name = "repa_loss"
+    head: nn.Module
 
     def __init__(
         self,
-        network: nn.Module,
+        network: SiT,
         features: EncodedPatches | CachedFeatures,
         depth: int,
         config: REPAConfig,

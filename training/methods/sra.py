@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from data.batch import Batch
+    from models import SiT
     from training.config import TrainConfig
     from transport import Transport
 
@@ -93,12 +94,13 @@ class SRARegularizer(Regularizer):
     """
 
     name = "sra_loss"
+    head: nn.Module
 
     def __init__(
         self,
         *,
-        network: nn.Module,
-        ema: nn.Module,
+        network: SiT,
+        ema: SiT,
         transport: Transport,
         depths: tuple[int, int],
         config: SRAConfig,

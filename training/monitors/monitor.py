@@ -12,8 +12,8 @@ from torch import Tensor
 
 from data.batch import Batch
 from data.encoding import Encoding
-from data.source_protocol import Source
-from data.sources import load_source
+from data.source_protocol import IndexedSource, Source
+from data.sources import load_indexed
 from training.config import TrainConfig
 from training.parallel import Parallel
 from training.tracking import RunLog
@@ -48,13 +48,13 @@ class Watched:
         return self.encoding.source
 
     @cached_property
-    def held_out(self) -> Source | None:
+    def held_out(self) -> IndexedSource | None:
         """The data of --val-data-path, if there is any; `ValueError` when it cannot be used."""
         c = self.config
         if not c.val_data_path:
             return None
-        named = dict(data_path=c.val_data_path, dataset_name=None, streaming=False)
-        source = load_source(replace(c, **named), batch=1)
+        named = dict(data_path=c.val_data_path, dataset_name=None)
+        source = load_indexed(replace(c, **named), batch=1, given="--val-data-path")
         source.check_codec(self.encoding.codec, c.image_size)
         return source
 
