@@ -21,10 +21,10 @@ def make_recipe(
     interval: list[float],
     device: torch.device,
 ) -> dict:
-    """Everything that determines the samples, and nothing else: no times, no processes.
+    """Return everything that determines the samples, and nothing else: no times, no processes.
 
     Args:
-        settings: those in force, `image_size` among them.
+        settings: the settings of the run, from `settings_in_force`, with `image_size`.
         interval: [t_0, t_1], between which the solver's grid lies.
     """
     return {
@@ -52,14 +52,14 @@ def make_recipe(
 
 
 def describe_dtype(c: ODE | SDE, device: torch.device) -> str:
-    """The arithmetic that the network is evaluated in."""
+    """Return the name of the arithmetic that the network is evaluated in."""
     if c.bf16:
         return "bfloat16 (autocast)"
     return "float32 (TF32 products)" if c.tf32 and device.type == "cuda" else "float32"
 
 
 def output_path(c: ODE | SDE, recipe: dict) -> Path:
-    """The .npz to write: --out, or a name in --sample-dir made of the recipe."""
+    """Return the .npz to write: --out, or a name in --sample-dir made of the recipe."""
     if c.out:
         return Path(c.out)
     step = "official" if recipe["step"] is None else f"{recipe['step']:07d}"

@@ -1,4 +1,4 @@
-"""A sampling run: everything loaded and checked, then this process's share of the images."""
+"""A sampling run: loads and checks everything, then makes this process's share of the images."""
 
 import math
 import time
@@ -30,7 +30,7 @@ POLL_SECONDS = 0.5
 
 
 class Sampling:
-    """A sampling run of one process: everything loaded and checked, nothing sampled yet.
+    """A sampling run of one process. Making one loads and checks everything and samples nothing.
 
     Raises `ValueError` for settings that contradict each other, the checkpoint or the codec.
     """
@@ -66,7 +66,7 @@ class Sampling:
         )
 
     def batch(self, k: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Images of batch k and, per image, label, number of function evaluations, likelihood."""
+        """Sample batch k; return images and, per image, label, function evaluations, likelihood."""
         c, size = self.config, self.config.per_proc_batch_size
         numbers = range(k * size, (k + 1) * size)
         streams = image_streams(c.global_seed, numbers, self.device)
@@ -94,7 +94,7 @@ class Sampling:
         return images, {name: column.cpu().numpy() for name, column in columns.items()}
 
     def bits_per_dimension(self, c: ODE, latents, labels, streams) -> torch.Tensor:
-        """Likelihood of latents (N, C, H, W) under the flow, (N,) in bits per dimension."""
+        """Return the likelihood (N,) of latents (N, C, H, W) under the flow, bits per dimension."""
         evaluate = self.sampler.sample_ode_likelihood(
             sampling_method=c.sampling_method,
             num_steps=c.num_sampling_steps,
@@ -142,7 +142,7 @@ class Sampling:
             print(f"{parts.out}: {parts.count} images, NFE {recipe['nfe']['mean']:g}")
 
     def finish_pictures(self, rank: int, world_size: int) -> None:
-        """Write this process's share of the pictures of a set that is finished already."""
+        """Write this process's share of the pictures of an already finished set."""
         if self.parts.pictures:
             self.parts.pictures.prepare()
             for k in range(rank, self.parts.batches, world_size):
@@ -150,13 +150,13 @@ class Sampling:
 
 
 def check_batch_fits(batch: int, numbers: int, pixels: int, device: torch.device) -> None:
-    """`ValueError` when the noise and the images of one batch exceed the memory that is free.
+    """Raise `ValueError` when the noise and images of one batch exceed the free memory.
 
     Args:
         numbers: float32 numbers of noise for each image.
         pixels: uint8 numbers of each image.
 
-    What the network needs besides is not estimated.
+    The network's own memory is not counted.
     """
     needed, free = batch * (4 * numbers + pixels), free_memory(device)
     if needed > free:
@@ -167,7 +167,7 @@ def check_batch_fits(batch: int, numbers: int, pixels: int, device: torch.device
 
 
 def with_image_size(settings: dict, trained: Trained, codec) -> dict:
-    """The settings with `image_size`; `ValueError` unless network, codec and size fit together."""
+    """Return settings with `image_size`; raise `ValueError` unless network, codec and size fit."""
     channels, side, _ = trained.shape
     if codec.channels != channels:
         raise ValueError(

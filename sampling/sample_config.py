@@ -129,7 +129,7 @@ RANGES = COMMON | {  # numbers that have one, by the names of their fields
 
 
 def check_sample_config(c: SampleConfig) -> None:
-    """Everything that can be said without the checkpoint; `ValueError` names the flag."""
+    """Check all that needs no checkpoint; raise `ValueError`, which names the flag."""
     check_ranges(c, RANGES)
     check_interval(c)
     require(c, "out", c.out is None or c.out.endswith(".npz"), "the name of an .npz file")
@@ -152,7 +152,7 @@ def check_interval(c: SampleConfig) -> None:
 
 
 def solver_settings(c: ODE | SDE) -> dict:
-    """The part of the recipe that names the solver."""
+    """Return the part of the recipe that names the solver."""
     own = {f.name for f in dataclasses.fields(c)} - {
         f.name for f in dataclasses.fields(SampleConfig)
     }
