@@ -28,6 +28,7 @@ from data.latent_manifest import (
 from runtime.command import RunError
 from runtime.files import check_folder_writable, remove_leftovers, write_bytes
 from runtime.locks import OutputLock, lock_output
+from runtime.outcome import progressed
 from runtime.schema import check_value
 
 LOCK = "lock"  # in the folder of what is not finished
@@ -44,7 +45,8 @@ class CacheWriter:
         self.root, self.settings = Path(root), settings
         self.progress = self.root / PROGRESS
         self.shards = -(-settings.images // settings.shard_size)
-        self.records, self.listed = {}, None
+        self.records: dict[int, dict] = {}
+        self.listed: dict | None = None
 
     def check_folder(self) -> None:
         """Raise `ValueError` if the folder holds anything else than this cache."""
@@ -173,7 +175,9 @@ class ShardWriter:
     """Writer of shard k, batch by batch: with ShardWriter(cache, k) as shard: shard.add(...)."""
 
     def __init__(self, cache: CacheWriter, k: int):
-        self.cache, self.k, self.labels, self.unreadable = cache, k, [], []
+        self.cache, self.k = cache, k
+        self.labels: list[int] = []
+        self.unreadable: list[dict] = []
         self.temporary = cache.progress / cache.path("moments", k).name
 
     def __enter__(self) -> "ShardWriter":
@@ -227,3 +231,4 @@ class ShardWriter:
         checksums = {"moments": file_sha256(moments), "labels": file_sha256(labels)}
         record = dict(count=count, sha256=checksums, unreadable=self.unreadable)
         cache.write(f"{PROGRESS}/{k:05d}.json", to_json(record))
+        progressed()

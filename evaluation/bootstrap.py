@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from evaluation.metric_inception_score import inception_score
+from runtime.progress import over
 
 NORMAL_95 = 1.96
 ROWS = 4096
@@ -35,7 +35,7 @@ def deviations(
     """
     random = np.random.default_rng(seed)
     drawn_scores: dict[str, list[float]] = {"fid": [], "inception_score": []}
-    for _ in tqdm(range(resamples), desc="bootstrap", unit="resample"):
+    for _ in over(range(resamples), "bootstrap", "resample"):
         chosen = random.integers(len(pool), size=len(pool))
         drawn = weighted_statistics(pool, np.bincount(chosen, minlength=len(pool)), device)
         drawn_scores["fid"].append(distance(*drawn))
@@ -47,12 +47,12 @@ def weighted_statistics(
     features: np.ndarray, counts: np.ndarray, device: torch.device | str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and covariance of a set that holds row i of `features` counts[i] times."""
-    features, total = torch.from_numpy(features), int(counts.sum())
+    images, total = torch.from_numpy(features), int(counts.sum())
     weights = torch.from_numpy(counts).to(device, torch.float64)
-    shift = features[:ROWS].to(device, torch.float64).mean(dim=0)  # near the mean, for rounding
+    shift = images[:ROWS].to(device, torch.float64).mean(dim=0)  # near the mean, for rounding
     first = torch.zeros_like(shift)
     second = torch.zeros(*shift.shape, *shift.shape, dtype=shift.dtype, device=device)
-    for rows, weight in zip(features.split(ROWS), weights.split(ROWS), strict=True):
+    for rows, weight in zip(images.split(ROWS), weights.split(ROWS), strict=True):
         centred = rows.to(device, torch.float64) - shift
         first += weight @ centred
         second.addmm_((weight[:, None] * centred).T, centred)

@@ -46,6 +46,8 @@ HELD: "weakref.WeakValueDictionary[str, OutputLock]" = weakref.WeakValueDictiona
 class InUse(ValueError):
     """Another launch is writing the same output."""
 
+    may_pass = True
+
 
 def lock_output(
     output: str | Path,

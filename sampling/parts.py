@@ -9,11 +9,13 @@ time, and parts are removed only when the .npz has been read back and holds them
 
 import json
 import math
+import os
 import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +30,7 @@ from runtime.files import (
 )
 from runtime.locks import OutputLock, lock_output
 from runtime.npz import open_member, read_header, write_array
+from runtime.outcome import progressed
 from runtime.png import is_own_picture
 from sampling.pictures import Pictures
 from sampling.stored_recipe import (
@@ -66,7 +69,7 @@ class SampleParts:
         self.pictures = Pictures(out, recipe) if save_png else None
         self.folder = out.with_name(out.name + ".parts")
         self.batches = -(-count // batch)
-        self.known_whole = set()
+        self.known_whole: set[int] = set()
 
     def lock(self) -> OutputLock | None:
         """Make this launch the only one that writes the set; None if nothing is left to write.
@@ -143,14 +146,18 @@ class SampleParts:
         return k in self.known_whole
 
     def images_finished(self) -> int:
-        """Return how many images all processes have finished, counted by their files."""
-        return sum(len(self.images_of(k)) for k in range(self.batches) if self.path(k).exists())
+        """Return how many images all processes have finished, by one listing of their files."""
+        names = {entry.name for entry in os.scandir(self.folder)} if self.folder.exists() else set()
+        there = (k for k in range(self.batches) if self.path(k).name in names)
+        return sum(len(self.images_of(k)) for k in there)
 
     def write(self, k: int, images: np.ndarray, **columns: np.ndarray) -> None:
         """Store batch k without the padding of the last one; columns are per image."""
         keep = len(self.images_of(k))
-        content = {"images": images[:keep]} | {n: c[:keep] for n, c in columns.items()}
+        content: dict[str, Any] = {"images": images[:keep]}
+        content |= {n: c[:keep] for n, c in columns.items()}
         replace_file(self.path(k), lambda file: np.savez(file, **content))
+        progressed()
 
     def write_pictures(self, k: int, images: np.ndarray | None = None) -> None:
         """Write the given images of batch k, or else its stored ones, as files if asked for.
@@ -184,7 +191,8 @@ class SampleParts:
         compared with them. Raises `RunError` for a damaged part, which is removed, and for a file
         that is read back different.
         """
-        checksums, columns = [], {n: [] for n in self._load_or_remove(0) if n != "images"}
+        checksums: list[int] = []
+        columns: dict[str, list] = {n: [] for n in self._load_or_remove(0) if n != "images"}
 
         def blocks() -> Iterator[np.ndarray]:
             for k in range(self.batches):

@@ -12,6 +12,7 @@ continues when the same command is given again. The format is described in data/
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.data_config import DataConfig
@@ -47,15 +48,17 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from torch.utils.data import DataLoader, Subset
-from tqdm import tqdm
 
 from data.feature_cache import DONE, FEATURES, MANIFEST, FeatureSettings, data_of, write_settings
+from data.source_protocol import NamedSource
 from data.sources import open_source
 from models.encoders import PatchEncoder, load_vision_transformer
 from runtime.files import check_folder_writable, replacing
 from runtime.flags import require
 from runtime.launch import join_launch
 from runtime.locks import lock_output
+from runtime.outcome import finished, progressed
+from runtime.progress import Progress
 
 LOCK = "cache.lock"
 
@@ -85,7 +88,7 @@ class Caching:
             image_size=config.image_size,
             side=side,
             width=self.encoder.width,
-            **data_of(self.source),
+            **data_of(cast(NamedSource, self.source)),
         )
         check_folder_writable(self.folder, f"--out {self.folder}")
         # held to the end: one launch at a time writes the cache
@@ -131,11 +134,12 @@ class Caching:
         features, done = (np.load(self.folder / name, mmap_mode="r+") for name in (FEATURES, DONE))
         own = np.array_split(np.arange(len(done)), self.state.num_processes)
         todo = [i for i in own[self.state.process_index].tolist() if not done[i]]
-        loader = DataLoader(
-            Subset(self.source, todo), self.config.batch_size, num_workers=self.config.num_workers
+        images_only: Any = self.source  # torch's Dataset asks for no more than its methods
+        loader: DataLoader = DataLoader(
+            Subset(images_only, todo), self.config.batch_size, num_workers=self.config.num_workers
         )
         start, first = 0, self.state.is_main_process
-        with tqdm(total=len(todo), desc=self.folder.name, unit="image", disable=not first) as bar:
+        with Progress(self.folder.name, len(todo), "image", shown=first) as progress:
             for images, _ in loader:
                 rows = todo[start : start + len(images)]
                 images = images.to(self.state.device, non_blocking=True)
@@ -143,8 +147,9 @@ class Caching:
                 features[rows] = views.half().cpu().numpy()  # (n, 2, T, D)
                 features.flush()
                 done[rows] = True
+                progressed()
                 start += len(images)
-                bar.update(len(images))
+                progress.update(len(images))
         self.state.wait_for_everyone()
         if first:
             write_settings(self.folder, self.settings)
@@ -179,6 +184,7 @@ def main(config: FeatureConfig) -> None:
         caching = Caching(config)
     with run_errors(f"What is in {config.out} is kept: the same command continues"):
         caching.run()
+    finished()
 
 
 if __name__ == "__main__":

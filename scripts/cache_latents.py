@@ -15,18 +15,19 @@ described in data/latents.py.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.data_config import DataConfig
 from runtime.command import (
     RunError,
     parse_command,
-    program_name,
     run_errors,
     usage_errors,
 )
 from runtime.launch import is_first_process, rank, world_size
+from runtime.outcome import finished
+from runtime.progress import Progress, over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +66,15 @@ import time
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from data.decoding import UnreadableImage
 from data.latent_manifest import CacheSettings
 from data.latent_writer import CacheWriter, ShardWriter
 from data.latents import LatentSource, encode_moments, weights_fingerprint
-from data.source_protocol import Source
+from data.source_protocol import NamedSource
 from data.sources import list_fingerprint, open_source
 from models import load_codec
-from models.codecs import PIXELS, latent_size
+from models.codecs import PIXELS, VAECodec, latent_size
 from runtime.flags import require
 from runtime.processes import choose_device
 
@@ -90,7 +90,9 @@ class Caching:
         self.device = set_up_device(config)
         self.source = image_source(config)
         self.names = [self.source.name(i) for i in range(len(self.source))]
-        self.codec = load_codec(config.vae, self.device)
+        codec = load_codec(config.vae, self.device)
+        assert isinstance(codec, VAECodec)  # pixels were refused above
+        self.codec = codec
         settings = CacheSettings(
             codec=self.codec.name,
             codec_fingerprint=weights_fingerprint(self.codec.vae),
@@ -118,15 +120,18 @@ class Caching:
     def run(self) -> None:
         """Encode this process's shards; the first process then waits for all of them."""
         cache = self.cache
+        name, total, there = cache.root.name, cache.settings.images, cache.images_written()
+        with Progress(name, total, "image", initial=there, shown=self.rank == 0) as progress:
+            self.encode(progress)
+            while self.rank == 0 and not cache.complete():
+                time.sleep(POLL_SECONDS)
+                self.show(progress)
+
+    def encode(self, progress: Progress) -> None:
+        """Encode this process's shards, those that are not there."""
+        cache = self.cache
         own = range(self.rank, cache.shards, self.world_size)
         shards = [k for k in own if not cache.finished(k)]
-        self.progress = tqdm(
-            desc=cache.root.name,
-            initial=cache.images_written(),
-            total=cache.settings.images,
-            unit="image",
-            disable=self.rank > 0,
-        )
         slices = {k: cut(cache.images_of(k), self.config.batch_size) for k in shards}
         batches = iter(self.loader([batch for k in shards for batch in slices[k]]))
         for k in shards:
@@ -137,23 +142,18 @@ class Caching:
                         {"index": i, "image": self.names[i], "error": error} for i, error in errors
                     ]
                     shard.add(self.moments(images), labels, unreadable)
-                    self.show_progress()
-        while self.rank == 0 and not cache.complete():
-            time.sleep(POLL_SECONDS)
-            self.show_progress()
-        self.show_progress(last=True)
-        self.progress.close()
+                    self.show(progress)
 
-    def show_progress(self, last: bool = False) -> None:
+    def show(self, progress: Progress) -> None:
         """Show the progress of all processes together, on the first one."""
-        if self.rank == 0 and (last or time.time() - self.looked >= POLL_SECONDS):
+        if self.rank == 0 and time.time() - self.looked >= POLL_SECONDS:
             self.looked = time.time()
-            self.progress.update(max(0, self.cache.images_written() - self.progress.n))
+            progress.reach(max(progress.done, self.cache.images_written()))
 
     def loader(self, batches: list[range]) -> DataLoader:
         return DataLoader(
             ReadableImages(self.source),
-            batch_sampler=batches,
+            batch_sampler=[list(batch) for batch in batches],
             collate_fn=gather,
             num_workers=self.config.num_workers,
             pin_memory=self.device.type == "cuda",
@@ -183,11 +183,10 @@ class Caching:
         nothing_left = len(unreadable) == cache.settings.images
         if new and (nothing_left or not self.config.skip_unreadable):
             cache.reject()
-            sys.exit(
-                f"{program_name()}: error: {len(new)} of {cache.settings.images} images "
+            raise RunError(
+                f"{len(new)} of {cache.settings.images} images "
                 f"cannot be read, listed above: put good files in their places, or add "
-                f"--skip-unreadable to leave them out, and give the command again. All other "
-                f"shards are kept"
+                f"--skip-unreadable to leave them out, and give the command again"
             )
         manifest = cache.finish()
         self.lock.release()
@@ -198,7 +197,7 @@ class Caching:
 class ReadableImages(Dataset):
     """A data set of (image, label, None), or (None, index, error) of an unreadable image."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: NamedSource):
         self.source = source
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor | None, int, str | None]:
@@ -220,12 +219,12 @@ def cut(images: range, size: int) -> list[range]:
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 
-def image_source(c: CacheConfig) -> Source:
+def image_source(c: CacheConfig) -> NamedSource:
     """Open the images that the flags name, as training reads them."""
     source = open_source(c)
     if source.channels != 3 or source.latents:
         raise ValueError(f"{c.data_name}: an autoencoder needs RGB images, this is something else")
-    return source
+    return cast(NamedSource, source)
 
 
 def full_name(source: str) -> str:
@@ -265,7 +264,7 @@ def check_disk(cache: CacheWriter, min_free_disk: float) -> None:
 
 def verify(root: str) -> None:
     source = LatentSource(root)
-    for shard in tqdm(source.shards, desc=f"verifying {root}", unit="shard"):
+    for shard in over(source.shards, f"verifying {root}", "shard"):
         source.check_shard(shard, checksums=True)
     print(f"{root}: {len(source)} images in {len(source.shards)} shards, all checksums hold")
 
@@ -273,13 +272,17 @@ def verify(root: str) -> None:
 def main(config: CacheConfig) -> None:
     with usage_errors():
         if config.verify:
-            return verify(config.out) if is_first_process() else None
+            if is_first_process():
+                verify(config.out)
+            return finished()
         caching = Caching(config, rank(), world_size())
     safe = f"Nothing that is finished in {config.out} is lost: the same command continues"
     with run_errors(safe):
         caching.run()
     if is_first_process():
-        caching.finish()
+        with run_errors("All other shards are kept"):
+            caching.finish()
+    finished()
 
 
 if __name__ == "__main__":

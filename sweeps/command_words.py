@@ -38,7 +38,7 @@ def parse_quietly(flag: str, config, words: list[str], program: str):
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            return parse_command(config, words, program)
+            return parse_command(config, words, program, recorded=False)
     except SystemExit as exit:
         reason = complaint(said.getvalue()) if exit.code else "leave out --help"
         raise ValueError(f"{flag}: {program} does not take this command: {reason}") from None
