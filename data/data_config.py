@@ -43,7 +43,7 @@ class DataLocation:
 
 @dataclass(frozen=True)
 class DataConfig(DataLocation):
-    """Everything needed to open a source: where the images are, and their size."""
+    """Settings needed to open a source: where the images are, and their size."""
 
     image_size: int = 256
     """side of the images after ADM's centre crop, pixels"""

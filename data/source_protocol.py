@@ -88,7 +88,7 @@ class ImageSource:
             )
 
     def encode(self, codec: Codec, items: Tensor, mirrored: Tensor, draws: Streams) -> Tensor:
-        """Mirror images where `mirrored` is True, then encode them with each sample's stream."""
+        """Mirror images where `mirrored` is True, then encode each with its sample's stream."""
         images = mirror(items, mirrored) if self.mirrors else items
         return codec.encode(images, draws.normal)
 

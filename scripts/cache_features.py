@@ -159,7 +159,7 @@ class Caching:
 
 
 def begun_shape(folder: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of the features that a killed run left; `ValueError` if damaged."""
+    """Return the shape of the features that a killed run left; raise `ValueError` if damaged."""
     try:
         features, done = (np.load(folder / name, mmap_mode="r") for name in (FEATURES, DONE))
     except (OSError, ValueError, EOFError) as error:

@@ -157,7 +157,7 @@ def write_record(path: Path, about: dict, report: BlockReport, candidates: list)
 
 
 def record_path(config: PairConfig) -> Path:
-    """Return where the record goes; `ValueError` if it cannot, or if something else is there."""
+    """Return the path of the record; raise `ValueError` if it cannot be written there."""
     beside = Path(config.ckpt if Path(config.ckpt).is_file() else Path(config.ckpt).name)
     path = Path(config.out or beside.with_suffix(".pairs.json"))
     for file in (path, path.with_suffix(".png")):

@@ -106,7 +106,7 @@ class Pool:
                 self.overview.set(cell, now, silent=now == "finished")
 
     def work(self) -> int:
-        """Run until nothing waits; returns the exit code."""
+        """Run until nothing waits; return the exit code."""
         try:
             with stop_signals(self._remember):
                 self.overview.say(self.overview.status())

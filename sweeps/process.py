@@ -198,7 +198,7 @@ class CellRun:
         return f"{[problem, *lines, *errors[:1]][-1]} ({problem})"
 
     def _continues(self, code: int) -> bool:
-        """Whether the same command is to go on: it was told to stop by somebody else.
+        """Return whether the same command must continue: somebody else told it to stop.
 
         Of several processes torchrun ends with 1, whatever theirs ended with. One that stopped or
         was killed has then written no outcome; what it does not know how to end neither, so that
