@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 STEPS = 20
 SPEEDS = ("images_per_second",)  # the columns of metrics.jsonl that no two runs share
@@ -98,9 +99,9 @@ def jobs(quick: bool = False) -> list[Job]:
         made.append(Job(name, words, partial(read_samples, name, out), run.startswith("digits")))
     words = ("-m", "evaluation", "{out}/ODE.npz", "--ref", "digits")
     made.append(Job("evaluation", words, partial(read_scores, "evaluation", "ODE.metrics.json")))
-    words = ["scripts/sweep_layer_pairs.py", "run", "--folder", "{out}/sweep"]
-    words += [*(word for pair in SWEEP.items() for word in pair), "--pairs", "[(2,5)]"]
-    words += ["--lambdas", "0.3", "--seeds", "0"]
+    words = ("scripts/sweep_layer_pairs.py", "run", "--folder", "{out}/sweep")
+    words += (*(word for pair in SWEEP.items() for word in pair), "--pairs", "[(2,5)]")
+    words += ("--lambdas", "0.3", "--seeds", "0")
     cell = "sweep/cells/2-5-lambda0.3-seed0"
     made.append(Job("sweep", tuple(words), partial(read_cell, cell)))
     return [job for job in made if job.quick or not quick]
@@ -123,7 +124,7 @@ def sha256(content: bytes) -> str:
 
 def read_losses(row: str, run: str, out: Path) -> dict:
     """Every column of metrics.jsonl, by step."""
-    columns = {}
+    columns: dict[str, list] = {}
     for line in (out / run / "metrics.jsonl").read_text().splitlines():
         for name, value in json.loads(line).items():
             if name not in SPEEDS:
@@ -149,6 +150,7 @@ def read_samples(row: str, name: str, out: Path) -> dict:
         arrays = dict(archive)
     recipe = json.loads(str(arrays.pop("recipe")))
     images = arrays["arr_0"]
+    rows: dict[str, dict[str, Any]]
     rows = {f"{row} {key}": {"sha256": sha256(value.tobytes())} for key, value in arrays.items()}
     rows[f"{row} arr_0"] |= {"mean": float(images.mean()), "std": float(images.std())}
     rows[f"{row} labels"]["values"] = arrays["labels"].tolist()

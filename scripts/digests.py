@@ -59,7 +59,7 @@ def run_command(tree: Path, words: list[str], log: Path) -> int:
     process = FORK.Process(target=become_command, args=(tree, words, log))
     process.start()
     process.join()
-    return process.exitcode
+    return process.exitcode or 0
 
 
 def become_command(tree: Path, words: list[str], log: Path) -> None:
@@ -79,7 +79,8 @@ def become_command(tree: Path, words: list[str], log: Path) -> None:
 
 def work_through(tree: Path, inputs: Path, out: Path, quick: bool) -> None:
     """Run every job in a tree, one after the other, and write what is compared to results.json."""
-    rows, quick_rows = {}, []
+    rows: dict[str, dict] = {}
+    quick_rows: list[str] = []
     for number, job in enumerate(jobs(quick)):
         log = out / f"{number:02d}.log"
         words = [word.replace("{inputs}", str(inputs)) for word in job.words]
@@ -138,10 +139,12 @@ def difference(old, new, where: str = "") -> str | None:
     for value in (old, new):
         if isinstance(value, dict) and "failed" in value:
             return value["failed"]
-    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
-        pairs = ((key, old[key], new[key]) for key in old)
+    if isinstance(old, dict) and isinstance(new, dict):
+        if lone := sorted(old.keys() ^ new.keys()):
+            return f"{where} {lone[0]}: only in one tree".strip()
+        pairs = [(key, old[key], new[key]) for key in old]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = zip(range(len(old)), old, new, strict=True)
+        pairs = list(zip(range(len(old)), old, new, strict=True))
     else:
         return None if old == new else f"{where.strip()}: {old} and {new}"[:160]
     return next(filter(None, (difference(a, b, f"{where} {key}") for key, a, b in pairs)), None)
@@ -149,7 +152,7 @@ def difference(old, new, where: str = "") -> str | None:
 
 def compare(old: dict, new: dict) -> dict[str, str | None]:
     """{row: first difference, or None}; rows that only one tree has differ."""
-    table = {}
+    table: dict[str, str | None] = {}
     for row in [*old, *(row for row in new if row not in old)]:
         a, b = old.get(row), new.get(row)
         if a is None or b is None:

@@ -85,7 +85,7 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
     if path:
         start = read_start(config, arch, len(source), last_step, path)
         load_weights(network, start["model"], path)
-    elif config.fine_tune:
+    elif config.fine_tune and config.ckpt:
         start_from_weights(network, config.ckpt)
     ema = deepcopy(network).eval().requires_grad_(False)
     parallel = Parallel(network, ema, accelerator, config.engine)

@@ -158,7 +158,7 @@ def test_unreadable_data_and_broken_weights_end_in_one_line(rgb_checkpoint, tmp_
     with pytest.raises(SystemExit) as ended:
         main(PairConfig(**(rgb_checkpoint | dict(ckpt=str(tmp_path / "nan.pt"))), **flags))
     said = capsys.readouterr().err
-    assert ended.value.code == 1 and "nan.pt: the features of the network are not finite" in said
+    assert ended.value.code == 2 and "nan.pt: ema blocks.0.attn.proj.weight holds NaN" in said
     assert not (tmp_path / "pairs.json").exists()
 
 

@@ -18,7 +18,7 @@ from training.methods.method import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from torch import Tensor
@@ -154,8 +154,9 @@ class LayerSyncSettings(Method):
         given = self.encoder_depth, self.gt_encoder_depth
         names = "--encoder-depth, --gt-encoder-depth"
         suggested = suggest_pair(depth)
-        pairs = [tuple(s if g is None else g for g, s in zip(given, suggested, strict=True))]
-        if self.several:
+        student, teacher = (s if g is None else g for g, s in zip(given, suggested, strict=True))
+        pairs: Sequence[tuple[int, int]] = [(student, teacher)]
+        if self.multi_blocks_match is not None and self.several:
             names, pairs = "--multi-blocks-match", parse_pairs(self.multi_blocks_match)
         try:
             return list(check_pairs(pairs, depth)), weight if self.acts else 0.0
@@ -209,7 +210,7 @@ class LayerSyncRegularizer(Regularizer):
         from layersync import LayerSync, ScheduledWeight
         from training.methods.schedule import reg_schedule
 
-        self.sync, self.weight = LayerSync(network.blocks, pairs), weight
+        self.sync, self.weight = LayerSync(list(network.blocks), pairs), weight
         self.schedule = schedule
         device = next(network.parameters()).device
         coefficient = reg_schedule(schedule, weight, last_step)

@@ -10,7 +10,7 @@ is trained, and not part of the network.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from runtime.flags import free, require
 from training.methods.method import Materials, Method, Regularizer, block_number, family
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from data.batch import Batch
     from data.feature_cache import CachedFeatures
+    from data.latents import LatentSource
+    from data.source_protocol import NamedSource
     from models import SiT
     from models.encoders import PatchEncoder
     from training.config import TrainConfig
@@ -186,7 +188,8 @@ def cached_features(given: Materials) -> CachedFeatures:
         encoder=c.repa.repa_encoder,
         image_size=c.image_size,
         side=given.network.x_embedder.grid_size[0],
-        **data_of(source),
+        **data_of(cast("LatentSource | NamedSource", source)),
     )
     batches = StepBatches(len(source), c.global_batch_size, c.global_seed, 0, 0, range(0))
+    assert c.repa.repa_features is not None
     return CachedFeatures(c.repa.repa_features, expected, batches, source.mirrors)
