@@ -139,7 +139,9 @@ def difference(old, new, where: str = "") -> str | None:
     for value in (old, new):
         if isinstance(value, dict) and "failed" in value:
             return value["failed"]
-    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+    if isinstance(old, dict) and isinstance(new, dict):
+        if lone := sorted(old.keys() ^ new.keys()):
+            return f"{where} {lone[0]}: only in one tree".strip()
         pairs = [(key, old[key], new[key]) for key in old]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = list(zip(range(len(old)), old, new, strict=True))

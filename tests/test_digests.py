@@ -71,7 +71,7 @@ def test_the_last_bit_of_one_loss_is_found(capsys):
         (lambda rows: rows.update(more={}), "more", "only in the new tree"),
         (lambda rows: rows.update(evaluation={"failed": "exit code 2: no"}), "evaluation", "exit"),
         (lambda rows: rows["ODE labels"].update(sha256="0"), "ODE labels", "sha256"),
-        (lambda rows: rows["evaluation"].pop("pixel_recall"), "evaluation", "{"),
+        (lambda rows: rows["evaluation"].pop("pixel_recall"), "evaluation", "pixel_recall: only"),
     ],
 )
 def test_what_is_missing_or_failed_differs(change, row, how):

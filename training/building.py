@@ -5,7 +5,6 @@ user.
 """
 
 import dataclasses
-import sys
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,9 +135,8 @@ def share_of_batch(config: TrainConfig, accelerator: Accelerator) -> range:
 
 
 def end_of_run(config: TrainConfig, source: Source) -> int:
-    """Return the number of the last step, by --epochs or by --max-steps, whichever is less."""
-    epoch = len(source) // config.global_batch_size
-    return min(config.epochs * epoch, config.max_steps or sys.maxsize)
+    """Return the number of the last step: --max-steps, or unless given that of the last epoch."""
+    return config.max_steps or config.epochs * (len(source) // config.global_batch_size)
 
 
 def describe_network(config: TrainConfig, encoding: Encoding) -> dict:

@@ -11,6 +11,7 @@ from training.methods.method import (
     Materials,
     Method,
     Regularizer,
+    Setting,
     changed,
     depth_of,
     family,
@@ -138,7 +139,7 @@ class LayerSyncSettings(Method):
         for name in changed(self.schedule):
             raise ValueError(f"{flag(name)} {getattr(self.schedule, name)}: {no_effect(c)}")
 
-    def resolved(self, model: str) -> tuple[list[tuple[int, int]], float]:
+    def in_force(self, model: str) -> tuple[list[tuple[int, int]], float]:
         """Return ([(student, teacher), ...], lambda), flags first and then the published values.
 
         Without LayerSync it is ([], 0), or one pair to be watched with weight 0. `ValueError` for
@@ -164,13 +165,20 @@ class LayerSyncSettings(Method):
             raise ValueError(f"{names}: {error}") from None
 
     def folder_parts(self, model: str) -> list[str]:
-        pairs, weight = self.resolved(model)
+        pairs, weight = self.in_force(model)
         if not weight:
             return []
         return [*(f"{student}-{teacher}" for student, teacher in pairs), f"lambda{weight:g}"]
 
+    def resolved(self, model: str) -> dict[str, Setting]:
+        pairs, weight = self.in_force(model)
+        found: dict[str, Setting] = {"pairs": ", ".join(f"{s} -> {t}" for s, t in pairs)}
+        if len(pairs) == 1:  # numbers, so that a table of runs can be sorted by them
+            ((found["encoder_depth"], found["gt_encoder_depth"]),) = pairs
+        return {**found, "reg_weight": weight}
+
     def make(self, given: Materials) -> Regularizer:
-        pairs, weight = self.resolved(given.config.model)
+        pairs, weight = self.in_force(given.config.model)
         return LayerSyncRegularizer(
             network=given.network,
             pairs=pairs,
@@ -182,8 +190,8 @@ class LayerSyncSettings(Method):
 
 
 def layer_sync_settings(c: TrainConfig) -> tuple[list[tuple[int, int]], float]:
-    """Return the pairs and lambda of a run, see `LayerSyncSettings.resolved`."""
-    return LayerSyncSettings.of(c).resolved(c.model)
+    """Return the pairs and lambda of a run, see `LayerSyncSettings.in_force`."""
+    return LayerSyncSettings.of(c).in_force(c.model)
 
 
 class LayerSyncRegularizer(Regularizer):

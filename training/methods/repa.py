@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from runtime.flags import free, require
-from training.methods.method import Materials, Method, Regularizer, block_number, family
+from training.methods.method import Materials, Method, Regularizer, Setting, block_number, family
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +70,9 @@ class REPAConfig(Method):
 
     def folder_parts(self, model: str) -> list[str]:
         return [f"{self.depth(model)}", f"lambda{self.repa_weight:g}"]
+
+    def resolved(self, model: str) -> dict[str, Setting]:
+        return {"repa_depth": self.depth(model)}
 
     def make(self, given: Materials) -> Regularizer:
         depth = self.depth(given.config.model)
