@@ -1,4 +1,4 @@
-"""The solver that the settings ask for, and between which times it works."""
+"""Choice of the solver that the settings name, and of the times between which it works."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from transport import Sampler
 
 
 def make_solver(sampler: Sampler, c: ODESolver | SDESolver) -> Callable:
-    """solve(z, model, y=labels) -> [..., samples]; an SDE's also takes noise(step)."""
+    """Return solve(z, model, y=labels) -> [..., samples]; an SDE's also takes noise(step)."""
     if isinstance(c, SDESolver):
         return sampler.sample_sde(
             sampling_method=c.sampling_method,
@@ -29,7 +29,7 @@ def make_solver(sampler: Sampler, c: ODESolver | SDESolver) -> Callable:
 
 
 def solved_interval(sampler: Sampler, c: ODESolver | SDESolver) -> list[float]:
-    """[t_0, t_1], between which the grid lies; an SDE's last step goes on from there."""
+    """Return [t_0, t_1], the ends of the grid; an SDE's last step continues from t_1."""
     transport = sampler.transport
     if not isinstance(c, SDESolver):
         return list(transport.ode_interval())

@@ -109,7 +109,7 @@ RANGES = COMMON | {  # numbers that have one, by the names of their fields
 
 
 def check_solver_config(c: SolverConfig) -> None:
-    """Raise `ValueError` that names the flag, as far as can be said without the checkpoint."""
+    """Check all that needs no checkpoint; raise `ValueError`, which names the flag."""
     check_ranges(c, RANGES)
     check_interval(c)
 
@@ -126,7 +126,7 @@ def check_interval(c: SolverConfig) -> None:
 
 
 def solver_settings(c: SolverConfig) -> dict:
-    """The part of the recipe that names the solver."""
+    """Return the part of the recipe that names the solver."""
     kind = next(kind for kind in (ODESolver, SDESolver) if isinstance(c, kind))
     own = {field.name for field in dataclasses.fields(kind)}
     own |= {"likelihood"} if hasattr(c, "likelihood") else set()

@@ -1,4 +1,4 @@
-"""The main job in a few minutes on two CPU cores, on the digits that scikit-learn ships.
+"""Run the project's main job in a few minutes on two CPU cores, on scikit-learn's digits.
 
     make demo
 
@@ -61,7 +61,7 @@ def train_sample_score(name: str) -> None:
 
 
 def collect() -> dict[str, dict]:
-    """The scores of each run, and of the real digits, in one file."""
+    """Collect the scores of each run, and of the real digits, in one file."""
     files = {name: RESULTS / name / "samples.metrics.json" for name in RUNS}
     files["real digits"] = RESULTS / "real.metrics.json"
     records = {name: json.loads(path.read_text()) for name, path in files.items()}
@@ -78,7 +78,7 @@ def print_table(metrics: dict[str, dict]) -> None:
 
 
 def draw(path: Path) -> None:
-    """Loss and similarity over steps above, samples of both runs and real digits below."""
+    """Draw loss and similarity over steps; below them samples of both runs and real digits."""
     above = ["loss"] * 3 + ["similarity"] * 3
     below = [RUNS[0]] * 2 + [RUNS[1]] * 2 + ["real digits"] * 2
     mosaic: list[Any] = [above, below]
