@@ -76,12 +76,12 @@ def draw_runs(
     figure = plt.figure(figsize=(width, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).flat
     axes = parts[0].subplots(rows, columns, squeeze=False).flatten()
-    colours = plt.get_cmap("tab10" if len(runs) <= 10 else "tab20").colors
+    colours = plt.get_cmap("tab10" if len(runs) <= 10 else "tab20")
     for axis, (title, pattern) in zip(axes, titles.items(), strict=False):
         for i, run in enumerate(runs):
             for j, key in enumerate(run.keys(pattern)):
                 pair = " → ".join(key.split("_")[1:]) if key.startswith("similarity") else ""
-                style = {"color": colours[i % len(colours)], "linestyle": "-:"[j % 2]}
+                style = {"color": colours(i % colours.N), "linestyle": "-:"[j % 2]}
                 draw_curve(axis, run, key, f"{run.name} {pair}".strip(), smoothing, **style)
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
