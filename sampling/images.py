@@ -17,7 +17,7 @@ from sampling.checkpoint_settings import open_checkpoint
 from sampling.labels import random_labels
 from sampling.network import Network, prepare_model
 from sampling.solver import is_sde, make_solver, solved_interval
-from sampling.solver_config import ODESolver, SolverConfig
+from sampling.solver_config import ODESolver, SDESolver, SolverConfig
 from transport import Guidance, Sampler, create_transport
 from transport.likelihood import bits_per_dimension
 
@@ -35,6 +35,7 @@ class ImageMaker:
     """
 
     def __init__(self, config: SolverConfig, batch: int, name: str = "--per-proc-batch-size"):
+        assert isinstance(config, ODESolver | SDESolver)
         self.config, self.device = config, choose_device()
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32

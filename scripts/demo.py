@@ -21,12 +21,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.pixel_scores import PIXELS_ARE_NOT_FID
 from runtime.png import save_grid
-from training.tracking import read_log
+from sweeps.run_pictures import draw_curve, draw_picture
+from sweeps.run_records import read_run
 
 RESULTS = Path("results/demo")
 RUNS = ("vanilla", "layer_sync")
@@ -88,16 +88,13 @@ def draw(path: Path) -> None:
         height_ratios=[1, 1.25],
         layout="constrained",
     )
-    for name in RUNS:
-        rows = read_log(RESULTS / name / "metrics.jsonl")
-        steps = [row["step"] for row in rows]
-        axes["loss"].plot(steps, [row["velocity_loss"] for row in rows], label=name)
+    for name, colour in zip(RUNS, ("C0", "C1"), strict=True):
+        run = read_run(RESULTS / name)
+        draw_curve(axes["loss"], run, "velocity_loss", name, smoothing=0, color=colour)
         key = f"similarity_{STUDENT}_{TEACHER}"
-        axes["similarity"].plot(steps, [row[key] for row in rows], label=name)
-        axes[name].imshow(Image.open(RESULTS / name / "samples.png"), cmap="gray")
-        axes[name].set_title(f"{name}: samples")
-    axes["real digits"].imshow(Image.open(RESULTS / "real.png"), cmap="gray")
-    axes["real digits"].set_title("real digits")
+        draw_curve(axes["similarity"], run, key, name, smoothing=0, color=colour)
+        draw_picture(axes[name], RESULTS / name / "samples.png", f"{name}: samples")
+    draw_picture(axes["real digits"], RESULTS / "real.png", "real digits")
     axes["loss"].set(title="velocity loss", xlabel="step", ylim=(0.3, 1.2))
     axes["similarity"].set(
         title=f"similarity: cosine of blocks {STUDENT} and {TEACHER}", xlabel="step", ylim=(None, 1)
@@ -105,8 +102,6 @@ def draw(path: Path) -> None:
     for name in ("loss", "similarity"):
         axes[name].grid(alpha=0.3)
         axes[name].legend()
-    for name in (*RUNS, "real digits"):
-        axes[name].axis("off")
     figure.savefig(path, dpi=110)
 
 
