@@ -93,7 +93,7 @@ class ImageMaker:
         """Return the likelihood (N,) of latents (N, C, H, W) under the flow, bits per dimension."""
         evaluate = self.sampler.sample_ode_likelihood(
             sampling_method=c.sampling_method,
-            num_steps=c.num_sampling_steps,
+            num_steps=self.config.num_sampling_steps,
             atol=c.atol,
             rtol=c.rtol,
         )
