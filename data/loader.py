@@ -1,4 +1,6 @@
-"""How a process's share of the data reaches it: loaders."""
+"""Loaders, which give each process its share of the data."""
+
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -14,17 +16,20 @@ def as_it_is(batch):
 
 
 def make_loader(source: Source, batches: StepBatches, num_workers: int) -> DataLoader:
-    """Batches (images, labels) of one process, in order.
+    """Return an iterable of one process's batches (images, labels), in order.
 
-    A source with `__getitems__` gives them whole, and a stream makes them itself.
+    A source with `__getitems__` gives whole batches, and a stream makes its batches itself.
     """
-    common = dict(worker_init_fn=obey_parent_only, pin_memory=torch.cuda.is_available())
+    common: dict[str, Any] = dict(
+        worker_init_fn=obey_parent_only, pin_memory=torch.cuda.is_available()
+    )
     if isinstance(source, StreamSource):
         streamed = StreamedBatches(source, batches, threads=num_workers)
         return DataLoader(streamed, batch_size=None, num_workers=min(1, num_workers), **common)
     whole = hasattr(source, "__getitems__")
+    items: Any = source
     return DataLoader(
-        source,
+        items,
         batch_sampler=batches,
         collate_fn=as_it_is if whole else None,
         num_workers=num_workers,

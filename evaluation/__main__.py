@@ -6,11 +6,12 @@
     python -m evaluation table results.csv                 # Markdown of many evaluations
     python -m evaluation samples.npz --ref digits          # small images, in pixel space
 
-Prints a table, writes samples.metrics.json beside the samples, their recipe in it, and adds a line
-to results.csv there.
+Prints a table, writes samples.metrics.json beside the samples, with their recipe, and adds a line
+to results.csv in the same folder.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -70,8 +71,13 @@ def run_score(config: Score) -> None:
     results = Path(config.results) if config.results else out.with_name("results.csv")
     check_outputs(out, results)
     samples = open_samples(config)
-    options = {"options": config.metrics, "pixels": pixels}
-    scorer = load_scorer(config.ref, shape=samples.shape, name=config.samples, **options)
+    scorer = load_scorer(
+        config.ref,
+        shape=samples.shape,
+        name=config.samples,
+        options=config.metrics,
+        pixels=pixels,
+    )
     if is_first_process():
         size = "x".join(map(str, samples.shape[:2]))
         print(f"samples    {samples.name}: {len(samples):,} images of {size}")
@@ -84,7 +90,7 @@ def run_score(config: Score) -> None:
 
 
 def open_samples(config: Score):
-    """The samples; `ValueError` if they cannot give what is asked for."""
+    """Open the samples; raise `ValueError` if the scores cannot be computed from them."""
     from evaluation.image_sets import ARRAY, open_images
     from evaluation.scorers import DIGITS, digits_set
     from evaluation.scoring import K
@@ -108,7 +114,7 @@ def open_samples(config: Score):
 
 
 def report(config: Score, *, samples, scorer, scores, out: Path, results: Path) -> None:
-    """Print, write the record, add a line."""
+    """Print the scores, write their record, and add a line to the results."""
     from evaluation.results import append_line, format_scores, result_line, write_record
 
     about = scorer.describe(scores)
@@ -136,12 +142,15 @@ def run_reference(config: MakeReference) -> None:
     make_reference(config)
 
 
-COMMANDS = {"reference": (MakeReference, run_reference), "table": (Table, run_table)}
+COMMANDS: dict[str, tuple[type, Callable]] = {
+    "reference": (MakeReference, run_reference),
+    "table": (Table, run_table),
+}
 
 
 def main() -> None:
     word = sys.argv[1] if len(sys.argv) > 1 and sys.argv[1] in COMMANDS else None
-    config_class, run = COMMANDS.get(word, (Score, run_score))
+    config_class, run = COMMANDS[word] if word else (Score, run_score)
     program = f"{program_name()} {word}" if word else None
     config = parse_command(config_class, sys.argv[2:] if word else None, program)
     with usage_errors():

@@ -12,6 +12,7 @@ continues when the same command is given again. The format is described in data/
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.data_config import DataConfig
@@ -49,6 +50,7 @@ from accelerate import PartialState
 from torch.utils.data import DataLoader, Subset
 
 from data.feature_cache import DONE, FEATURES, MANIFEST, FeatureSettings, data_of, write_settings
+from data.source_protocol import NamedSource
 from data.sources import open_source
 from models.encoders import PatchEncoder, load_vision_transformer
 from runtime.files import check_folder_writable, replacing
@@ -62,7 +64,7 @@ LOCK = "cache.lock"
 
 
 class Caching:
-    """The work of one process: everything loaded and checked, nothing encoded yet."""
+    """The work of one process. Making it loads and checks everything and encodes nothing."""
 
     def __init__(self, config: FeatureConfig):
         check_config(config)
@@ -86,7 +88,7 @@ class Caching:
             image_size=config.image_size,
             side=side,
             width=self.encoder.width,
-            **data_of(self.source),
+            **data_of(cast(NamedSource, self.source)),
         )
         check_folder_writable(self.folder, f"--out {self.folder}")
         # held to the end: one launch at a time writes the cache
@@ -103,14 +105,14 @@ class Caching:
             raise ValueError(f"--out {self.folder}: a complete cache is there; give another folder")
 
     def prepare(self) -> None:
-        """Lay out the files; `ValueError` if others are there, or if the disk is too small."""
+        """Make the files; raise `ValueError` for other files there, or a disk that is too small."""
         shape = self.settings.shape
         self.refuse_complete()
         if (self.folder / FEATURES).exists() and (self.folder / DONE).exists():
-            found = begun_shape(self.folder, shape)
-            if found != shape:
+            begun = begun_shape(self.folder, shape)
+            if begun != shape:
                 raise ValueError(
-                    f"--out {self.folder}: begun as {found} with other settings, {shape} here; "
+                    f"--out {self.folder}: begun as {begun} with other settings, {shape} here; "
                     f"remove it, or give another folder"
                 )
             return
@@ -127,13 +129,14 @@ class Caching:
                 np.lib.format.open_memmap(temporary, "w+", kind, size)
 
     def run(self) -> None:
-        """Encode this process's share of what is not there yet."""
+        """Encode this process's share of the images that are not encoded yet."""
         self.state.wait_for_everyone()  # until the files are there
         features, done = (np.load(self.folder / name, mmap_mode="r+") for name in (FEATURES, DONE))
         own = np.array_split(np.arange(len(done)), self.state.num_processes)
         todo = [i for i in own[self.state.process_index].tolist() if not done[i]]
-        loader = DataLoader(
-            Subset(self.source, todo), self.config.batch_size, num_workers=self.config.num_workers
+        images_only: Any = self.source  # torch's Dataset asks for no more than its methods
+        loader: DataLoader = DataLoader(
+            Subset(images_only, todo), self.config.batch_size, num_workers=self.config.num_workers
         )
         start, first = 0, self.state.is_main_process
         with Progress(self.folder.name, len(todo), "image", shown=first) as progress:
@@ -156,7 +159,7 @@ class Caching:
 
 
 def begun_shape(folder: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of the features that a killed run left; `ValueError` if damaged."""
+    """Return the shape of the features that a killed run left; raise `ValueError` if damaged."""
     try:
         features, done = (np.load(folder / name, mmap_mode="r") for name in (FEATURES, DONE))
     except (OSError, ValueError, EOFError) as error:

@@ -56,7 +56,7 @@ def test_bad_training_commands_are_refused_in_one_line(base, message):
         ("sample_ddp.py ODE --ckpt a.pt", r"--sample: leave out --ckpt, which is each cell's"),
         ("sample_ddp.py ODE --out=a.npz", r"--sample: leave out --out"),
         ("sample_ddp.py ODE --global-seed 1", r"--sample: leave out --global-seed"),
-        ("sample_ddp.py ODE --cfg-scale 0", r"--sample: --cfg-scale 0.0: it must be at least 1"),
+        ("sample_ddp.py ODE --cfg-scale 0", r"--sample: .*--cfg-scale 0.0: it must be at least 1"),
         ("sample_ddp.py SDE --preset sit-ode-dopri5", r"--sample: --preset sit-ode-dopri5 is for"),
         ("sample_ddp.py PDE", r"--sample: sample_ddp.py does not take this command: .*PDE"),
     ],
@@ -103,7 +103,8 @@ def test_known_metrics_are_those_that_the_evaluation_gives():
     assert known_metrics(digits) == list(pixel_metrics(labelled, labelled))
     flags = "--ref r.npz --kid --fd-dinov2 --fid-at 100"
     _, everything = read_evaluate(f"python -m evaluation {flags}")
-    assert set(known_metrics(everything)) == {*TITLES, "fid_at_100"}
+    inception = set(TITLES) - set(known_metrics(digits))
+    assert set(known_metrics(everything)) == {*inception, "fid_at_100"}
     assert set(RISING) == {
         "inception_score", "precision", "recall", "pixel_precision", "pixel_recall",
         "classifier_score", "label_agreement",

@@ -1,11 +1,27 @@
 """Averages over windows, and a log that resuming does not tear."""
 
+import dataclasses
 import json
+import multiprocessing
+import os
+import resource
+import signal
 
 import pytest
 import torch
+from launching import TINY_DIGITS
 
-from training.tracking import Meter, cut_back, read_log
+from training.config import TrainConfig
+from training.runs import find_latest
+from training.tracking import (
+    Meter,
+    RunLog,
+    cut_back,
+    honour_old_variables,
+    read_log,
+    wandb_id,
+    wandb_options,
+)
 
 
 class OneProcess:
@@ -56,3 +72,77 @@ def test_cut_back_at_the_ends(tmp_path, step):
     log.write_text('{"step": 5}\n')
     cut_back(log, step)
     assert len(read_log(log)) == (1 if step else 0)
+
+
+def test_sits_variables_are_wandbs_unless_those_are_set(monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_ENTITY", "WANDB_PROJECT"):
+        monkeypatch.setenv(name, "before")
+        monkeypatch.delenv(name)
+    for name, value in (("WANDB_KEY", "key"), ("ENTITY", "us"), ("PROJECT", "old")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WANDB_PROJECT", "own")
+    honour_old_variables()
+    assert os.environ["WANDB_API_KEY"] == "key" and os.environ["WANDB_ENTITY"] == "us"
+    assert os.environ["WANDB_PROJECT"] == "own"
+
+
+def test_wandb_writes_into_the_runs_folder_and_goes_on_in_the_same_run(tmp_path):
+    folder = tmp_path / "run"
+    first, again = (wandb_options(TrainConfig(wandb=True), folder) for _ in range(2))
+    assert first == again and first["dir"] == str(folder) and first["name"] == "run"
+    named = wandb_options(TrainConfig(wandb=True, wandb_run_name="mine"), folder)
+    assert named["name"] == "mine" and named["id"] == first["id"]
+
+
+class Alone(OneProcess):
+    """As much of an accelerator as a log needs."""
+
+    is_main_process, trackers = True, ()
+
+    def init_trackers(self, *_, **__) -> None:
+        pass
+
+
+@pytest.mark.parametrize("file_size", [0, 100])
+def test_a_full_disk_leaves_the_config_of_before(tmp_path, file_size):
+    """And so a run that can be continued: this was an empty file."""
+    RunLog(Alone(), tmp_path, TINY_DIGITS, 0)
+    before = (tmp_path / "config.json").read_bytes()
+
+    def child():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+        try:
+            RunLog(Alone(), tmp_path, dataclasses.replace(TINY_DIGITS, log_every=7), 0)
+        except OSError as error:
+            os._exit(7 if "config.json" in str(error.filename) else 8)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 7
+    assert (tmp_path / "config.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert find_latest(TINY_DIGITS, tmp_path) is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_a_damaged_config_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json: damaged.*remove"):
+        find_latest(TINY_DIGITS, tmp_path)
+
+
+def test_an_empty_name_for_wandb_is_drawn_again(tmp_path):
+    first = wandb_id(tmp_path)
+    assert len(first) == 32 and wandb_id(tmp_path) == first
+    (tmp_path / "wandb_id.txt").write_text("")
+    assert len(wandb_id(tmp_path)) == 32
+
+
+@pytest.mark.parametrize("torn", ['{"step": 2, "lo', "[3]", '{"loss": 1}', '{"step": "2"}', "\x00"])
+def test_a_torn_log_is_cut_where_it_is_torn(tmp_path, torn):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 0.5}\n' + torn + "\n")
+    cut_back(path, 9)
+    assert path.read_text() == '{"step": 1, "loss": 0.5}\n'
