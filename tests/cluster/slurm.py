@@ -25,6 +25,7 @@ PROGRAMS = "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "munged"
 NODES = "n1", "n2"
 CONFIGURATION = """\
 ClusterName={name}
+FirstJobId={first}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmUser=root
@@ -101,7 +102,9 @@ class Cluster:
             (self.folder / name).mkdir(parents=True)
         (self.folder / "munge").chmod(0o711)
         host = socket.gethostname().split(".")[0]
-        settings = dict(name=f"t{os.getpid()}", host=host, folder=self.folder, ports=free_ports(3))
+        # ports of runs are derived from the number of the job: another one in each such SLURM
+        settings = dict(name=f"t{os.getpid()}", first=1000 + os.getpid(), host=host)
+        settings |= dict(folder=self.folder, ports=free_ports(3))
         self.configuration.write_text(CONFIGURATION.format(**settings))
         devices = "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"  # so far as SLURM can tell
         (self.folder / "gres.conf").write_text(devices)
