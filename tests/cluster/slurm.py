@@ -184,6 +184,7 @@ class Job:
 
     def __init__(self, cluster: Cluster, number: int, folder: Path):
         self.cluster, self.number, self.folder = cluster, number, folder
+        self.waits_since: float | None = None
 
     @property
     def log(self) -> str:
@@ -201,8 +202,15 @@ class Job:
         return re.search(rf"\b{name}=(\S*)", said)[1]
 
     def hurry(self) -> None:
-        """Spare a job that was queued again its two minutes of waiting."""
-        if self.shown("JobState") == "PENDING" and self.shown("Reason") in ("BeginTime", "None"):
+        """Spare a job that was queued again most of its two minutes of waiting.
+
+        Not all: for some seconds the nodes refuse it, taking it for the one that they just ended.
+        """
+        if self.shown("JobState") != "PENDING" or self.shown("Reason") not in ("BeginTime", "None"):
+            self.waits_since = None
+            return
+        self.waits_since = self.waits_since or time.monotonic()
+        if time.monotonic() - self.waits_since > 4:
             self.cluster.call("scontrol", "update", f"jobid={self.number}", "StartTime=now")
 
     def wait_for(self, condition, seconds: float = 90) -> None:
