@@ -12,6 +12,8 @@ The server runs no operation of torch, hence has no threads that a fork would lo
 """
 
 import contextlib
+import ctypes
+import gc
 import json
 import os
 import resource
@@ -111,6 +113,7 @@ class ForkServer:
         folder: Path | str = ROOT,
         environment: dict[str, str] | None = None,
         memory: int | None = None,
+        privileges: bool = True,
     ) -> ForkedProcess:
         """Start a command: a script of the project and its arguments, or "-m", a module, ....
 
@@ -118,6 +121,7 @@ class ForkServer:
             folder: where it runs.
             environment: variables to set besides the server's; None as a value removes one.
             memory: bytes of address space beyond what the imports take; more raises MemoryError.
+            privileges: False takes root's right to write where permissions forbid it.
         """
         self.launches += 1
         output = self.folder / str(self.launches)
@@ -127,6 +131,7 @@ class ForkServer:
             folder=str(folder),
             environment=environment or {},
             memory=memory,
+            privileges=privileges,
             output=str(output),
         )
         connection = socket.socket(socket.AF_UNIX)
@@ -171,6 +176,9 @@ def serve(address: str) -> None:
     sys.path[:0] = [str(ROOT)]
     for module in MODULES.split():
         importlib.import_module(module)
+    warm_up()
+    gc.collect()
+    gc.freeze()  # or a collection in a fork would copy every page
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that wait for commands are not waited for
     parent = os.getppid()
     listener = socket.socket(socket.AF_UNIX)
@@ -190,6 +198,15 @@ def serve(address: str) -> None:
         connection.close()
 
 
+def warm_up() -> None:
+    """Parse a command line once, which imports more and fills caches."""
+    import tyro
+
+    from training.config import TrainConfig
+
+    tyro.cli(TrainConfig, args=[])
+
+
 def watch(connection: socket.socket) -> None:
     """Fork the command, tell its number, wait for it and tell how it ended."""
     request = json.loads(connection.makefile().readline())
@@ -205,7 +222,14 @@ def watch(connection: socket.socket) -> None:
     os._exit(0)
 
 
-def run(words: list[str], folder: str, environment: dict, memory: int | None, output: str) -> None:
+def run(
+    words: list[str],
+    folder: str,
+    environment: dict,
+    memory: int | None,
+    privileges: bool,
+    output: str,
+) -> None:
     """Become the command; never returns."""
     os.setsid()
     os.chdir(folder)
@@ -224,7 +248,18 @@ def run(words: list[str], folder: str, environment: dict, memory: int | None, ou
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + memory
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if not privileges:
+        drop_capabilities()
     os._exit(interpret(words))
+
+
+def drop_capabilities() -> None:
+    """Give up every capability of root, as a plain user has none (capset(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    version_3, this_process = 0x20080522, 0
+    header = struct.pack("Ii", version_3, this_process)
+    if libc.capset(header, bytes(24)):
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def interpret(words: list[str]) -> int:
