@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.batch import Batch
 from data.order import StepBatches
+from data.source_protocol import Source
 from data.sources import list_fingerprint
-from training.objective import Batch
 
 MANIFEST, FEATURES, DONE = "manifest.json", "features.npy", "done.npy"
 
@@ -94,8 +95,8 @@ def write_settings(folder: Path, settings: FeatureSettings) -> None:
     (folder / MANIFEST).write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n")
 
 
-def data_of(source) -> dict:
-    """What of a source identifies its images: their number and the list of them."""
+def data_of(source: Source) -> dict:
+    """Return what identifies the images of a source: their number and the list of them."""
     if not source.latents:
         return dict(images=len(source), source_fingerprint=list_fingerprint(source))
     if len(source) != source.settings.images:

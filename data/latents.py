@@ -23,8 +23,9 @@ from numpy.lib import format as npy
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from models.codecs import PIXELS
+from models.codecs import PIXELS, Codec
 from models.trained import hash_weights
+from runtime.randomness import Streams
 
 FORMAT, VERSION = "latent cache", 1
 MANIFEST, PROGRESS = "manifest.json", "progress"
@@ -98,7 +99,7 @@ class LatentSource(Dataset):
         fields = [field.name for field in dataclasses.fields(CacheSettings)]
         self.settings = s = CacheSettings(**{name: manifest[name] for name in fields})
         self.channels, self.latent_size = s.latent_channels, s.latent_size
-        self.image_size, self.num_classes = s.image_size, s.num_classes
+        self.image_size, self.num_classes, self.shape = s.image_size, s.num_classes, s.row_shape
         self.codec, self.scale = s.codec, s.scaling_factor
         self.shards = manifest["shards"]
         self.first = np.array([shard["first"] for shard in self.shards])
@@ -149,7 +150,12 @@ class LatentSource(Dataset):
             if checksums and file_sha256(path) != shard["sha256"][name]:
                 raise damaged(path, "altered, its checksum is not the manifest's")
 
-    def check_codec(self, codec, image_size: int) -> None:
+    def encode(self, codec: Codec, items: Tensor, mirrored: Tensor, draws: Streams) -> Tensor:
+        """Draw x_1 (N, C, h, w) from moments (N, *shape), as encoding the images would."""
+        noise = draws.normal(codec.latent_shape((3, self.image_size, self.image_size)))
+        return sample_posterior(items, mirrored, noise, codec.scale)
+
+    def check_codec(self, codec: Codec, image_size: int) -> None:
         """`ValueError` unless the cache was made with this autoencoder at this image size."""
         if codec.name == PIXELS:
             raise ValueError(

@@ -1,9 +1,10 @@
 """How a process's share of the data reaches it: loaders."""
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from data.order import StepBatches
+from data.source_protocol import Source
 from data.streams import StreamedBatches
 from runtime.signals import obey_parent_only
 
@@ -12,7 +13,7 @@ def as_it_is(batch):
     return batch
 
 
-def make_loader(source: Dataset, batches: StepBatches, num_workers: int) -> DataLoader:
+def make_loader(source: Source, batches: StepBatches, num_workers: int) -> DataLoader:
     """Batches (images, labels) of one process, in order.
 
     A source with `__getitems__` gives them whole, and a stream makes them itself.

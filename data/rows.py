@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from data.data_config import DataConfig
 from data.decoding import UnreadableImage, read_image
 
 HUB_NAMES = {"imagenet-1k": "ILSVRC/imagenet-1k"}  # the original's spelling, and where it is
@@ -45,7 +46,7 @@ class Columns:
         return read_image(image["bytes"] or image["path"], size, name), int(row[self.label])
 
 
-def load_rows(given: str, name: str, c, streaming: bool):
+def load_rows(given: str, name: str, c: DataConfig, streaming: bool):
     """The "train" split that `datasets` finds by that name, and its `Columns`."""
     import datasets
 

@@ -1,14 +1,7 @@
 """Images and labels: folders, the hub, parquet files, the digits, and latents made of them.
 
-A source is a map-style dataset of (uint8 image (C, H, W), int label) with
-
-    channels, num_classes
-    mirrors         whether a mirrored image still shows its class
-    latents         whether it is a latent cache, which gives moments instead of images
-    streams         whether it can only be read in the order in which it comes (data/streams.py)
-    labels, name(i) int64 (N,), and what to call image i; not of latents and streams
-
-Nothing in a source is random: flips, noise and the like are drawn by the training step.
+Each is a `Source` (data/source_protocol.py). A new kind of data is a class here, or in a file of
+its own, and a line in `open_source`.
 """
 
 import hashlib
@@ -19,16 +12,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.data_config import DataConfig, TrainingData
 from data.decoding import read_image
 from data.latents import LatentSource, is_latent_cache
 from data.rows import HUB_NAMES, load_rows
+from data.source_protocol import ImageSource, Source
 from data.streams import StreamSource
 from runtime.hub import is_hub_name
-from training.config import TrainConfig
 
 
-def load_source(c: TrainConfig) -> Dataset:
-    """The data that the flags name; `ValueError` when it is missing or does not fit them."""
+def load_source(c: TrainingData, batch: int) -> Source:
+    """Open the data that the flags name; `ValueError` when it is missing or does not fit them.
+
+    Args:
+        batch: --global-batch-size, which an epoch must fill once.
+    """
     source = open_source(c, c.streaming)
     if (source.num_classes or 0) > c.num_classes:
         raise ValueError(
@@ -36,21 +34,20 @@ def load_source(c: TrainConfig) -> Dataset:
         )
     if source.num_classes is None and not source.streams:
         check_labels(source.labels, c.num_classes, "--num-classes says")
-    if len(source) < c.global_batch_size:
+    if len(source) < batch:
         raise ValueError(
-            f"--global-batch-size {c.global_batch_size} is more than the {len(source)} images "
-            f"there are"
+            f"--global-batch-size {batch} is more than the {len(source)} images there are"
         )
     return source
 
 
-def open_source(c, streaming: bool = False) -> Dataset:
-    """What data_path or dataset_name of `c` names, with its other data flags.
+def open_source(c: DataConfig, streaming: bool = False) -> Source:
+    """Open what data_path or dataset_name of `c` names, with its other data flags.
 
     `ValueError` when there is no such data, or when it is not what the flags say.
     """
     given = "--data-path" if c.data_path else "--dataset-name"
-    name = c.data_path or c.dataset_name or "imagenet-1k"
+    name = c.data_name
     if is_row_data(name, c):
         if streaming:
             return StreamSource(given, name, c)
@@ -66,12 +63,12 @@ def open_source(c, streaming: bool = False) -> Dataset:
     return LatentSource(name) if is_latent_cache(name) else FolderSource(given, name, c.image_size)
 
 
-def rows_only(c, streaming: bool) -> dict:
+def rows_only(c: DataConfig, streaming: bool) -> dict:
     columns = {"--image-column": c.image_column, "--label-column": c.label_column}
     return columns | {"--streaming": streaming}
 
 
-def is_row_data(name: str, c) -> bool:
+def is_row_data(name: str, c: DataConfig) -> bool:
     """Whether it is for `datasets` to find: parquet files, or a name on the hub."""
     if Path(name).is_dir():
         return any(any(Path(name).glob(pattern)) for pattern in ("*.parquet", "data/*.parquet"))
@@ -98,11 +95,8 @@ def check_labels(labels: np.ndarray, num_classes: int, who: str = "its features 
         )
 
 
-class FolderSource(Dataset):
+class FolderSource(ImageSource, Dataset):
     """An ImageFolder: one folder of images per class, classes numbered in alphabetical order."""
-
-    channels, mirrors = 3, True
-    latents = streams = False
 
     def __init__(self, given: str, root: str, image_size: int):
         from torchvision.datasets import ImageFolder
@@ -131,13 +125,10 @@ class FolderSource(Dataset):
         return read_image(path, self.image_size, path), int(self.labels[index])
 
 
-class RowSource(Dataset):
+class RowSource(ImageSource, Dataset):
     """A `datasets` name on the hub or a local folder of parquet files; split "train"."""
 
-    channels, mirrors = 3, True
-    latents = streams = False
-
-    def __init__(self, given: str, name: str, c):
+    def __init__(self, given: str, name: str, c: DataConfig):
         self.rows, self.columns = load_rows(given, name, c, streaming=False)
         self.num_classes, self.image_size = self.columns.num_classes, c.image_size
         self.labels = np.asarray(self.rows.with_format("numpy")[self.columns.label][:])
@@ -154,18 +145,17 @@ class RowSource(Dataset):
         return self.columns.read(self.rows[int(index)], self.image_size, self.name(index))
 
 
-class DigitsSource(Dataset):
+class DigitsSource(ImageSource, Dataset):
     """The 1,797 handwritten digits that scikit-learn ships: 8x8, one channel, 10 classes."""
 
     channels, num_classes, mirrors = 1, 10, False
-    latents = streams = False
 
     def __init__(self, image_size: int = 8):
         from sklearn.datasets import load_digits
 
         if image_size != 8:
             raise ValueError(f"--image-size {image_size}: the digits are 8x8 images")
-        digits = load_digits()
+        digits, self.image_size = load_digits(), image_size
         pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # they come as 0..16
         self.images = torch.from_numpy(pixels).unsqueeze(1)  # (1797, 1, 8, 8)
         self.labels = digits.target

@@ -16,21 +16,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from data.data_config import TrainingData
 from data.order import StepBatches
 from data.rows import HUB_NAMES, load_rows
+from data.source_protocol import ImageSource
 from runtime.command import RunError
 from runtime.randomness import ORDER
 
 BUFFER = 16_384  # rows, not decoded, over all lanes
 
 
-class StreamSource:
+class StreamSource(ImageSource):
     """The "train" split of a `datasets` name or parquet folder, streamed."""
 
-    channels, mirrors = 3, True
-    latents, streams = False, True
+    streams = True
 
-    def __init__(self, given: str, name: str, c):
+    def __init__(self, given: str, name: str, c: TrainingData):
         self.rows, self.columns = load_rows(given, name, c, streaming=True)
         self.image_size, self.classes = c.image_size, c.num_classes
         self.num_classes = self.columns.num_classes

@@ -1,12 +1,16 @@
 """Data sets that a reference can be made of, as sets of images."""
 
 from pathlib import Path
-from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data.data_config import DataConfig
 from evaluation.image_sets import ImageSet, open_folder, open_images
 from runtime.command import RunError
+
+if TYPE_CHECKING:
+    from data.sources import RowSource
 
 
 def open_source(data: str, image_size: int | None, array: str = "arr_0") -> ImageSet:
@@ -33,15 +37,12 @@ def open_source(data: str, image_size: int | None, array: str = "arr_0") -> Imag
 
 def open_data_set(data: str, image_size: int | None) -> ImageSet:
     """By its name on the hub, or local parquet files; split "train"."""
-    from data.sources import RowSource
+    from data.sources import RowSource  # imports torch
 
     if image_size is None:
         raise ValueError(f"{data} is no file or folder of images; a data set needs --image-size")
     try:
-        flags = SimpleNamespace(
-            image_size=image_size, cache_dir=None, image_column=None, label_column=None
-        )
-        source = RowSource("data", data, flags)
+        source = RowSource("data", data, DataConfig(image_size=image_size))
     except ValueError as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(f"{data}: cannot be loaded as a data set ({reason})") from None
@@ -49,11 +50,11 @@ def open_data_set(data: str, image_size: int | None) -> ImageSet:
 
 
 class DataSetImages:
-    """A training source as one array of images, decoded when sliced."""
+    """A source as one array of images, decoded when sliced."""
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, source):
+    def __init__(self, source: "RowSource"):
         self.source = source
         self.shape = len(source), source.image_size, source.image_size, source.channels
 

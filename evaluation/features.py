@@ -4,8 +4,7 @@ Every feature's mean and covariance are summed up on the way. Features themselve
 metric needs them image by image, as float32: 50,000 pool features are 0.4 GB, on the CPU.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.moments import Moments
-from runtime.processes import Processes
+from runtime.processes import Processes, exact_float32
 
 
 @dataclass
@@ -82,18 +81,6 @@ def join_moments(own: Moments, processes: Processes) -> Moments:
         other.count, other.mean, other.squares = int(counts[rank]), means[rank], squares[rank]
         own.merge(other)
     return own
-
-
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Convolutions and products in float32 proper: TF32 would show in the third digit of FID."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def extract(

@@ -37,10 +37,10 @@ def frechet_distance(
 ) -> float:
     """The squared Frechet distance, which is what FID reports; computed in float64.
 
-    The trace of the root of S_1 S_2 is the sum of the roots of the eigenvalues of R S_2 R' for
-    any R with R' R = S_1. That matrix is symmetric, so its eigenvalues are real. Those that are
-    zero but for rounding are dropped: each would add the root of a rounding error, which is what
-    spoils the distance where covariances are rank-deficient (fewer samples than dimensions).
+    With R_i' R_i = S_i, the trace of the root of S_1 S_2 is the sum of the singular values of
+    R_1 R_2' (of the centred features X_1 X_2', up to their counts). Its rounding error is that of
+    the largest singular value. The eigenvalues of R_1 S_2 R_1' would give the same sum, but each
+    is the square of a singular value, and small ones drown in the rounding error of the largest.
 
     Raises `ValueError` when the shapes differ or a value is not finite.
     """
@@ -57,24 +57,29 @@ def frechet_distance(
 
 
 def root(sigma: np.ndarray) -> np.ndarray:
-    """R (rank, D) with R' R = sigma: Cholesky's, or eigenvectors' where sigma is singular."""
+    """R (rank, D) with R' R = sigma: Cholesky's, or eigenvectors' where sigma is singular.
+
+    Where sigma is singular (fewer samples than dimensions), eigenvalues that are zero but for
+    rounding are dropped: the root of a rounding error of 1e-16 is 1e-8, and there are many.
+    """
     try:
-        return np.linalg.cholesky(sigma).T
+        factor = np.linalg.cholesky(sigma)
+        if above_rounding(np.square(np.diagonal(factor)), np.diagonal(sigma).max()).all():
+            return factor.T
     except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(sigma)
-    kept = above_rounding(values)
+        pass  # not positive definite
+    values, vectors = np.linalg.eigh(sigma)
+    kept = above_rounding(values, values.max(initial=0))
     return np.sqrt(values[kept])[:, None] * vectors[:, kept].T
 
 
 def distance_from_root(mu1, sigma1, root1, mu2, sigma2) -> float:
-    """`frechet_distance` where root(sigma1) is known already, which is half of the work."""
-    eigenvalues = np.linalg.eigvalsh(root1 @ sigma2 @ root1.T)
-    trace = np.sqrt(eigenvalues[above_rounding(eigenvalues)]).sum()
+    """`frechet_distance` where root(sigma1) is known already."""
+    trace = np.linalg.svd(root1 @ root(sigma2).T, compute_uv=False).sum()
     distance = np.square(mu1 - mu2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * trace
     return max(0.0, float(distance))  # rounding can go below 0
 
 
-def above_rounding(eigenvalues: np.ndarray) -> np.ndarray:
-    """Which eigenvalues are more than the rounding error of an eigenvalue solver."""
-    scale = max(eigenvalues.max(initial=0), 0)
-    return eigenvalues > scale * len(eigenvalues) * np.finfo(np.float64).eps
+def above_rounding(values: np.ndarray, scale: float) -> np.ndarray:
+    """Which values are more than the rounding error of a solver whose largest value is `scale`."""
+    return values > max(scale, 0) * len(values) * np.finfo(np.float64).eps

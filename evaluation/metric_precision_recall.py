@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from runtime.processes import exact_float32
+
 BLOCK = 2**23  # distances in memory at a time: 32 MB, and three times that while they form
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -37,7 +39,8 @@ def precision_recall(
         if not np.isfinite(features).all():
             raise ValueError(f"{name}: features hold values that are not finite")
     a, b = (Points(features, DTYPES[dtype], device) for features in (reference, generated))
-    with tqdm(total=2 * len(a) + len(b), desc="neighbours", disable=not progress) as bar:
+    bar = tqdm(total=2 * len(a) + len(b), desc="neighbours", disable=not progress)
+    with bar, exact_float32():
         radii_a, radii_b = radii(a, k, bar), radii(b, k, bar)
         in_a = torch.zeros(len(b), dtype=torch.bool, device=device)
         in_b = torch.zeros(len(a), dtype=torch.bool, device=device)

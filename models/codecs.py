@@ -1,16 +1,12 @@
 """Codecs between images and what the network sees: SD's autoencoder, or the pixels themselves.
 
-A codec has `name`, `factor` (image side over latent side), `channels`, `image_channels`, and
-
-    encode(images uint8 (N, C, H, W), noise) -> float32 (N, channels, H / factor, W / factor)
-    decode(latents) -> images uint8 (N, H, W, C)
-
 Images become [-1, 1] by x / 127.5 - 1, and bytes by truncating 127.5 x + 128, as in SiT. That is
 an exact round trip for the bytes; it is not `round(127.5 (x + 1))`.
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,7 +15,44 @@ PIXELS = "none"
 STABILITY_VAES = {"ema": "stabilityai/sd-vae-ft-ema", "mse": "stabilityai/sd-vae-ft-mse"}
 
 
-class PixelCodec:
+class Codec(Protocol):
+    """Between images and what the network sees of them, x_1."""
+
+    name: str
+    """as --vae names it"""
+    factor: int
+    """image side over latent side"""
+    channels: int
+    """of latents"""
+    image_channels: int
+
+    def encode(self, images: Tensor, noise: Callable) -> Tensor:
+        """Encode uint8 images (N, C, H, W) as float32 latents (N, channels, h, w).
+
+        Args:
+            noise: gives standard-normal draws (N, *shape) for a shape.
+        """
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode latents (N, channels, h, w) to uint8 images (N, H, W, C)."""
+
+    def latent_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return the shape (channels, h, w) of the latents of an image (C, H, W).
+
+        `ValueError` when the sides are no multiples of `factor`.
+        """
+        _, *sides = image_shape
+        for side in sides:
+            if side < 1 or side % self.factor:
+                raise ValueError(
+                    f"--image-size {side} is not divisible by {self.factor}, the factor by which "
+                    f"--vae {self.name} shrinks an image; choose a multiple of {self.factor}"
+                )
+        height, width = (side // self.factor for side in sides)
+        return self.channels, height, width
+
+
+class PixelCodec(Codec):
     """No codec: the network sees the pixels in [-1, 1]."""
 
     factor = 1
@@ -35,7 +68,7 @@ class PixelCodec:
         return to_bytes(latents)
 
 
-class VAECodec:
+class VAECodec(Codec):
     """A `diffusers.AutoencoderKL`: latents are posterior samples times its scaling factor.
 
     Args:
@@ -81,19 +114,14 @@ class VAECodec:
         return to_bytes(self.vae.decode(latents / self.scale).sample)
 
 
-def load_codec(name: str, device: torch.device | str = "cpu", channels: int = 3):
+def load_codec(name: str, device: torch.device | str = "cpu", channels: int = 3) -> Codec:
     """The codec called `name`: "none" for pixels with that many channels, else an autoencoder."""
     return PixelCodec(channels) if name == PIXELS else VAECodec(name, device)
 
 
-def latent_size(image_size: int, codec) -> int:
-    """Side of the latents of a square image; `ValueError` when the codec's factor does not fit."""
-    if image_size < 1 or image_size % codec.factor:
-        raise ValueError(
-            f"--image-size {image_size} is not divisible by {codec.factor}, the factor by which "
-            f"--vae {codec.name} shrinks an image; choose a multiple of {codec.factor}"
-        )
-    return image_size // codec.factor
+def latent_size(image_size: int, codec: Codec) -> int:
+    """Return the side of a square image's latents; `ValueError` as `Codec.latent_shape`."""
+    return codec.latent_shape((codec.image_channels, image_size, image_size))[-1]
 
 
 def to_unit_range(images: Tensor) -> Tensor:

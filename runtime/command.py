@@ -6,6 +6,7 @@ Under torchrun every process meets the same bad flag. The first one says so; the
 and hold back for a moment, because the launcher stops the first when another one exits before it.
 """
 
+import errno
 import os
 import re
 import sys
@@ -68,14 +69,17 @@ def parse_command(
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """Turn a `ValueError` or a missing file while setting up into one line and exit code 2."""
+    """Turn bad input or what the operating system refuses while setting up into one line.
+
+    A `ValueError`, `RunError` or `OSError` ends the program with exit code 2.
+    """
     try:
         yield
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, RunError, OSError) as error:
         if not is_first_process():
             hold_back()  # still here after that: the first one has no such error
             print(f"[rank {os.environ['RANK']}] ", end="", file=sys.stderr)
-        print(f"{program_name()}: error: {error}", file=sys.stderr, flush=True)
+        print(f"{program_name()}: error: {in_one_line(error)}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_USAGE) from None
 
 
@@ -85,7 +89,7 @@ def run_errors(remedy: str) -> Iterator[None]:
     try:
         yield
     except (RunError, OSError) as error:
-        first, *more = str(error).strip().splitlines()
+        first, *more = in_one_line(error).strip().splitlines() or [type(error).__name__]
         # from a loader's process it comes with the traceback there, the error in the last line
         reason = re.sub(r"^[\w.]+: ", "", more[-1]) if more else first
     except RuntimeError as error:
@@ -100,6 +104,38 @@ def run_errors(remedy: str) -> Iterator[None]:
     rank = "" if is_first_process() else f"[rank {os.environ['RANK']}] "
     print(f"\n{rank}{program_name()}: error: {reason}. {remedy}", file=sys.stderr, flush=True)
     raise SystemExit(EXIT_FAILED)
+
+
+REFUSALS = {  # what the operating system refuses: why, and what to do
+    errno.EACCES: "no permission; give a path where you may read and write",
+    errno.EPERM: "no permission; give a path where you may read and write",
+    errno.EROFS: "on a file system that is read-only; give another path",
+    errno.EISDIR: "it is a folder, where a file is meant; give the name of a file",
+    errno.ENOTDIR: "a part of this path is a file, where a folder is needed; give another path",
+    errno.ENOENT: "no such file or folder",
+    errno.EEXIST: "it is there already; remove it, or give another name",
+    errno.ENOSPC: "no space left on the disk; make room, or give a path on another disk",
+    errno.EDQUOT: "the disk quota is used up; make room, or give a path on another disk",
+    errno.EFBIG: "too large for its file system or for the limit of the shell (ulimit -f)",
+    errno.EMFILE: "too many open files; raise the limit of the shell (ulimit -n)",
+    errno.ENAMETOOLONG: "the name is too long; give a shorter one",
+    errno.ELOOP: "a symbolic link that leads back to itself; give the file that is meant",
+    errno.EIO: "the disk reports an error",
+    errno.ESTALE: "the network file system has lost it; look at the mount",
+}
+
+
+def in_one_line(error: Exception) -> str:
+    """Say what an error is to a user: for the operating system's, which file and what to do."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    reason = REFUSALS.get(error.errno, error.strerror or os.strerror(error.errno))
+    if error.filename is None:
+        return reason[0].upper() + reason[1:]
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    if error.errno == errno.EINVAL and error.strerror != os.strerror(errno.EINVAL):
+        reason = error.strerror  # of this project, which says more
+    return f"{name}: {reason}"
 
 
 def hold_back() -> None:

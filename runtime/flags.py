@@ -1,4 +1,11 @@
-"""Settings as flags: how messages name them, and checks of their values."""
+"""Settings as flags: how messages name them, checks of their values, which may change later."""
+
+import dataclasses
+
+
+def free(default):
+    """Declare a field that may change when a run is resumed: it shapes nothing a run computes."""
+    return dataclasses.field(default=default, metadata={"free": True})
 
 
 def plain(value):

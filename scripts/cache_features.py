@@ -14,26 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from data.data_config import DataConfig
 from runtime.command import parse_command, run_errors, usage_errors
 from training.config import REPAConfig
 
 
-@dataclass(frozen=True)
-class FeatureConfig:
+@dataclass(frozen=True, kw_only=True)
+class FeatureConfig(DataConfig):
     out: str
     """folder of the cache, a new one or one to be continued"""
-    data_path: str | None = None
-    """images, as train.py and scripts/cache_latents.py take them"""
-    dataset_name: str | None = None
-    """the original's name for that; imagenet-1k if no data is named"""
-    image_column: str | None = None
-    """column of the images in parquet files and data sets of the hub; found by its type"""
-    label_column: str | None = None
-    """column of the labels there; found by its type"""
-    cache_dir: str | None = None
-    """where the hub's files are kept"""
-    image_size: int = 256
-    """side of the images after ADM's centre crop, pixels"""
     side: int | None = None
     """patches along a side: as many as the network has tokens; --image-size / 16 unless given,
     which fits SD's autoencoder and patches of 2"""
@@ -145,8 +134,7 @@ class Caching:
 
 
 def check_config(c: FeatureConfig) -> None:
-    if c.data_path and c.dataset_name:
-        raise ValueError("--data-path and --dataset-name both name the data: give one of them")
+    c.check_location()
     for name in ("image_size", "batch_size"):
         require(c, name, getattr(c, name) >= 1, "at least 1")
     require(c, "side", c.side is None or c.side >= 1, "at least 1")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from data.data_config import DataConfig
 from runtime.command import (
     RunError,
     is_first_process,
@@ -29,33 +30,18 @@ from runtime.command import (
 )
 
 
-@dataclass(frozen=True)
-class CacheConfig:
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig(DataConfig):
     out: str
     """folder of the cache, a new one or one to be continued"""
     verify: bool = False
     """recompute the checksums of the complete cache in --out, and nothing else"""
-
-    # --- what is encoded
-    data_path: str | None = None
-    """a folder of images in class folders (ImageFolder) or of parquet files, or a name on the
-    Hugging Face hub"""
-    dataset_name: str | None = None
-    """the original's name for that; imagenet-1k if no data is named"""
-    image_column: str | None = None
-    """column of the images in parquet files and data sets of the hub; found by its type"""
-    label_column: str | None = None
-    """column of the labels there; found by its type"""
-    cache_dir: str | None = None
-    """where the hub's files are kept"""
     skip_unreadable: bool = False
     """leave out images that cannot be read, and list them in the manifest, instead of failing"""
 
     # --- into what
     vae: str = "ema"
     """ema or mse (Stability's fine-tuned SD autoencoders), a hub id, or a folder"""
-    image_size: int = 256
-    """side of the images after ADM's centre crop, pixels"""
     dtype: Literal["float16", "float32"] = "float16"
     """of the stored means and standard deviations. With float16 the convolutions use TF32 on
     hardware that has it, as training does by default; with float32 they do not"""
@@ -85,6 +71,7 @@ from tqdm import tqdm
 from data.decoding import UnreadableImage
 from data.latent_writer import CacheWriter, ShardWriter
 from data.latents import CacheSettings, LatentSource, encode_moments, weights_fingerprint
+from data.source_protocol import Source
 from data.sources import list_fingerprint, open_source
 from models import load_codec
 from models.codecs import PIXELS, latent_size
@@ -114,7 +101,7 @@ class Caching:
             dtype=config.dtype,
             num_classes=self.source.num_classes or int(self.source.labels.max()) + 1,
             images=len(self.source),
-            source=full_name(config.data_path or config.dataset_name or "imagenet-1k"),
+            source=full_name(config.data_name),
             source_fingerprint=list_fingerprint(self.source),
             shard_size=config.shard_size,
         )
@@ -207,7 +194,7 @@ class Caching:
 class ReadableImages(Dataset):
     """A source's (image, label, None), or (None, index, error) where the bytes are not an image."""
 
-    def __init__(self, source: Dataset):
+    def __init__(self, source: Source):
         self.source = source
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor | None, int, str | None]:
@@ -229,12 +216,11 @@ def cut(images: range, size: int) -> list[range]:
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 
-def image_source(c: CacheConfig) -> Dataset:
+def image_source(c: CacheConfig) -> Source:
     """The images that the flags name, as training reads them."""
     source = open_source(c)
     if source.channels != 3 or source.latents:
-        name = c.data_path or c.dataset_name
-        raise ValueError(f"{name}: an autoencoder needs RGB images, this is something else")
+        raise ValueError(f"{c.data_name}: an autoencoder needs RGB images, this is something else")
     return source
 
 
@@ -251,8 +237,7 @@ def set_up_device(c: CacheConfig) -> torch.device:
 
 
 def check_cache_config(c: CacheConfig) -> None:
-    if c.data_path and c.dataset_name:
-        raise ValueError("--data-path and --dataset-name both name the data: give one of them")
+    c.check_location()
     if c.vae == PIXELS:
         raise ValueError(f"--vae {PIXELS}: pixels need no cache; train.py reads the images")
     for name in ("image_size", "shard_size", "batch_size"):

@@ -3,11 +3,10 @@
     python train.py --loss-type vanilla --max-steps 50000 ...        # then
     python scripts/suggest_pair.py --ckpt results/RUN/checkpoints/0050000.pt
 
-Each block is probed at several times of the path (evaluation/blocks/representation.py), the paper's
-rule leaves some pairs, and these are ranked (evaluation/blocks/pairing.py). The tables are printed;
-beside the checkpoint come 0050000.pairs.json with every number, and 0050000.pairs.png. What the
-data is comes
-from the checkpoint, unless flags name it. One process, on a GPU if there is one.
+Each block is probed at several times of the path (evaluation/blocks/probes.py), the paper's rule
+leaves some pairs, and these are ranked (evaluation/blocks/pair_ranking.py). The tables are printed;
+beside the checkpoint come 0050000.pairs.json with every number, and 0050000.pairs.png. The data is
+the checkpoint's unless flags name other data. One process, on a GPU if there is one.
 """
 
 # ruff: noqa: E402 (the command line is parsed before torch is imported)
@@ -18,28 +17,18 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from data.data_config import DataLocation, TrainingData
 from runtime.command import RunError, parse_command, run_errors, usage_errors
 
 
-@dataclass(frozen=True)
-class PairConfig:
+@dataclass(frozen=True, kw_only=True)
+class PairConfig(DataLocation):
     ckpt: str
     """checkpoint of train.py (of SiT, REPA or LayerSync too), or ORG/NAME/FILE on the hub"""
     weights: Literal["ema", "model"] = "ema"
     """which of the checkpoint's networks: the average, or the one that was trained"""
 
     # --- data: the checkpoint's unless given
-    data_path: str | None = None
-    """as in train.py: a folder of images in class folders, of parquet files, or of latents; or a
-    name on the Hugging Face hub"""
-    dataset_name: str | None = None
-    """the original's name for that, and "digits" (embedded)"""
-    image_column: str | None = None
-    """column of the images in parquet files and data sets of the hub; found by its type"""
-    label_column: str | None = None
-    """column of the labels there; found by its type"""
-    cache_dir: str | None = None
-    """where the hub's files are kept"""
     image_size: int | None = None
     """side of the images, pixels; for checkpoints that do not say, 256"""
     vae: str | None = None
@@ -65,20 +54,19 @@ import json
 import torch
 
 import layersync
-from data.encoding import Encoder
+from data.encoding import Encoding
 from data.sources import open_source
+from evaluation.blocks.pair_ranking import allowed_pairs, rank_pairs, reasons
 from evaluation.blocks.pair_report import draw, print_blocks, print_pairs
-from evaluation.blocks.pairing import allowed_pairs, rank_pairs, reasons
-from evaluation.blocks.probing import Probing
-from evaluation.blocks.representation import BlockReport
+from evaluation.blocks.probed_images import Probing
+from evaluation.blocks.probes import BlockReport
 from models import find_model
 from models.trained import load_trained
 from runtime.processes import choose_device
 from sampling.checkpoint_settings import settings_in_force
-from training.config import TrainConfig
 from transport import create_transport
 
-DATA = "data_path", "dataset_name", "image_column", "label_column", "cache_dir"
+DATA = [field.name for field in dataclasses.fields(DataLocation)]
 
 
 class Suggestion:
@@ -93,15 +81,16 @@ class Suggestion:
         known = settings_in_force(trained, dict(vae=config.vae, image_size=config.image_size))
         data = data_settings(config, stored)
         sizes = {"image_size": known.get("image_size", 256), "num_classes": arch["num_classes"]}
-        train = TrainConfig(**data, **sizes, vae=known["vae"], model=arch["name"])
-        source = open_source(train)
-        self.encoder = Encoder(train, source, self.device)
-        found = self.encoder.channels, self.encoder.latent_size
+        settings = TrainingData(**data, **sizes, vae=known["vae"])
+        source = open_source(settings)
+        self.encoding = Encoding(settings, arch["name"], source, self.device)
+        found = self.encoding.latent_shape[0], self.encoding.latent_shape[-1]
         if found != (arch["in_channels"], arch["input_size"]):
             raise ValueError(
                 f"checkpoint {config.ckpt} takes {arch['in_channels']} channels of side "
-                f"{arch['input_size']}, the data through --vae {train.vae} at --image-size "
-                f"{train.image_size} has {found[0]} of side {found[1]}: give the flags of its run"
+                f"{arch['input_size']}, the data through --vae {settings.vae} at --image-size "
+                f"{settings.image_size} has {found[0]} of side {found[1]}: give the flags of its "
+                f"run"
             )
         self.probing = Probing(source, config.probe_samples, config.seed, self.device)
         self.transport = create_transport(known["path_type"], known["prediction"])
@@ -114,7 +103,7 @@ class Suggestion:
             "weights_sha256": trained.weights_sha256,
             "model": arch["name"],
             "loss_type": stored.get("loss_type"),
-            "data": train.data_path or train.dataset_name or "imagenet-1k",
+            "data": settings.data_name,
             "images": [len(part) for part in self.probing.images],
             "classes": len(self.probing.classes),
             "seed": config.seed,
@@ -124,13 +113,12 @@ class Suggestion:
     def report(self) -> BlockReport:
         blocks, times = self.model.blocks, self.config.times
         return self.probing.report(
-            self.network, blocks, self.encoder, self.transport, times, progress=True
+            self.network, blocks, self.encoding, self.transport, times, progress=True
         )
 
 
 def check_pair_config(c: PairConfig) -> None:
-    if c.data_path and c.dataset_name:
-        raise ValueError("--data-path and --dataset-name both name the data: give one of them")
+    c.check_location()
     if not c.times or not all(0 <= t <= 1 for t in c.times):
         raise ValueError(f"--times {' '.join(map(str, c.times))}: one or more numbers in [0, 1]")
     if c.seed < 0:

@@ -29,8 +29,7 @@ LAYER_SYNC_DEFAULTS = {
 
 def check_train_config(c: TrainConfig) -> None:
     """Everything that can be said without data, model or device; `ValueError` names the flag."""
-    if c.data_path and c.dataset_name:
-        raise ValueError("--data-path and --dataset-name both name the data: give one of them")
+    c.check_location()
     for name in ("image_size", "num_classes", "epochs", "global_batch_size", "log_every"):
         require(c, name, getattr(c, name) >= 1, "at least 1")
     for name in ("val_every", "val_samples"):

@@ -10,12 +10,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from runtime.flags import flag, plain
-
-
-def free(default):
-    """A field that may change when a run is resumed: it does not shape what the run computes."""
-    return dataclasses.field(default=default, metadata={"free": True})
+from data.data_config import TrainingData
+from runtime.flags import flag, free, plain
 
 
 @dataclass(frozen=True)
@@ -175,30 +171,10 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    # --- data
-    data_path: str | None = free(None)
-    """a folder of images in class folders (ImageFolder), of parquet files, or of latents that
-    scripts/cache_latents.py made; or a name on the Hugging Face hub"""
-    dataset_name: str | None = None
-    """the original's name for that, and "digits" (embedded); imagenet-1k if no data is named"""
-    image_column: str | None = free(None)
-    """column of the images in parquet files and data sets of the hub; found by its type"""
-    label_column: str | None = free(None)
-    """column of the labels there; found by its type"""
-    streaming: bool = False
-    """read that data as it comes over the network, instead of downloading it first"""
-    cache_dir: str | None = free(None)
-    """where the hub's files are kept"""
-    image_size: int = 256
-    """side of the images after ADM's centre crop, pixels"""
-    num_classes: int = 1000
-    """number of classes"""
-    vae: str = "ema"
-    """codec: ema or mse (Stability's fine-tuned SD autoencoders), a hub id, a folder, or "none"
-    for pixels"""
-    num_workers: int = free(4)
-    """data loading processes per training process"""
+class TrainConfig(TrainingData):
+    """Everything that a training run is told."""
+
+    # --- data: see TrainingData for the rest
     val_data_path: str | None = free(None)
     """held-out images, given as --data-path: their velocity loss by time is logged"""
     val_every: int = free(5_000)

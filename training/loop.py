@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.encoding import Encoder
+from data.batch import Batch
+from data.encoding import Encoding
 from data.loader import make_loader
 from data.order import StepBatches, batch_shard
 from data.sources import load_source
@@ -25,7 +26,7 @@ from training.methods.build import make_regularizers
 from training.methods.comparisons import check_local_batch
 from training.monitors.diagnosis import Diagnosis
 from training.monitors.monitors import Monitors, logged
-from training.objective import Batch, Objective
+from training.objective import Objective
 from training.parallel import Parallel, resolve_precision, start_accelerator
 from training.runs import find_checkpoint, read_start, run_folder
 from training.tracking import Meter, RunLog
@@ -51,15 +52,16 @@ class Training:
         ranks = self.accelerator.process_index, self.accelerator.num_processes
         self.shard = batch_shard(config.global_batch_size, *ranks, config.engine.accumulation_steps)
         check_local_batch(config, len(self.shard) // config.engine.accumulation_steps)
-        self.source = load_source(config)
-        self.encoder = Encoder(config, self.source, self.accelerator.device)
+        self.source = load_source(config, config.global_batch_size)
+        device = self.accelerator.device
+        self.encoding = Encoding(config, config.model, self.source, device)
         epoch = len(self.source) // config.global_batch_size
         self.last_step = min(config.epochs * epoch, config.max_steps or sys.maxsize)
 
         self.arch = dict(
             name=config.model,
-            input_size=self.encoder.latent_size,
-            in_channels=self.encoder.channels,
+            input_size=self.encoding.latent_shape[-1],
+            in_channels=self.encoding.latent_shape[0],
             num_classes=config.num_classes,
             learn_sigma=True,
         )
@@ -158,7 +160,7 @@ class Training:
         mirrored = draws.uniform() < 0.5
         dropped = draws.uniform() < self.network.class_dropout_prob
         t = self.transport.training_times(draws.uniform())  # (N,)
-        x_1 = self.encoder(images, mirrored, draws)  # (N, C, H, W)
+        x_1 = self.encoding(images, mirrored, draws)  # (N, C, H, W)
         x_0 = draws.normal(x_1.shape[1:])
         return Batch(self.step, positions, images, mirrored, labels, dropped, t, x_1, x_0, draws)
 
@@ -179,7 +181,7 @@ class Training:
                 step=self.step,
                 config=dataclasses.asdict(self.config),
                 arch=self.arch,
-                codec=self.encoder.name,
+                codec=self.encoding.codec.name,
                 data_length=len(self.source),
                 last_step=self.last_step,
                 meter=meter,
@@ -204,19 +206,19 @@ class Training:
 
     def make_monitors(self) -> Monitors:
         c, ema = self.config, self.parallel.ema
-        monitors = Monitors(c, self.encoder, self.transport, self.parallel)
+        monitors = Monitors(c, self.encoding, self.transport, self.parallel)
         if c.evaluation.eval_every:
             from training.monitors.fid import InTraining  # much that other runs do not need
 
-            evaluation = InTraining(c, self.encoder, self.transport)
+            evaluation = InTraining(c, self.encoding, self.transport)
             monitors.add(c.evaluation.eval_every, logged(evaluation, ema))
         if c.probe_every:
-            from evaluation.blocks.probing import Probing
+            from evaluation.blocks.probed_images import Probing
 
             # of held-out images if there are any
             source = monitors.validation.source if monitors.validation else self.source
             self.probing = Probing(source, c.probe_samples, c.global_seed, self.accelerator.device)
-            values = logged(self.probing.values, ema, self.encoder, self.transport)
+            values = logged(self.probing.values, ema, self.encoding, self.transport)
             monitors.add(c.probe_every, values)
         return monitors
 

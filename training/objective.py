@@ -2,34 +2,12 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
 
-from runtime.randomness import Streams
+from data.batch import Batch
 from transport import Transport
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Samples of a step with all that they drew, on the device."""
-
-    step: int  # steps done before this one
-    positions: range  # of these samples in the global batch
-    images: Tensor  # as the source gives them: uint8 (N, C, H, W), or cached moments
-    mirrored: Tensor  # (N,) booleans
-    labels: Tensor  # (N,)
-    dropped: Tensor  # (N,) booleans: labels that the network does not see
-    t: Tensor  # (N,)
-    x_1: Tensor  # (N, C, h, w), mirrored where drawn
-    x_0: Tensor  # as x_1
-    draws: Streams  # for what a regulariser draws besides
-
-    @property
-    def conditions(self) -> dict[str, Tensor]:
-        """What the network is called with besides x_t and t."""
-        return dict(y=self.labels, force_drop_ids=self.dropped)
 
 
 class Regularizer(Protocol):

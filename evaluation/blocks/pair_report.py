@@ -8,8 +8,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from evaluation.blocks.pairing import Candidate, Rule, allowed_pairs, reasons
-from evaluation.blocks.representation import BlockReport
+from evaluation.blocks.pair_ranking import Candidate, Rule, allowed_pairs, reasons
+from evaluation.blocks.probes import BlockReport
 
 SHOWN = 8  # pairs on the terminal
 

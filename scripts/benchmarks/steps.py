@@ -11,13 +11,14 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from data.batch import Batch
 from models import find_model
 from runtime.randomness import step_streams
 from scripts.benchmarks.timing import DEVICE, alternate, autocast, ratio, set_precision
 from training.config import OptimConfig, REPAConfig, TrainConfig
 from training.methods.build import make_regularizers
 from training.methods.heads import Heads
-from training.objective import Batch, Objective
+from training.objective import Objective
 from training.optimizer import make_optimizer
 from transport import create_transport
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from data.data_config import TrainingData
 from data.decoding import UnreadableImage
 from data.loader import make_loader
 from data.order import StepBatches
 from data.sources import DigitsSource, FolderSource, load_source
-from training.config import TrainConfig
 
 
 def test_digits_are_sklearns():
@@ -51,13 +51,13 @@ def parquet(tmp_path):
     return write_parquet(tmp_path, columns, **kinds)
 
 
-def config(**changes):
-    return TrainConfig(**(dict(image_size=8, num_classes=10, global_batch_size=2) | changes))
+def load(batch=2, **changes):
+    return load_source(TrainingData(**(dict(image_size=8, num_classes=10) | changes)), batch)
 
 
 @pytest.mark.parametrize("flag", ["data_path", "dataset_name"])
 def test_parquet_folder(parquet, flag):
-    source = load_source(config(num_classes=4, **{flag: parquet}))
+    source = load(num_classes=4, **{flag: parquet})
     assert len(source) == 6 and source.num_classes == 4
     image, label = source[5]
     assert (image == 50).all() and label == 1
@@ -76,7 +76,7 @@ def test_columns_are_given_where_they_cannot_be_found(tmp_path):
     }
     folder = write_parquet(tmp_path, columns, a=datasets.Image(), b=datasets.Image())
     there = dict(data_path=folder, image_column="b", label_column="kind")
-    source = load_source(config(**there))
+    source = load(**there)
     image, label = source[2]
     assert (image == 102).all() and label == 4
     wrong = {
@@ -92,8 +92,8 @@ def test_columns_are_given_where_they_cannot_be_found(tmp_path):
     }
     for message, changes in wrong.items():
         with pytest.raises(ValueError, match=message):
-            load_source(config(**(there | changes)))
-    plain = load_source(config(**(there | dict(image_column="kind"))))
+            load(**(there | changes))
+    plain = load(**(there | dict(image_column="kind")))
     with pytest.raises(ValueError, match="column kind holds no images, but 3"):
         plain[0]
 
@@ -105,7 +105,7 @@ def test_labels_outside_their_own_features_are_refused(tmp_path):
     kinds = dict(image=datasets.Image(), label=datasets.ClassLabel(num_classes=2))
     folder = write_parquet(tmp_path, columns, **kinds)
     with pytest.raises(ValueError, match=r"row 1 of the data: label -1.*2 classes.*1 of 3"):
-        load_source(config(data_path=folder))
+        load(data_path=folder)
 
 
 def test_bad_image_is_named_and_not_replaced(tmp_path):
@@ -125,14 +125,14 @@ def test_bad_image_is_named_and_not_replaced(tmp_path):
         ("8x8 images", dict(dataset_name="digits", image_size=16)),
         ("--streaming: .*digits is neither", dict(dataset_name="digits", streaming=True)),
         ("--image-column: .*digits is", dict(dataset_name="digits", image_column="x")),
-        ("2000 is more than the 1797", dict(dataset_name="digits", global_batch_size=2000)),
+        ("2000 is more than the 1797", dict(dataset_name="digits", batch=2000)),
     ],
 )
 def test_missing_or_unfit_data_is_refused(message, changes):
     with pytest.raises(ValueError, match=message):
-        load_source(config(**changes))
+        load(**changes)
 
 
 def test_empty_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="one folder of images for each class"):
-        load_source(config(data_path=str(tmp_path)))
+        load(data_path=str(tmp_path))

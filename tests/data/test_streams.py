@@ -11,12 +11,12 @@ from launching import TINY_DIGITS, logged_rows
 from PIL import Image
 
 import train
+from data.data_config import TrainingData
 from data.loader import make_loader
 from data.order import StepBatches, batch_shard
 from data.sources import load_source
 from data.streams import count_rows, lane_count
 from runtime.command import RunError
-from training.config import TrainConfig
 
 BATCH, FILES, ROWS = 8, 4, 6  # three steps an epoch
 
@@ -45,7 +45,7 @@ def parquet(tmp_path_factory):
 
 def config(parquet, **changes):
     there = dict(data_path=parquet, streaming=True, image_size=8, num_classes=3)
-    return TrainConfig(**(there | dict(global_batch_size=BATCH) | changes))
+    return TrainingData(**(there | changes))
 
 
 def numbers(source, first=0, last=6, rank=0, world_size=1, seed=0, workers=0):
@@ -61,7 +61,7 @@ def numbers(source, first=0, last=6, rank=0, world_size=1, seed=0, workers=0):
 
 @pytest.fixture(scope="module")
 def source(parquet):
-    return load_source(config(parquet))
+    return load_source(config(parquet), BATCH)
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,8 @@ def test_lanes_divide_the_batch_and_have_a_file_each():
 
 def test_a_label_outside_the_classes_ends_the_run(parquet):
     with pytest.raises(ValueError, match="--num-classes 2: the data has 3 classes"):
-        load_source(config(parquet, num_classes=2))
-    source = load_source(config(parquet))
+        load_source(config(parquet, num_classes=2), BATCH)
+    source = load_source(config(parquet), BATCH)
     source.classes = 2  # as with plain integers, which do not say how many classes there are
     with pytest.raises(RunError, match=r"row . of file .: label 2, --num-classes says 2"):
         numbers(source)

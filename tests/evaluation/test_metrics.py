@@ -10,6 +10,7 @@ from scipy.linalg import sqrtm
 from evaluation import frechet_distance, inception_score, precision_recall, statistics
 from evaluation.bootstrap import deviations, weighted_statistics
 from evaluation.metric_inception_score import sorted_by_class
+from evaluation.metric_precision_recall import Points
 from evaluation.moments import Moments
 from evaluation.scoring import kernel_distance
 
@@ -259,3 +260,57 @@ def test_kernel_distance_equals_its_formula():
     expected = mean_off_diagonal(kernel(a, a)) + mean_off_diagonal(kernel(b, b))
     expected -= 2 * kernel(a, b).mean()
     assert kernel_distance(a, b) == pytest.approx(expected, rel=1e-8)
+
+
+def nuclear_norm_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """The distance from centred features: tr (S_1 S_2)^(1/2) is the nuclear norm of X_1 X_2',
+    taken by way of their triangular factors, which have its singular values."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    means = np.square(a.mean(axis=0) - b.mean(axis=0)).sum()
+    a, b = (x - x.mean(axis=0) for x in (a, b))
+    factors = [np.linalg.qr(x, mode="r") / np.sqrt(len(x) - 1) for x in (a, b)]
+    cross = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
+    return means + sum(np.square(r).sum() for r in factors) - 2 * cross
+
+
+def skewed_features(count: int, dimensions: int, seed: int) -> np.ndarray:
+    """Variances over many orders of magnitude, as those of Inception's pool features."""
+    random = np.random.default_rng(seed)
+    spread = np.geomspace(1e-9, 60, dimensions)
+    return (random.normal(size=(count, dimensions)) * np.sqrt(spread)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("count", "dimensions"), [(330, 256), pytest.param(2600, 2048, marks=pytest.mark.slow)]
+)
+def test_small_eigenvalues_of_full_rank_are_not_dropped(count, dimensions):
+    a, b = (skewed_features(count, dimensions, seed) for seed in (1, 2))
+    found = frechet_distance(*statistics(a), *statistics(b))
+    assert found == pytest.approx(nuclear_norm_distance(a, b), abs=1e-7)
+
+
+@pytest.mark.parametrize("counts", [(50, 60), (50, 300), (100, 101), (300, 50)])
+@pytest.mark.filterwarnings("ignore:.*samples for")
+def test_covariances_without_rank_are_exact(counts):
+    a, b = (skewed_features(count, 100, count + 3) for count in counts)
+    found = frechet_distance(*statistics(a), *statistics(b))
+    assert found == pytest.approx(nuclear_norm_distance(a, b), abs=1e-7)
+
+
+def test_distances_are_exact_float32_whatever_training_set(monkeypatch):
+    """TF32, which training switches on, keeps 10 bits of a feature."""
+    matmul, cudnn, seen = torch.backends.cuda.matmul, torch.backends.cudnn, []
+    original, before = Points.distances, matmul.allow_tf32
+
+    def look(self, *args):
+        seen.append((matmul.allow_tf32, cudnn.allow_tf32))
+        return original(self, *args)
+
+    monkeypatch.setattr(Points, "distances", look)
+    matmul.allow_tf32 = True
+    try:
+        precision_recall(rng.normal(size=(9, 3)), rng.normal(size=(8, 3)), dtype="float32")
+        assert seen and set(seen) == {(False, False)}
+        assert matmul.allow_tf32
+    finally:
+        matmul.allow_tf32 = before

@@ -51,7 +51,7 @@ def images(tmp_path_factory):
 
 def config(images, vae, out, **changes) -> CacheConfig:
     common = dict(image_size=16, shard_size=4, batch_size=3, num_workers=0, dtype="float32")
-    return CacheConfig(str(out), data_path=str(images), vae=vae, **(common | changes))
+    return CacheConfig(out=str(out), data_path=str(images), vae=vae, **(common | changes))
 
 
 def flags(images, vae, out) -> list:
@@ -397,12 +397,12 @@ def test_commands_of_the_page_are_valid(monkeypatch):
 
 def test_verifying_names_an_altered_shard(images, vae, tmp_path, capsys):
     cache_here(config(images, vae, tmp_path))
-    main(CacheConfig(str(tmp_path), verify=True))
+    main(CacheConfig(out=str(tmp_path), verify=True))
     assert f"{COUNT} images in 7 shards, all checksums hold" in capsys.readouterr().out
     path = tmp_path / "moments-00002.npy"
     data = bytearray(path.read_bytes())
     data[500] ^= 1
     path.write_bytes(data)
     with pytest.raises(SystemExit) as end:
-        main(CacheConfig(str(tmp_path), verify=True))
+        main(CacheConfig(out=str(tmp_path), verify=True))
     assert end.value.code == 2 and "moments-00002.npy: altered" in capsys.readouterr().err

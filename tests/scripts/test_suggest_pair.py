@@ -9,7 +9,7 @@ from launching import TINY_DIGITS
 from PIL import Image
 
 import train
-from evaluation.blocks.pairing import allowed_pairs
+from evaluation.blocks.pair_ranking import allowed_pairs
 from models import SiT_models
 from models.checkpoint_file import read_checkpoint
 from scripts.suggest_pair import PairConfig, Suggestion, main

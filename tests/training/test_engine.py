@@ -186,9 +186,9 @@ def test_held_out_losses_by_time(tmp_path):
         config(tmp_path, dataset_name=None, data_path=str(folder), val_data_path=str(folder))
     )
     validation = training.monitors.validation
-    losses = validation.losses(training.parallel.ema, training.encoder, training.transport)
+    losses = validation.losses(training.parallel.ema, training.encoding, training.transport)
     bins = [losses.pop(f"val_loss_t0.{i}") for i in range(10)]
     assert set(losses) == {"val_loss"}
     assert losses["val_loss"] == pytest.approx(np.mean(bins)) == pytest.approx(2, rel=0.1)
-    again = validation.losses(training.parallel.ema, training.encoder, training.transport)
+    again = validation.losses(training.parallel.ema, training.encoding, training.transport)
     assert again["val_loss"] == losses["val_loss"]

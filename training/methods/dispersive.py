@@ -15,9 +15,10 @@ from contextlib import AbstractContextManager
 
 from torch import Tensor, nn
 
+from data.batch import Batch
 from layersync.capture import BlockRecorder
 from training.config import DispersiveConfig
-from training.objective import Batch, Regularizer
+from training.objective import Regularizer
 
 
 class DispersiveRegularizer(Regularizer):

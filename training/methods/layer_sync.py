@@ -5,10 +5,11 @@ from contextlib import AbstractContextManager
 
 from torch import Tensor, nn
 
+from data.batch import Batch
 from layersync import LayerSync
 from training.config import RegScheduleConfig
 from training.methods.schedule import SimilarityStop, weight_at
-from training.objective import Batch, Regularizer
+from training.objective import Regularizer
 
 
 class LayerSyncRegularizer(Regularizer):

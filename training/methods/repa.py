@@ -13,14 +13,15 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from data.encoding import mirror
+from data.batch import Batch
 from data.feature_cache import CachedFeatures
+from data.source_protocol import mirror
 from layersync.alignment import sample_cosine
 from layersync.capture import BlockRecorder
 from models.encoders import PatchEncoder
 from training.config import REPAConfig
 from training.methods.heads import make_head
-from training.objective import Batch, Regularizer
+from training.objective import Regularizer
 
 HIDDEN = 2048
 

@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.batch import Batch
 from layersync.capture import BlockRecorder
 from training.config import SRAConfig
 from training.methods.heads import make_head
-from training.objective import Batch, Regularizer
+from training.objective import Regularizer
 from transport import Transport
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from evaluation.blocks.diagnostics import (
+from data.batch import Batch
+from evaluation.blocks.sync_effect import (
     bin_means,
     gradient_products,
     norms_and_angle,
@@ -20,7 +21,6 @@ from evaluation.blocks.diagnostics import (
 )
 from layersync.alignment import sample_cosine
 from layersync.capture import BlockRecorder
-from training.objective import Batch
 from transport import Transport
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.encoding import Encoder
+from data.encoding import Encoding
 from evaluation.options import MetricOptions
 from evaluation.scorers import load_scorer
 from runtime.randomness import image_streams
@@ -26,9 +26,9 @@ class InTraining:
     Raises `ValueError` when the reference or the networks that score cannot be used.
     """
 
-    def __init__(self, config: TrainConfig, encoder: Encoder, transport: Transport):
-        self.config, self.codec = config.evaluation, encoder.codec
-        self.latent_shape = encoder.latent_shape
+    def __init__(self, config: TrainConfig, encoding: Encoding, transport: Transport):
+        self.config, self.codec = config.evaluation, encoding.codec
+        self.latent_shape = encoding.latent_shape
         self.seed = config.global_seed
         self.sample = Sampler(transport).sample_ode(
             sampling_method="heun2", num_steps=self.config.eval_steps, trajectory=False

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from data.encoding import Encoder
+from data.encoding import Encoding
 from data.sources import load_source
 from runtime.png import save_grid
 from training.config import TrainConfig
@@ -23,16 +23,16 @@ class Monitors:
     """
 
     def __init__(
-        self, config: TrainConfig, encoder: Encoder, transport: Transport, parallel: Parallel
+        self, config: TrainConfig, encoding: Encoding, transport: Transport, parallel: Parallel
     ):
-        self.config, self.encoder, self.transport = config, encoder, transport
+        self.config, self.encoding, self.transport = config, encoding, transport
         self.ema, self.parallel = parallel.ema, parallel
         self.accelerator = parallel.accelerator
         self.due: list[tuple[int, Look]] = []
         self.add(config.sample_every, self.draw_samples)
         self.validation = self.held_out() if config.val_data_path else None
         if self.validation:
-            losses = logged(self.validation.losses, self.ema, encoder, transport)
+            losses = logged(self.validation.losses, self.ema, encoding, transport)
             self.add(config.val_every, losses)
 
     def add(self, every: int, look: Look) -> None:
@@ -51,7 +51,7 @@ class Monitors:
         if not (first or self.parallel.sharded):
             return  # a sharded network needs every process
         c = self.config
-        given = self.ema, self.encoder.codec, self.transport, self.encoder.latent_shape
+        given = self.ema, self.encoding.codec, self.transport, self.encoding.latent_shape
         images = preview(*given, c.global_seed, c.cfg_scale, self.accelerator.device)
         if first:
             path = log.path.parent / "samples" / f"{step:07d}.png"
@@ -61,9 +61,8 @@ class Monitors:
     def held_out(self) -> Validation:
         c = self.config
         named = dict(data_path=c.val_data_path, dataset_name=None, streaming=False)
-        source = load_source(dataclasses.replace(c, **named, global_batch_size=1))
-        if source.latents:
-            source.check_codec(self.encoder.codec, c.image_size)
+        source = load_source(dataclasses.replace(c, **named), batch=1)
+        source.check_codec(self.encoding.codec, c.image_size)
         return Validation(source, c.val_samples, c.global_seed, self.accelerator)
 
 

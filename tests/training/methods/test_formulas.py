@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.encoding import mirror
+from data.batch import Batch
+from data.source_protocol import mirror
 from models import find_model
 from models.encoders import PatchEncoder
 from runtime.randomness import step_streams
@@ -18,7 +19,7 @@ from training.methods.dispersive import DispersiveRegularizer, dispersive_loss
 from training.methods.heads import make_head
 from training.methods.repa import EncodedPatches, REPARegularizer
 from training.methods.sra import SRARegularizer
-from training.objective import Batch, Objective
+from training.objective import Objective
 from transport import create_transport
 
 TRANSPORT = create_transport()

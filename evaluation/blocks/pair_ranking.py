@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from evaluation.blocks.representation import BlockReport
+from evaluation.blocks.probes import BlockReport
 from layersync.pairs import Pair
 
 ERRORS = 2.0  # differences within this many standard errors are noise

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from evaluation.blocks.pairing import Rule, allowed_pairs, rank_pairs, reasons
-from evaluation.blocks.representation import BlockReport
+from evaluation.blocks.pair_ranking import Rule, allowed_pairs, rank_pairs, reasons
+from evaluation.blocks.probes import BlockReport
 from training.checks import LAYER_SYNC_DEFAULTS
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 import train
 from data.sources import DigitsSource
-from evaluation.blocks.probing import Probing, probe_images
+from evaluation.blocks.probed_images import Probing, probe_images
 from runtime.randomness import PROBE, image_streams
 from scripts.cache_latents import CacheConfig
 from scripts.cache_latents import main as cache_latents
@@ -102,7 +102,7 @@ def test_a_run_logs_its_probes_and_is_not_changed_by_them(tmp_path):
 
     ema = training.parallel.ema
     again = [
-        Probing(training.source, 60, 0).values(ema, training.encoder, training.transport)
+        Probing(training.source, 60, 0).values(ema, training.encoding, training.transport)
         for _ in range(2)
     ]
     assert again[0] == again[1] == {key: probes[1][key] for key in again[0]}
@@ -137,7 +137,7 @@ def test_cached_latents_are_probed_like_their_images(tmp_path):
     for name, path in {"a": images, "b": cache}.items():
         data = dict(dataset_name=None, data_path=path, vae=vae, num_classes=2, run_name=name)
         training = train.Training(short(tmp_path / "results", probe_every=2, **data))
-        assert training.encoder.latent_size == 4
-        given = training.parallel.ema, training.encoder, training.transport
+        assert training.encoding.latent_shape == (4, 4, 4)
+        given = training.parallel.ema, training.encoding, training.transport
         values.append(training.probing.values(*given))
     assert values[0] == pytest.approx(values[1], rel=1e-4)

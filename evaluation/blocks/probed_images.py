@@ -1,4 +1,4 @@
-"""What each block knows, during training: `evaluation.blocks.representation` of the EMA network.
+"""What each block knows, during training: `evaluation.blocks.probes` of the EMA network.
 
 The same images, with the same noise, each time: curves over training are smooth. Half of the
 images of each class fit the linear probes, the other half judge them.
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.blocks.representation import TIMES, Batch, BlockReport, probe_blocks
+from evaluation.blocks.probes import TIMES, Batch, BlockReport, probe_blocks
 from runtime.randomness import PROBE, image_streams
 from transport import Transport
 
@@ -55,6 +55,9 @@ class Probing:
         values |= {
             f"probe_similarity_{k}_{k + 1}": similarity[k - 1, k] for k in range(1, report.depth)
         }
+        for name, numbers in report.more.items():
+            mean = numbers.mean(dim=0)
+            values |= {f"probe_{name}_{k + 1}": mean[k] for k in range(report.depth)}
         return {name: value.item() for name, value in values.items()}
 
     def report(
@@ -63,9 +66,14 @@ class Probing:
         """All of it, see `probe_blocks`."""
         if not self.batches:
             self.batches = [self.encoded(part, encode) for part in (0, 1)]
-        classes = len(self.classes)
         return probe_blocks(
-            network, blocks, *self.batches, classes, transport.path, times, progress
+            network,
+            blocks,
+            *self.batches,
+            classes=len(self.classes),
+            path=transport.path,
+            times=times,
+            progress=progress,
         )
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from evaluation.blocks.representation import effective_rank
+from evaluation.blocks.token_statistics import effective_rank
 from evaluation.moments import Moments
 from layersync.alignment import sample_cosine
 
@@ -59,8 +59,8 @@ def bin_means(sums: Tensor, name: str) -> dict[str, float]:
 def token_rank(tokens: Tensor) -> float:
     """Effective rank of tokens (N, T, D) over samples and positions, from 0 to D.
 
-    See `effective_rank` in evaluation/blocks/representation.py. It falls when features collapse: 0
-    when all tokens are the same, 1 when they differ in one direction. At most N T - 1, so batches
+    See `effective_rank` in evaluation/blocks/token_statistics.py. It falls when features collapse:
+    0 when all tokens are the same, 1 when they differ in one direction. At most N T - 1, so batches
     of different sizes compare only where N T is well above D.
     """
     if tokens.dim() != 3:

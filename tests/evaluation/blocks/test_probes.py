@@ -8,14 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from evaluation.blocks.representation import (
-    RIDGES,
-    RidgeProbe,
-    block_similarity,
-    effective_rank,
-    linear_probe,
-    probe_blocks,
-)
+from evaluation.blocks.linear_probe import RIDGES, RidgeProbe, linear_probe
+from evaluation.blocks.probes import PROBES, probe_blocks
+from evaluation.blocks.token_statistics import block_similarity, effective_rank
 from transport import create_transport
 
 PATH = create_transport().path
@@ -103,7 +98,7 @@ def test_more_dimensions_than_images():
 @pytest.mark.parametrize("chunk", [1, 2**23])
 def test_block_similarity_is_the_mean_cosine(chunk, monkeypatch):
     monkeypatch.setattr(
-        "evaluation.blocks.representation.CHUNK", chunk
+        "evaluation.blocks.token_statistics.CHUNK", chunk
     )  # sample by sample, or at once
     tokens = [torch.randn(3, 5, 8) for _ in range(4)]
     found = block_similarity(tokens)
@@ -156,7 +151,9 @@ def batches(count, seed):
 
 def test_blocks_of_a_known_network():
     model, fit, held_out = Known(), batches(40, 0), batches(30, 1)
-    report = probe_blocks(model, model.blocks, fit, held_out, 2, PATH, times=(0.0, 1.0))
+    report = probe_blocks(
+        model, model.blocks, fit, held_out, classes=2, path=PATH, times=(0.0, 1.0)
+    )
     assert report.correct.shape == (2, 3, 30) and report.depth == 3
     assert report.accuracy[1].tolist() == [1, 1, 0.5]  # at t = 1; the last block sees no image
     assert (report.accuracy[0] < 0.75).all()  # noise alone
@@ -173,7 +170,9 @@ def test_blocks_of_a_known_network():
 
 def test_probes_never_see_the_label_and_leave_the_network_alone():
     model = Known()
-    probe_blocks(model, model.blocks, batches(20, 0), batches(20, 1), 2, PATH, times=(0.3,))
+    probe_blocks(
+        model, model.blocks, batches(20, 0), batches(20, 1), classes=2, path=PATH, times=(0.3,)
+    )
     assert all((y == model.null_label).all() for _, y in model.seen)
     assert all((t == 0.3).all() for t, _ in model.seen)
     assert not any("forward" in vars(block) for block in model.blocks)
@@ -182,9 +181,9 @@ def test_probes_never_see_the_label_and_leave_the_network_alone():
 def test_batches_and_repetition_change_nothing():
     model, fit, held_out = Known(), batches(40, 0), batches(30, 1)
     one = [tuple(torch.cat(column) for column in zip(*fit, strict=True))]
-    a = probe_blocks(model, model.blocks, fit, held_out, 2, PATH, times=(0.5,))
-    b = probe_blocks(model, model.blocks, one, held_out, 2, PATH, times=(0.5,))
-    again = probe_blocks(model, model.blocks, fit, held_out, 2, PATH, times=(0.5,))
+    a = probe_blocks(model, model.blocks, fit, held_out, classes=2, path=PATH, times=(0.5,))
+    b = probe_blocks(model, model.blocks, one, held_out, classes=2, path=PATH, times=(0.5,))
+    again = probe_blocks(model, model.blocks, fit, held_out, classes=2, path=PATH, times=(0.5,))
     for name in ("correct", "effective_rank", "similarity"):
         torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=1e-6, atol=1e-6)
         assert torch.equal(getattr(a, name), getattr(again, name))
@@ -193,11 +192,41 @@ def test_batches_and_repetition_change_nothing():
 def test_a_sit_is_probed_with_its_null_label_and_refused_without(golden_model):
     x = torch.randn(8, 4, 8, 8)
     data = [(x, torch.randn_like(x), torch.arange(8) % 2)]
-    report = probe_blocks(golden_model, golden_model.blocks, data, data, 2, PATH, times=(0.5,))
+    report = probe_blocks(
+        golden_model, golden_model.blocks, data, data, classes=2, path=PATH, times=(0.5,)
+    )
     assert report.correct.shape == (1, 6, 8) and report.similarity.shape == (1, 6, 6)
     torch.testing.assert_close(
         report.similarity[0].diag(), torch.ones(6, dtype=torch.float64), atol=1e-6, rtol=0
     )
     golden_model.class_dropout_prob = 0
     with pytest.raises(ValueError, match="no null label"):
-        probe_blocks(golden_model, golden_model.blocks, data, data, 2, PATH)
+        probe_blocks(golden_model, golden_model.blocks, data, data, classes=2, path=PATH)
+
+
+class TokenNorm:
+    """One more probe: the mean norm of each block's tokens, of the held-out images alone."""
+
+    def __init__(self, classes):
+        self.sums, self.count, self.labels = 0, 0, classes * [0]
+
+    def fit(self, tokens, labels):
+        pass
+
+    def judge(self, tokens, labels):
+        self.sums = self.sums + torch.stack([z.norm(dim=-1).sum() for z in tokens])
+        self.count += tokens[0].shape[:2].numel()
+
+    def numbers(self):
+        return {"norm": self.sums / self.count}
+
+
+def test_one_more_probe_is_one_class():
+    model, fit, held_out = Known(), batches(40, 0), batches(30, 1)
+    probed = dict(classes=2, path=PATH, times=(0.0, 1.0))
+    report = probe_blocks(model, model.blocks, fit, held_out, **probed, probes=[*PROBES, TokenNorm])
+    plain = probe_blocks(model, model.blocks, fit, held_out, **probed)
+    x_1, x_0 = (torch.cat([batch[i] for batch in held_out]) for i in (0, 1))
+    for row, x in enumerate((x_0, x_1)):
+        assert report.more["norm"][row, 0].item() == pytest.approx(x.norm(dim=-1).mean().item())
+    assert torch.equal(report.correct, plain.correct) and plain.more == {}

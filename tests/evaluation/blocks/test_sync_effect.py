@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from evaluation.blocks.diagnostics import (
+from evaluation.blocks.sync_effect import (
     bin_means,
     gradient_products,
     norms_and_angle,

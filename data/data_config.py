@@ -1,0 +1,59 @@
+"""The flags that name data, each declared once for every command that reads data. No torch here.
+
+A command's settings inherit from one of these, so that they have its flags and can be given to
+`open_source` and `load_source` as they are.
+"""
+
+from dataclasses import dataclass
+
+from runtime.flags import free
+
+
+@dataclass(frozen=True)
+class DataLocation:
+    """Which images and labels, and where they are."""
+
+    data_path: str | None = free(None)
+    """a folder of images in class folders (ImageFolder), of parquet files, or of latents that
+    scripts/cache_latents.py made; or a name on the Hugging Face hub"""
+    dataset_name: str | None = None
+    """the original's name for that, and "digits" (embedded); imagenet-1k if no data is named"""
+    image_column: str | None = free(None)
+    """column of the images in parquet files and data sets of the hub; found by its type"""
+    label_column: str | None = free(None)
+    """column of the labels there; found by its type"""
+    cache_dir: str | None = free(None)
+    """where the hub's files are kept"""
+
+    def check_location(self) -> None:
+        """Raise `ValueError` when two flags name the data."""
+        if self.data_path and self.dataset_name:
+            raise ValueError("--data-path and --dataset-name both name the data: give one of them")
+
+    @property
+    def data_name(self) -> str:
+        """The name of the data as it was given, ImageNet's if none was."""
+        return self.data_path or self.dataset_name or "imagenet-1k"
+
+
+@dataclass(frozen=True)
+class DataConfig(DataLocation):
+    """Images of one size: all that opening a source takes."""
+
+    image_size: int = 256
+    """side of the images after ADM's centre crop, pixels"""
+
+
+@dataclass(frozen=True)
+class TrainingData(DataConfig):
+    """Data as a network learns it: how it is read, its classes, and its codec."""
+
+    streaming: bool = False
+    """read that data as it comes over the network, instead of downloading it first"""
+    num_classes: int = 1000
+    """number of classes"""
+    vae: str = "ema"
+    """codec: ema or mse (Stability's fine-tuned SD autoencoders), a hub id, a folder, or "none"
+    for pixels"""
+    num_workers: int = free(4)
+    """data loading processes per training process"""

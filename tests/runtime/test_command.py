@@ -1,0 +1,54 @@
+"""What the operating system refuses, in one line with the file and what to do."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.command import RunError, run_errors, usage_errors
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_every_refusal_is_one_line_with_its_file(number, capsys):
+    with pytest.raises(SystemExit) as exit, usage_errors():
+        raise OSError(number, os.strerror(number), "/some/file")
+    printed = capsys.readouterr().err
+    assert exit.value.code == 2 and printed.count("\n") == 1
+    assert "/some/file: " in printed and "Errno" not in printed
+
+
+@pytest.mark.parametrize(
+    "act, expected",
+    [
+        (lambda folder: folder.read_bytes(), "it is a folder, where a file is meant"),
+        (lambda folder: (folder / "a" / "b").write_bytes(b""), "where a folder is needed"),
+        (lambda folder: (folder / "none").read_bytes(), "no such file"),
+        (lambda folder: np.load(folder / "none.npz"), "no such file"),
+        (lambda folder: (folder / ("x" * 300)).touch(), "too long"),
+        (lambda folder: Path("/dev/full").write_text("x" * 10**6), "No space left on the disk"),
+    ],
+)
+@pytest.mark.parametrize("code", [2, 1])
+def test_real_refusals(tmp_path, act, expected, code, capsys):
+    (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(SystemExit) as exit, usage_errors() if code == 2 else run_errors("Kept"):
+        act(tmp_path)
+    assert exit.value.code == code and expected in capsys.readouterr().err
+
+
+def test_other_errors_keep_their_words(capsys):
+    for error in (FileNotFoundError("no config here"), RunError("lost"), ValueError("--lr -1")):
+        with pytest.raises(SystemExit), usage_errors():
+            raise error
+    assert [line.split("error: ")[1] for line in capsys.readouterr().err.splitlines()] == [
+        "no config here",
+        "lost",
+        "--lr -1",
+    ]
+
+
+def test_programming_errors_are_not_hidden():
+    with pytest.raises(TypeError), usage_errors():
+        raise TypeError
