@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runtime.flags import check_numbers
+
 EXIT_USAGE = 2
 EXIT_FAILED = 1
 HOLD_BACK_SECONDS = 20
@@ -53,10 +55,9 @@ def parse_command(
 
     cli = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
     try:
-        name = program or program_name()
-        return cli(
+        parsed = cli(
             config,
-            prog=name,
+            prog=program or program_name(),
             args=args,
             description=description,
             console_outputs=is_first_process(),
@@ -65,6 +66,9 @@ def parse_command(
         if exit.code not in (None, 0):
             hold_back()
         raise
+    with usage_errors():
+        check_numbers(parsed)
+    return parsed
 
 
 @contextmanager
