@@ -11,7 +11,8 @@ each other; a run that was killed continues where it was when the same command i
 
 import sys
 
-from runtime.command import is_first_process, parse_command, run_errors, usage_errors
+from runtime.command import parse_command, run_errors, usage_errors
+from runtime.launch import is_first_process, rank, world_size
 from sampling.presets import expand_preset
 from sampling.sample_config import ODE, SAMPLE, SDE
 
@@ -20,24 +21,26 @@ if __name__ == "__main__":  # before torch is loaded
         ARGS = expand_preset(sys.argv[1:])
     CONFIG = parse_command({"ODE": ODE, "SDE": SDE}, ARGS, description=SAMPLE)
 
-import os
-
 from sampling.run import Sampling
 
 
 def main(config: ODE | SDE) -> None:
     with usage_errors():
         sampling = Sampling(config)
-        unfinished = sampling.parts.check()
-    parts = sampling.parts
-    if not unfinished:
-        parts.clean_up()
-        if is_first_process():
-            print(f"{parts.out} is complete already")
-        return
+        parts = sampling.parts
+        lock = parts.lock()  # held to the end: one launch at a time writes this set
+        unfinished = parts.check()
     with run_errors(f"What is finished in {parts.folder} is kept: the same command continues"):
-        parts.prepare()
-        sampling.run(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+        if unfinished:
+            parts.prepare()
+            sampling.run(rank(), world_size())
+        else:
+            sampling.finish_pictures(rank(), world_size())
+            if is_first_process():
+                parts.clean_up()
+                print(f"{parts.out} is complete already")
+    if lock:
+        lock.release()
 
 
 if __name__ == "__main__":

@@ -31,6 +31,11 @@ class DataLocation:
             raise ValueError("--data-path and --dataset-name both name the data: give one of them")
 
     @property
+    def name_flag(self) -> str:
+        """The flag that names the data."""
+        return "--data-path" if self.data_path else "--dataset-name"
+
+    @property
     def data_name(self) -> str:
         """The name of the data as it was given, ImageNet's if none was."""
         return self.data_path or self.dataset_name or "imagenet-1k"

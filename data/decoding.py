@@ -1,9 +1,15 @@
-"""From an image file to the uint8 square that a codec takes: decoding, and ADM's centre crop."""
+"""From an image file to uint8 pixels: decoding, for training and evaluation, and ADM's centre crop.
+
+A file says how large its image is before it is decoded, so that one which would fill the memory
+(a decompression bomb) is refused for what it says.
+"""
 
 import errno
 import io
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +19,21 @@ from torch import Tensor
 
 from runtime.command import RunError
 
+# what data sets consist of; Pillow knows others, which start programs (EPS) or are of no use here
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+LARGEST = 2 * Image.MAX_IMAGE_PIXELS  # pixels, about 179 million: Pillow's own limit
+
 # what Pillow's decoders raise when the bytes are not those of an image
 NOT_AN_IMAGE = (
     OSError,
     ValueError,
     SyntaxError,
     EOFError,
-    IndexError,
+    LookupError,
     TypeError,
+    AttributeError,
+    ArithmeticError,
+    NotImplementedError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -31,15 +44,33 @@ class UnreadableImage(RunError):
     """An image that cannot be decoded. `str(error)` names it."""
 
 
-def read_image(source: str | Path | bytes, size: int, name: str) -> Tensor:
-    """An image file, or its bytes, as a uint8 tensor (3, size, size).
+def read_image(source: str | Path | bytes, size: int | None, name: str) -> Tensor:
+    """Decode an image file, or its bytes, as a uint8 tensor (3, size, size).
 
-    Raises `UnreadableImage` with that name if the bytes are not those of an image, and `OSError` if
-    the file system does not deliver them.
+    Without a size it is not cropped: (3, H, W). Raises `UnreadableImage` with that name if the
+    bytes are not those of an image, and `OSError` if the file system does not deliver them.
     """
+    with opened(source, name) as image:
+        image = to_rgb(image)
+        return to_tensor(center_crop(image, size) if size else image)
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Return the (width, height) that an image file says it has; errors as of `read_image`."""
+    with opened(path, str(path)) as image:
+        return image.size
+
+
+@contextmanager
+def opened(source: str | Path | bytes, name: str) -> Iterator[Image.Image]:
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return to_tensor(center_crop(to_rgb(image), size))
+        with Image.open(
+            io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
+        ) as image:
+            width, height = image.size
+            if min(width, height) < 1 or width * height > LARGEST:
+                raise ValueError(f"{width}x{height} pixels, 1 to {LARGEST:,} can be read")
+            yield image
     except NOT_AN_IMAGE as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # a failing disk or a dangling link must not pass for a bad image
@@ -62,14 +93,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """ADM's preprocessing: halve with a box filter while at least twice too large, then bicubic
+    """Crop as ADM does: halve with a box filter while at least twice too large, then bicubic
     to the short side, then the centre square."""
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
-    image = image.resize(
-        (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
-    )
+    width, height = round(image.width * scale), round(image.height * scale)
+    if width * height > LARGEST:  # of a strip that is thousands of times longer than wide
+        raise ValueError(f"{image.width}x{image.height} pixels, too long for a crop of {size}")
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
 

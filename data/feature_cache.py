@@ -9,7 +9,6 @@ source. `scripts/cache_features.py` makes a cache. With DINOv2-B, an image takes
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +17,13 @@ import torch
 from torch import Tensor
 
 from data.batch import Batch
+from data.latents import LatentSource
 from data.order import StepBatches
-from data.source_protocol import Source
+from data.source_protocol import NamedSource
 from data.sources import list_fingerprint
+from runtime.files import write_json
+from runtime.npz import open_npy
+from runtime.schema import from_dict, read_json
 
 MANIFEST, FEATURES, DONE = "manifest.json", "features.npy", "done.npy"
 
@@ -62,7 +65,7 @@ class CachedFeatures:
         if found:
             raise ValueError(f"--repa-features {folder} are of something else: {'; '.join(found)}")
         self.width = self.settings.width
-        self.features = np.load(Path(folder) / FEATURES, mmap_mode="r")
+        self.features = open_npy(Path(folder) / FEATURES)
 
     def __call__(self, batch: Batch) -> Tensor:
         """(N, T, D), of the mirror where drawn."""
@@ -75,14 +78,20 @@ class CachedFeatures:
 def read_settings(folder: Path) -> FeatureSettings:
     """`ValueError` unless there is a complete cache."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        settings = FeatureSettings(**manifest)
-        shape = np.load(folder / FEATURES, mmap_mode="r").shape
-    except (OSError, ValueError, TypeError):
+        content = read_json(folder / MANIFEST)
+        if not isinstance(content, dict):
+            raise ValueError("no JSON object")
+        settings = from_dict(FeatureSettings, content)
+        features = open_npy(folder / FEATURES)
+    except (OSError, ValueError) as error:
+        reason = "" if isinstance(error, OSError) else f" ({error})"
         raise ValueError(
-            f"--repa-features {folder}: no complete cache of scripts/cache_features.py; give the "
-            f"command that makes it (again)"
+            f"--repa-features {folder}: no complete cache of scripts/cache_features.py{reason}; "
+            f"give the command that makes it (again)"
         ) from None
+    shape = features.shape
+    if features.dtype != np.float16:
+        raise ValueError(f"--repa-features {folder}: {FEATURES} is {features.dtype}, not float16")
     if shape != settings.shape:
         raise ValueError(
             f"--repa-features {folder}: {FEATURES} is {shape}, its manifest says {settings.shape}; "
@@ -92,12 +101,12 @@ def read_settings(folder: Path) -> FeatureSettings:
 
 
 def write_settings(folder: Path, settings: FeatureSettings) -> None:
-    (folder / MANIFEST).write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n")
+    write_json(folder / MANIFEST, dataclasses.asdict(settings))
 
 
-def data_of(source: Source) -> dict:
+def data_of(source: LatentSource | NamedSource) -> dict:
     """Return what identifies the images of a source: their number and the list of them."""
-    if not source.latents:
+    if not isinstance(source, LatentSource):
         return dict(images=len(source), source_fingerprint=list_fingerprint(source))
     if len(source) != source.settings.images:
         raise ValueError(

@@ -1,6 +1,6 @@
 """Writing a latent cache: by any number of processes that never talk to each other.
 
-The format is described in data/latents.py, which reads it.
+The format is described in data/latent_manifest.py.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.latents import (
+from data.latent_manifest import (
     MANIFEST,
     PROGRESS,
     CacheSettings,
@@ -21,10 +21,16 @@ from data.latents import (
     is_latent_cache,
     npy_header,
     read_json,
+    read_manifest,
     read_settings,
     to_json,
 )
 from runtime.command import RunError
+from runtime.files import check_folder_writable, remove_leftovers, write_bytes
+from runtime.locks import OutputLock, lock_output
+from runtime.schema import check_value
+
+LOCK = "lock"  # in the folder of what is not finished
 
 
 class CacheWriter:
@@ -56,21 +62,25 @@ class CacheWriter:
                 f"give another --out, or remove that folder"
             )
 
+    def lock(self) -> OutputLock:
+        """Make this launch the only one that writes the cache.
+
+        `ValueError` when the folder cannot be written, or when another launch keeps it.
+        """
+        name = f"--out {self.root}"
+        check_folder_writable(self.root, name)
+        return lock_output(name, self.progress / LOCK, done=(self.root / MANIFEST).exists)
+
     def prepare(self) -> None:
         """Make the folder; every process may call it."""
+        for folder in (self.root, self.progress):
+            remove_leftovers(folder)
         if not is_latent_cache(self.root):
             self.write(f"{PROGRESS}/settings.json", to_json(dataclasses.asdict(self.settings)))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file, all of it or nothing."""
-        self.progress.mkdir(parents=True, exist_ok=True)
-        own = f"{os.uname().nodename}-{os.getpid()}"  # several processes write the settings
-        temporary = self.progress / f"{Path(name).name}.{own}"
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.root / name)
+        write_bytes(self.root / name, content)
 
     def images_of(self, k: int) -> range:
         size = self.settings.shard_size
@@ -84,18 +94,33 @@ class CacheWriter:
         if k not in self.records:
             # in this order: the records vanish only after the manifest has appeared
             record = read_json(self.progress / f"{k:05d}.json") or self.listed_record(k)
-            if record and all(
-                file_size(self.path(name, k)) == self.settings.array_bytes(name, record["count"])
-                for name in ("moments", "labels")
+            if (
+                record
+                and self.valid(record, k)
+                and all(
+                    file_size(self.path(name, k))
+                    == self.settings.array_bytes(name, record["count"])
+                    for name in ("moments", "labels")
+                )
             ):
                 self.records[k] = record
         return k in self.records
 
+    def valid(self, record: dict, k: int) -> bool:
+        """Whether a record is one that `ShardWriter` could have written of shard k."""
+        try:
+            for name, kind in (("count", int), ("unreadable", list), ("sha256", dict)):
+                check_value(name, record.get(name), kind)
+        except ValueError:
+            return False
+        return record["count"] + len(record["unreadable"]) == len(self.images_of(k))
+
     def listed_record(self, k: int) -> dict | None:
         """What the manifest of a complete cache says about shard k."""
-        self.listed = self.listed or read_json(self.root / MANIFEST)
         if not self.listed:
-            return None
+            if read_json(self.root / MANIFEST) is None:
+                return None
+            self.listed = read_manifest(self.root)
         unreadable = [u for u in self.listed["unreadable"] if u["index"] in self.images_of(k)]
         return {**self.listed["shards"][k], "unreadable": unreadable}
 

@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader
 
 from data.order import StepBatches
 from data.source_protocol import Source
-from data.streams import StreamedBatches
+from data.streams import StreamedBatches, StreamSource
 from runtime.signals import obey_parent_only
 
 
@@ -19,7 +19,7 @@ def make_loader(source: Source, batches: StepBatches, num_workers: int) -> DataL
     A source with `__getitems__` gives them whole, and a stream makes them itself.
     """
     common = dict(worker_init_fn=obey_parent_only, pin_memory=torch.cuda.is_available())
-    if source.streams:
+    if isinstance(source, StreamSource):
         streamed = StreamedBatches(source, batches, threads=num_workers)
         return DataLoader(streamed, batch_size=None, num_workers=min(1, num_workers), **common)
     whole = hasattr(source, "__getitems__")

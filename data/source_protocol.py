@@ -1,6 +1,6 @@
 """What every source of data has in common, whether it gives images or cached latents."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -10,30 +10,33 @@ from runtime.randomness import Streams
 
 
 class Source(Protocol):
-    """Images, or what was made of them, with their labels. Nothing in a source is random.
+    """Images, or what was made of them, with their labels. Nothing in a source is random."""
 
-    Item i is (a tensor of `shape`, an int label); a stream gives them in its own order only.
-    Sources of images also have `labels`, int64 (N,), and `name(i)`, what to call image i.
-    """
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an item: a uint8 image (C, H, W), or moments of latents (2, 2, C, h, w)."""
 
-    shape: tuple[int, ...]
-    """of an item: a uint8 image (C, H, W), or moments of latents (2, 2, C, h, w)"""
-    image_size: int
-    """side of the images, pixels"""
-    channels: int
-    """of the images, or of the latents"""
-    num_classes: int | None
-    """number of classes, None where the data does not say"""
-    mirrors: bool
-    """whether a mirrored image still shows its class"""
-    latents: bool
-    """whether items are moments of cached latents instead of images"""
-    streams: bool
-    """whether it can only be read in the order in which it comes (data/streams.py)"""
+    @property
+    def image_size(self) -> int:
+        """Side of the images, pixels."""
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images, or of the latents."""
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes, None where the data does not say."""
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether a mirrored image still shows its class."""
+
+    @property
+    def latents(self) -> bool:
+        """Whether items are moments of cached latents instead of images."""
 
     def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
 
     def check_codec(self, codec: Codec, image_size: int) -> None:
         """Raise `ValueError` when items cannot become x_1 through this codec at this size."""
@@ -47,11 +50,29 @@ class Source(Protocol):
         """
 
 
+class IndexedSource(Source, Protocol):
+    """A source whose items can be taken in any order, as opposed to a stream (data/streams.py)."""
+
+    labels: Any
+    """(N,), of all items: an array or a tensor of integers"""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Return the item (a tensor of `shape`) and its label."""
+
+
+class NamedSource(IndexedSource, Protocol):
+    """A source of images as they are stored, each of which can be named to the user."""
+
+    def name(self, index: int) -> str:
+        """Return what to call an image in messages: its path, or its row."""
+
+
 class ImageSource:
     """The side of a `Source` that all sources of images share; they set `channels`."""
 
-    channels = 3
-    mirrors, latents, streams = True, False, False
+    channels: int = 3
+    mirrors: bool = True
+    latents: bool = False
     image_size: int
 
     @property

@@ -6,6 +6,7 @@ its own, and a line in `open_source`.
 
 import hashlib
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,26 +15,47 @@ from torch.utils.data import Dataset
 
 from data.data_config import DataConfig, TrainingData
 from data.decoding import read_image
-from data.latents import LatentSource, is_latent_cache
+from data.folders import class_images
+from data.latent_manifest import is_latent_cache
+from data.latents import LatentSource
 from data.rows import HUB_NAMES, load_rows
-from data.source_protocol import ImageSource, Source
+from data.source_protocol import ImageSource, IndexedSource, NamedSource, Source
 from data.streams import StreamSource
 from runtime.hub import is_hub_name
 
+AnySource = TypeVar("AnySource", bound=Source)
+
 
 def load_source(c: TrainingData, batch: int) -> Source:
-    """Open the data that the flags name; `ValueError` when it is missing or does not fit them.
+    """Open the data that a run's flags name; `ValueError` when it is missing or does not fit them.
 
     Args:
         batch: --global-batch-size, which an epoch must fill once.
     """
-    source = open_source(c, c.streaming)
-    if (source.num_classes or 0) > c.num_classes:
-        raise ValueError(
-            f"--num-classes {c.num_classes}: the data has {source.num_classes} classes"
-        )
-    if source.num_classes is None and not source.streams:
+    if c.streaming:
+        return check_sizes(open_stream(c), c, batch)
+    return load_indexed(c, batch)
+
+
+def load_indexed(c: TrainingData, batch: int, given: str | None = None) -> IndexedSource:
+    """Open data as `load_source` does, but never as a stream.
+
+    Args:
+        given: the flag that errors name, unless it is --data-path or --dataset-name.
+    """
+    source = check_sizes(open_source(c, given), c, batch, given)
+    if source.num_classes is None:
         check_labels(source.labels, c.num_classes, "--num-classes says")
+    return source
+
+
+def check_sizes(
+    source: AnySource, c: TrainingData, batch: int, given: str | None = None
+) -> AnySource:
+    """Return the source; `ValueError` for more classes than the flags say, and for few images."""
+    if (source.num_classes or 0) > c.num_classes:
+        which = f"the data of {given}" if given else "the data"
+        raise ValueError(f"--num-classes {c.num_classes}: {which} has {source.num_classes} classes")
     if len(source) < batch:
         raise ValueError(
             f"--global-batch-size {batch} is more than the {len(source)} images there are"
@@ -41,31 +63,41 @@ def load_source(c: TrainingData, batch: int) -> Source:
     return source
 
 
-def open_source(c: DataConfig, streaming: bool = False) -> Source:
+def open_source(c: DataConfig, given: str | None = None) -> IndexedSource:
     """Open what data_path or dataset_name of `c` names, with its other data flags.
+
+    Args:
+        given: the flag that errors name, unless it is --data-path or --dataset-name.
 
     `ValueError` when there is no such data, or when it is not what the flags say.
     """
-    given = "--data-path" if c.data_path else "--dataset-name"
-    name = c.data_name
+    given, name = given or c.name_flag, c.data_name
     if is_row_data(name, c):
-        if streaming:
-            return StreamSource(given, name, c)
         return RowSource(given, name, c)
-    for flag, value in rows_only(c, streaming).items():
+    columns = {"--image-column": c.image_column, "--label-column": c.label_column}
+    refuse_without_rows(given, name, columns)
+    if name == "digits":
+        return DigitsSource(c.image_size)
+    if is_latent_cache(name):
+        return LatentSource(name, given)
+    return FolderSource(given, name, c.image_size)
+
+
+def open_stream(c: TrainingData) -> StreamSource:
+    """Open the same data, to be read as it comes; `ValueError` when it cannot be."""
+    if not is_row_data(c.data_name, c):
+        refuse_without_rows(c.name_flag, c.data_name, {"--streaming": True})
+    return StreamSource(c.name_flag, c.data_name, c)
+
+
+def refuse_without_rows(given: str, name: str, flags: dict) -> None:
+    """Refuse those of these flags that are set, which only data in rows can obey."""
+    for flag, value in flags.items():
         if value:
             raise ValueError(
                 f"{flag}: {given} {name} is neither parquet files nor a data set of the hub; "
                 f"leave it out"
             )
-    if name == "digits":
-        return DigitsSource(c.image_size)
-    return LatentSource(name) if is_latent_cache(name) else FolderSource(given, name, c.image_size)
-
-
-def rows_only(c: DataConfig, streaming: bool) -> dict:
-    columns = {"--image-column": c.image_column, "--label-column": c.label_column}
-    return columns | {"--streaming": streaming}
 
 
 def is_row_data(name: str, c: DataConfig) -> bool:
@@ -78,7 +110,7 @@ def is_row_data(name: str, c: DataConfig) -> bool:
     return not c.data_path or name in HUB_NAMES or is_hub_name(name)
 
 
-def list_fingerprint(source: Dataset) -> str:
+def list_fingerprint(source: NamedSource) -> str:
     """16 hex digits that change when an image is added, removed, renamed or relabelled."""
     labels = source.labels.tolist()
     lines = (f"{source.name(i)}\t{label}\n" for i, label in enumerate(labels))
@@ -99,20 +131,19 @@ class FolderSource(ImageSource, Dataset):
     """An ImageFolder: one folder of images per class, classes numbered in alphabetical order."""
 
     def __init__(self, given: str, root: str, image_size: int):
-        from torchvision.datasets import ImageFolder
-
         if not Path(root).is_dir():
-            raise ValueError(f"{given} {root}: no such folder")
+            kind = "a file; give the folder" if Path(root).exists() else "no such folder"
+            raise ValueError(f"{given} {root}: {kind}")
         try:
-            folder = ImageFolder(root)
-        except FileNotFoundError as error:
+            classes, images = class_images(root)
+        except ValueError as error:
             raise ValueError(
                 f"{given} {root}: it must hold one folder of images for each class, or "
                 f"parquet files, or a latent cache ({error})"
             ) from None
-        self.root, self.image_size, self.num_classes = root, image_size, len(folder.classes)
-        self.paths = [path for path, _ in folder.samples]
-        self.labels = np.array(folder.targets)
+        self.root, self.image_size, self.num_classes = root, image_size, len(classes)
+        self.paths = [path for path, _ in images]
+        self.labels = np.array([label for _, label in images])
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -29,8 +29,6 @@ BUFFER = 16_384  # rows, not decoded, over all lanes
 class StreamSource(ImageSource):
     """The "train" split of a `datasets` name or parquet folder, streamed."""
 
-    streams = True
-
     def __init__(self, given: str, name: str, c: TrainingData):
         self.rows, self.columns = load_rows(given, name, c, streaming=True)
         self.image_size, self.classes = c.image_size, c.num_classes
@@ -73,7 +71,7 @@ class StreamSource(ImageSource):
         generator = np.random.default_rng((ORDER, seed, epoch, lane))
         files, size = range(lane, self.rows.num_shards, count), max(1, BUFFER // count)
         while True:
-            buffer = []
+            buffer: list[tuple[str, dict]] = []
             for named in self.rows_of_files(generator.permutation(files).tolist()):
                 if len(buffer) < size:
                     buffer.append(named)

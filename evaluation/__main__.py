@@ -19,7 +19,8 @@ import tyro
 
 from evaluation.make_reference import MakeReference
 from evaluation.options import MetricOptions, check_metrics
-from runtime.command import is_first_process, parse_command, program_name, usage_errors
+from runtime.command import parse_command, program_name, usage_errors
+from runtime.launch import is_first_process
 
 Positional = tyro.conf.Positional
 
@@ -33,7 +34,7 @@ class Score:
     """
 
     samples: Annotated[str, Positional]
-    """.npz or .npy with uint8 images (N, H, W, 3), or a folder of PNG or JPEG files"""
+    """.npz or .npy with uint8 images (N, H, W, 3), or a folder of image files"""
     ref: str
     """the reference: ADM's .npz, one of `python -m evaluation reference`, or any set of images;
     or "digits", scikit-learn's handwritten digits, which are compared in pixel space"""
@@ -59,16 +60,16 @@ class Table:
 
 
 def run_score(config: Score) -> None:
-    from evaluation.results import metrics_path, read_lines
-    from evaluation.scorers import load_scorer
+    from evaluation.results import check_outputs, metrics_path
+    from evaluation.scorers import DIGITS, load_scorer
 
-    check_metrics(config.metrics)
+    pixels = config.pixels or DIGITS in (config.samples, config.ref)
+    check_metrics(config.metrics, pixels)
     out = Path(config.out) if config.out else metrics_path(config.samples)
     results = Path(config.results) if config.results else out.with_name("results.csv")
-    if results.exists():
-        read_lines(results)
+    check_outputs(out, results)
     samples = open_samples(config)
-    options = {"options": config.metrics, "pixels": config.pixels or config.samples == "digits"}
+    options = {"options": config.metrics, "pixels": pixels}
     scorer = load_scorer(config.ref, shape=samples.shape, name=config.samples, **options)
     if is_first_process():
         size = "x".join(map(str, samples.shape[:2]))
@@ -83,11 +84,15 @@ def run_score(config: Score) -> None:
 
 def open_samples(config: Score):
     """The samples; `ValueError` if they cannot give what is asked for."""
-    from evaluation.image_sets import open_images
+    from evaluation.image_sets import ARRAY, open_images
     from evaluation.scorers import DIGITS, digits_set
     from evaluation.scoring import K
 
     if config.samples == DIGITS:
+        if config.array != ARRAY:
+            raise ValueError(
+                f"--array {config.array}: {DIGITS} is no .npz, whose arrays have names"
+            )
         return digits_set()
     samples = open_images(config.samples, config.array)
     for needed, flag in [
@@ -113,9 +118,7 @@ def report(config: Score, *, samples, scorer, scores, out: Path, results: Path) 
         print(f"warning: {warning}", file=sys.stderr)
     if "note" in about:
         print(about["note"])
-        print(f"written to {out}")
-        return
-    how = {"pr_dtype": config.metrics.pr_dtype, "recipe": samples.recipe}
+    how = {"pr_dtype": scorer.pr_dtype, "recipe": samples.recipe}
     append_line(results, result_line(config.samples, scores, about["reference"], **how))
     print(f"written to {out}, and a line to {results}")
 

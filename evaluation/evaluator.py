@@ -56,6 +56,11 @@ class Evaluator:
         self.real: Real | None = None
 
     @property
+    def pr_dtype(self) -> str:
+        """Arithmetic of precision's and recall's distances."""
+        return self.options.pr_dtype
+
+    @property
     def features(self) -> set[str]:
         """Those whose mean and covariance are wanted."""
         return {"pool", "spatial"} | ({"dinov2"} if self.options.fd_dinov2 else set())
@@ -78,7 +83,7 @@ class Evaluator:
             self._check_recipe("dinov2_model", o.dinov2_model)
 
     def _check_recipe(self, key: str, here: str) -> None:
-        """What stored statistics were made with must be what is used here."""
+        """`ValueError` if stored statistics were made with something else than is used here."""
         there = (self.reference.recipe or {}).get(key, here)
         if self.reference.statistics and there != here:
             raise ValueError(
@@ -107,10 +112,10 @@ class Evaluator:
             return
         batches = self.processes.batches(images.images, self.options.batch_size, "reference")
         missing = self.features - set(statistics)
-        found = extract(self.extractors, batches, missing, {"pool"}, self.device, self.processes)
-        if found:
-            statistics |= {name: found.statistics(name) for name in found.moments}
-            self.real = Real(statistics, found.kept["pool"], images.labels)
+        features = extract(self.extractors, batches, missing, {"pool"}, self.device, self.processes)
+        if features:
+            statistics |= {name: features.statistics(name) for name in features.moments}
+            self.real = Real(statistics, features.kept["pool"], images.labels)
 
     def evaluate(
         self, batches: Iterable[np.ndarray | Tensor], labels: np.ndarray | None = None
@@ -146,7 +151,7 @@ class Evaluator:
         return {"reference": self.reference.describe(), "protocol": self.protocol()}
 
     def protocol(self) -> dict:
-        """How the numbers came about, for their record."""
+        """The way the numbers came about, for their record."""
         o = self.options
         about = {
             "inception_sha256": self.inception.sha256,

@@ -17,7 +17,7 @@ from runtime.processes import Processes, exact_float32
 
 @dataclass
 class Features:
-    """Of a set of images, on the first process: {feature: ...}."""
+    """Features of a set of images, on the first process: {feature: ...}."""
 
     moments: dict[str, Moments]
     kept: dict[str, np.ndarray] = field(default_factory=dict)

@@ -1,23 +1,36 @@
-"""Sets of images wherever they are: .npz, .npy, or a folder of PNG and JPEG files.
+"""Sets of images wherever they are: .npz, .npy, or a folder of image files.
 
 Everything that can be wrong with a set is found when it is opened, before any image is decoded.
 """
 
 import hashlib
 import json
-import os
+import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from runtime.npz import CompressedArray, array_names, open_member, open_npy, read_small
+from data.decoding import LARGEST, UnreadableImage, read_image, read_size
+from data.folders import walk_images
+from runtime.command import is_first_process
+from runtime.npz import (
+    CompressedArray,
+    array_names,
+    check_member,
+    open_member,
+    open_npy,
+    read_small,
+)
 
-SUFFIXES = {".png", ".jpg", ".jpeg"}
 LABELS = ("labels", "arr_1")  # sample_ddp.py's name and ADM's
+ARRAY = "arr_0"  # the images in an .npz, as ADM and sample_ddp.py name them
 READERS = 8  # threads that decode files
+LONGEST_RECIPE = 2**24  # bytes
+HINT_BYTES = 2**26  # read at most for a hint in an error
 
 
 @dataclass
@@ -42,8 +55,8 @@ class ImageSet:
         return tuple(self.images.shape[1:])
 
 
-def open_images(path: str | Path, array: str = "arr_0") -> ImageSet:
-    """The images at `path`.
+def open_images(path: str | Path, array: str = ARRAY) -> ImageSet:
+    """Open the images at `path`; those of an .npz are compared with its checksum, once.
 
     Args:
         array: name of the array in an .npz.
@@ -51,12 +64,21 @@ def open_images(path: str | Path, array: str = "arr_0") -> ImageSet:
     Raises `ValueError` that says what is wrong and what to do.
     """
     path = Path(path)
-    if path.is_dir():
-        return open_folder(path)
-    if not path.is_file():
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise ValueError(f"{path}: neither a file nor a folder; give a set of images")
+    if path.is_dir() or (path.is_file() and is_npy(path)):
+        if array not in (ARRAY, ""):
+            raise ValueError(f"--array {array}: {path} is no .npz, whose arrays have names")
+        if path.is_dir():
+            return open_folder(path)
+        found = ImageSet(str(path), open_npy(path))
+    elif not path.is_file():
         raise ValueError(f"{path}: no such file")
-    found = ImageSet(str(path), open_npy(path)) if is_npy(path) else open_npz(path, array)
+    else:
+        found = open_npz(path, array)
     check_images(found, array)
+    if isinstance(found.images, np.memmap) and not is_npy(path) and is_first_process():
+        check_member(path, array)  # a compressed one is compared as it is unpacked
     return found
 
 
@@ -81,17 +103,26 @@ def read_recipe(path: str | Path) -> dict | None:
     if "recipe" not in array_names(path):
         return None
     try:
-        return json.loads(str(read_small(path, "recipe")))
-    except json.JSONDecodeError:
+        recipe = json.loads(str(read_small(path, "recipe", LONGEST_RECIPE)))
+    except (json.JSONDecodeError, RecursionError):
         raise ValueError(f"{path}: its recipe is not JSON; remove that array") from None
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path}: its recipe is no JSON object; remove that array")
+    return recipe
 
 
 def check_images(found: ImageSet, array: str) -> None:
+    """Raise `ValueError` unless these are images, of a size that one can be read at a time."""
     images, labels = found.images, found.labels
     if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[3] not in (1, 3):
         raise ValueError(
             f"{found.name}: {array} must be uint8 images (N, H, W, C), it is {images.dtype} "
             f"{tuple(images.shape)}{describe_floats(images)}"
+        )
+    height, width = images.shape[1:3]
+    if not 1 <= height * width <= LARGEST:
+        raise ValueError(
+            f"{found.name}: images of {height}x{width} pixels, 1 to {LARGEST:,} can be read"
         )
     if labels is not None and (labels.shape != (len(images),) or labels.dtype.kind not in "iu"):
         raise ValueError(
@@ -103,9 +134,12 @@ def check_images(found: ImageSet, array: str) -> None:
 
 def describe_floats(images) -> str:
     """A hint for the commonest mistake: images that have not been made bytes."""
-    if images.dtype.kind != "f" or not len(images):
+    one = math.prod(images.shape[1:]) * images.dtype.itemsize
+    if images.dtype.kind != "f" or not images.shape or not len(images) or not one:
         return ""
-    head = images[:16]
+    head = images[: min(16, HINT_BYTES // one)]
+    if not len(head):
+        return ""
     return (
         f" from {np.nanmin(head):g} to {np.nanmax(head):g}; for a range of -1 to 1 store "
         f"(127.5 * x + 128).clip(0, 255).astype(numpy.uint8)"
@@ -118,14 +152,9 @@ def open_folder(folder: Path, image_size: int | None = None) -> ImageSet:
     Args:
         image_size: crop them to this size as ADM does; None: they must all have one size.
     """
-    paths = sorted(
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)  # classes may be links
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES
-    )
+    paths = sorted(Path(parent, name) for parent, names in walk_images(folder) for name in names)
     if len(paths) < 2:
-        raise ValueError(f"{folder}: {len(paths)} PNG or JPEG images in it, at least 2 are needed")
+        raise ValueError(f"{folder}: {len(paths)} images in it, at least 2 are needed")
     height_width = (image_size, image_size) if image_size else common_size(paths)
     parents = [path.parent for path in paths]
     labels = None
@@ -150,15 +179,17 @@ def common_size(paths: list[Path]) -> tuple[int, int]:
 
 
 def image_file_size(path: Path) -> tuple[int, int]:
-    with open_image(path) as image:
-        return image.size
+    with named_images():
+        return read_size(path)
 
 
-def open_image(path: Path) -> Image.Image:
+@contextmanager
+def named_images() -> Iterator[None]:
+    """Turn an image that cannot be decoded into a `ValueError`, as all that is wrong with a set."""
     try:
-        return Image.open(path)
-    except (OSError, UnidentifiedImageError) as error:
-        raise ValueError(f"{path}: not a readable image ({error}); mend or remove it") from None
+        yield
+    except UnreadableImage as error:
+        raise ValueError(f"{error}; mend or remove it") from None
 
 
 class FolderImages:
@@ -178,14 +209,11 @@ class FolderImages:
             return np.stack(list(threads.map(self._decode, self.paths[rows])))
 
     def _decode(self, path: Path) -> np.ndarray:
-        from data.decoding import center_crop
-
-        with open_image(path) as image:
-            try:
-                image = image.convert("RGB")
-            except OSError as error:
-                raise ValueError(f"{path}: a broken image ({error}); mend or remove it") from None
-            return np.asarray(center_crop(image, self.crop) if self.crop else image)
+        with named_images():
+            image = read_image(path, self.crop, str(path)).permute(1, 2, 0).numpy()
+        if image.shape != self.shape[1:]:
+            raise ValueError(f"{path}: it is {image.shape} now, and was {self.shape[1:]}")
+        return image
 
 
 def content_hash(path: str | Path) -> str:

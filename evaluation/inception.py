@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.image_sets import content_hash
+from runtime.files import check_file
 
 SPATIAL_CHANNELS = 7  # of 768, at 17x17
 SIZES = {"pool": 2048, "spatial": 17 * 17 * SPATIAL_CHANNELS, "logits": 1008}
@@ -84,8 +85,7 @@ def download() -> Path:
 
 def check_weights(path: Path) -> None:
     """torch-fidelity unpickles this file: it may hold tensors and nothing that runs."""
-    if not path.is_file():
-        raise ValueError(f"--inception-weights {path}: no such file")
+    check_file(path, f"--inception-weights {path}")
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
         fits = weights["fc.weight"].shape == (1008, 2048) and "Mixed_7c.branch1x1.conv.weight"

@@ -14,6 +14,8 @@ from typing import Annotated
 import tyro
 
 from evaluation.options import NetworkOptions, check_networks
+from runtime.files import check_writable, replacing
+from runtime.flags import COMMON, Range, check_ranges
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ def make_reference(config: MakeReference) -> None:
         raise ValueError(f"--out {out}: the name must end in .npz")
     if out.exists():
         raise ValueError(f"--out {out} exists: remove it, or give another name")
-    if config.images < 4:
-        raise ValueError(f"--images {config.images}: precision and recall need at least 4")
+    check_ranges(config, COMMON | {"images": Range(4, 10**9)})
+    check_writable(out, f"--out {out}")
     from evaluation.data_sets import open_source
     from evaluation.evaluator import load_extractors
     from evaluation.features import extract
@@ -97,7 +99,6 @@ def describe(config: MakeReference, source, extractors) -> dict:
 def write_reference(out: Path, source, config: MakeReference, statistics: dict, recipe: dict):
     """arr_0, arr_1 (labels, if there are any), the statistics, and the recipe."""
     import json
-    import os
     import zipfile
 
     import numpy as np
@@ -113,11 +114,8 @@ def write_reference(out: Path, source, config: MakeReference, statistics: dict, 
     arrays = statistics | {"recipe": np.array(json.dumps(recipe))}
     if source.labels is not None:
         arrays["arr_1"] = source.labels[chosen]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + f".tmp{os.getpid()}")
-    with zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
+    with replacing(out) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
         one_by_one = (source.images[i : i + 1] for i in chosen.tolist())
         write_array(archive, "arr_0", (count, *source.shape), np.dtype(np.uint8), one_by_one)
         for name, array in arrays.items():
             write_array(archive, name, array.shape, array.dtype, [array])
-    os.replace(temporary, out)

@@ -1,9 +1,13 @@
 """What can be asked for beyond ADM's five numbers. No torch here: --help answers at once."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from runtime.flags import COMMON, Range, check_ranges, flag
+
 DINOV2 = "vit_large_patch14_dinov2.lvd142m"  # of FD-DINOv2, by timm's name
+IN_PIXELS = ("batch_size",)  # options that act in pixel space too
 
 
 @dataclass(frozen=True)
@@ -34,18 +38,29 @@ class MetricOptions(NetworkOptions):
     """FID of the first N samples too, for each N given"""
 
 
+RANGES = COMMON | {"fid_at": Range(2, 10**12)}
+
+
 def check_networks(o: NetworkOptions) -> None:
     """Everything that can be said without files; `ValueError` names the flag."""
-    if o.batch_size < 1:
-        raise ValueError(f"--batch-size {o.batch_size}: must be at least 1")
-    if o.dinov2_weights and not o.fd_dinov2:
-        raise ValueError("--dinov2-weights is of no use without --fd-dinov2")
+    check_ranges(o, RANGES)
+    for name in ("dinov2_weights", "dinov2_model"):
+        if getattr(o, name) != getattr(NetworkOptions, name) and not o.fd_dinov2:
+            raise ValueError(f"{flag(name)} is of no use without --fd-dinov2")
 
 
-def check_metrics(o: MetricOptions) -> None:
+def check_metrics(o: MetricOptions, pixels: bool = False) -> None:
+    """The same; in pixel space, flags that are about networks or their features are refused."""
+    if pixels:
+        for field in dataclasses.fields(o):
+            value = getattr(o, field.name)
+            if field.name not in IN_PIXELS and value != field.default:
+                words = value if isinstance(value, tuple) else (value,)
+                given = "" if value is True else " " + " ".join(map(str, words))
+                raise ValueError(
+                    f"{flag(field.name)}{given}: it has no effect in pixel space (--pixels, or "
+                    f"digits); leave it out"
+                )
     check_networks(o)
-    if o.bootstrap < 0 or o.bootstrap == 1:
-        raise ValueError(f"--bootstrap {o.bootstrap}: must be 0 or at least 2")
-    for count in o.fid_at:
-        if count < 2:
-            raise ValueError(f"--fid-at {count}: must be at least 2")
+    if o.bootstrap not in range(2, 2**20) and o.bootstrap != 0:
+        raise ValueError(f"--bootstrap {o.bootstrap}: must be 0 or at least 2, under a million")

@@ -41,11 +41,11 @@ class Reference:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the whole file."""
+        """SHA-256 of the whole file."""
         return content_hash(self.path)
 
     def describe(self) -> dict:
-        """What a record of an evaluation says of it."""
+        """The reference, for the record of an evaluation."""
         return {
             "path": self.path,
             "sha256": self.sha256,
@@ -55,7 +55,7 @@ class Reference:
         }
 
     def summary(self) -> str:
-        """That in a line."""
+        """The reference in a line."""
         parts = [f"{len(self.images):,} images" if self.images else "no images"]
         parts += ["stored statistics"] if self.statistics else []
         parts += [f"of {self.recipe['data']}"] if "data" in (self.recipe or {}) else []

@@ -2,11 +2,18 @@
 
 import csv
 import fcntl
-import json
+import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
+
+from runtime.files import NO_LOCKS, check_file, check_writable, replace_file, write_json
+from runtime.locks import is_named
+from runtime.schema import read_json
 
 TITLES = {  # metric: how it is called, and its digits
     "fid": ("FID", 3),
@@ -16,6 +23,16 @@ TITLES = {  # metric: how it is called, and its digits
     "recall": ("recall", 4),
     "kid": ("KID", 6),
     "fd_dinov2": ("FD-DINOv2", 2),
+    **{
+        name: (name, 4)
+        for name in (
+            "pixel_frechet",
+            "pixel_precision",
+            "pixel_recall",
+            "classifier_score",
+            "label_agreement",
+        )
+    },
 }
 RECIPE = {  # column: where a recipe of sample_ddp.py has it
     "model": ("model",),
@@ -30,6 +47,8 @@ RECIPE = {  # column: where a recipe of sample_ddp.py has it
 HASHES = ("weights_sha256", "reference_sha256")
 ORIGIN = ("reference", "reference_sha256", "pr_dtype", "date")
 COLUMNS = ["samples", "images", *TITLES, *RECIPE, *ORIGIN]
+REQUIRED = {"samples", "images", "reference_sha256"}  # which every version had
+LARGEST_RECORD = 2**26  # bytes
 
 
 def metrics_path(samples: str) -> Path:
@@ -65,8 +84,33 @@ def format_scores(scores) -> list[str]:
 def write_record(path: Path, scores, **about) -> None:
     """Everything of an evaluation as JSON."""
     record = {key: value for key, value in asdict(scores).items() if value or key == "metrics"}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record | about, indent=2) + "\n")
+    write_json(path, record | about)
+
+
+def check_outputs(out: Path, results: Path) -> None:
+    """Raise `ValueError` unless both can be written, and only an evaluation's own are replaced."""
+    check_writable(out, f"--out {out}")
+    check_writable(results, f"--results {results}")
+    if os.path.realpath(out) == os.path.realpath(results):
+        raise ValueError(f"--out {out}: it is --results too; give another name")
+    if out.exists() and out.stat().st_size and not is_record(out):
+        raise ValueError(
+            f"--out {out}: what is there is no record of an evaluation and is not replaced; give "
+            f"another name"
+        )
+    if results.exists():
+        read_lines(results)
+        if not os.access(results, os.W_OK):
+            raise ValueError(f"--results {results}: no permission to write it")
+
+
+def is_record(path: Path) -> bool:
+    """Return whether a file is what `write_record` writes, of this version or an older one."""
+    try:
+        content = read_json(path) if path.stat().st_size <= LARGEST_RECORD else None
+    except ValueError:
+        return False
+    return isinstance(content, dict) and isinstance(content.get("metrics"), dict)
 
 
 def result_line(samples: str, scores, reference: dict, pr_dtype: str, recipe: dict | None) -> dict:
@@ -88,26 +132,68 @@ def result_line(samples: str, scores, reference: dict, pr_dtype: str, recipe: di
 
 
 def append_line(path: Path, line: dict) -> None:
-    """Add a line, under a header if the file is new; processes that do so at once take turns."""
+    """Add a line, under a header if the file is new; processes that do so at once take turns.
+
+    A file of an older version keeps its columns, unless the line has a value for another: then it
+    is written anew with that column, empty in the older lines.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", newline="") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        writer = csv.DictWriter(file, COLUMNS)
-        if os.fstat(file.fileno()).st_size == 0:
-            writer.writeheader()
-        writer.writerow(line)
+    with locked(path) as file:
+        file.seek(0)
+        text = file.read()
+        header = next(csv.reader(io.StringIO(text)), [])
+        columns = header or COLUMNS
+        missing = {name for name, value in line.items() if value not in (None, "")} - {*columns}
+        if missing:
+            lines = [*read_lines(path), line]
+            columns = [name for name in COLUMNS if name in {*columns, *missing}]
+            replace_file(path, lambda new: new.write(table(columns, lines).encode()))
+            return
+        ending = "" if text.endswith("\n") or not text else "\r\n"  # of a writer that was killed
+        lines = table(columns, [line], header=not header)
+        file.write(ending + lines)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[TextIO]:
+    """Open a file for reading and appending that nobody else has in this way."""
+    while True:
+        with open(path, "a+", newline="", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+            if is_named(file, path):  # else it was replaced in the meantime
+                yield file
+                return
+
+
+def table(columns: list[str], lines: list[dict], header: bool = True) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
+    if header:
+        writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The lines of a results file; `ValueError` if it is not one."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+    """Read the lines of a results file; columns that it does not have are empty.
+
+    `ValueError` if it is not one.
+    """
+    check_file(path)
     try:
-        with open(path, newline="") as file:
-            reader = csv.DictReader(file)
-            if reader.fieldnames is not None and reader.fieldnames != COLUMNS:
-                raise ValueError(f"its columns are {', '.join(reader.fieldnames)}")
-            return list(reader)
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, restval="")
+            columns = reader.fieldnames or COLUMNS
+            if {*columns} - {*COLUMNS} or len({*columns}) < len(columns) or REQUIRED - {*columns}:
+                raise ValueError(f"its columns are {', '.join(columns)[:200]}")
+            lines = [dict.fromkeys(COLUMNS, "") | line for line in reader]
+            if any(None in line for line in lines):
+                raise ValueError("a line has more cells than there are columns")
+            return lines
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path}: not a results file of this program ({error})") from None
 
@@ -117,7 +203,15 @@ def markdown_table(lines: list[dict]) -> str:
 
     Columns that are empty in every line, dates and hashes are left out.
     """
-    latest = {(line["samples"], line["images"], line["reference_sha256"]): line for line in lines}
+    latest = {
+        (
+            line["samples"],
+            line["images"],
+            line["reference_sha256"],
+            bool(line["pixel_frechet"]),
+        ): line
+        for line in lines
+    }
     rows = list(latest.values())
     columns = [
         column
@@ -137,5 +231,6 @@ def markdown_table(lines: list[dict]) -> str:
 
 def format_cell(column: str, value: str) -> str:
     if column in TITLES and value:
-        return f"{float(value):.{TITLES[column][1]}f}"
+        with suppress(ValueError):  # of a hand that wrote text there
+            return f"{float(value):.{TITLES[column][1]}f}"
     return value.replace("|", r"\|")

@@ -7,6 +7,7 @@
 One more kind of scorer is a class like `PixelScorer` and a line in `load_scorer`.
 """
 
+import hashlib
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from evaluation.evaluator import Evaluator
-from evaluation.image_sets import ImageSet
+from evaluation.image_sets import ImageSet, content_hash
 from evaluation.options import MetricOptions
 from evaluation.pixel_scores import PIXELS_ARE_NOT_FID, load_images, pixel_metrics
 from evaluation.scoring import Scores
@@ -29,9 +30,11 @@ class Scorer(Protocol):
 
     Args:
         processes: those that share the work; each takes its share of the samples.
+        pr_dtype: arithmetic of precision's and recall's distances.
     """
 
     processes: Processes
+    pr_dtype: str
 
     def check_shape(self, shape: tuple[int, int, int], name: str) -> None:
         """`ValueError` unless samples of (H, W, C), called `name`, can be compared."""
@@ -40,7 +43,7 @@ class Scorer(Protocol):
         """The reference in a line."""
 
     def describe(self, scores: Scores) -> dict:
-        """How these numbers came about, for their record; JSON-compatible."""
+        """The way these numbers came about, for their record; JSON-compatible."""
 
     def evaluate(
         self, batches: Iterable[np.ndarray | Tensor], labels: np.ndarray | None = None
@@ -61,7 +64,7 @@ class PixelScorer:
     """
 
     def __init__(self, reference: str):
-        self.name, self.processes = reference, Processes()
+        self.name, self.processes, self.pr_dtype = reference, Processes(), "float32"
         self.reference = load_images(reference)
 
     def check_shape(self, shape: tuple[int, int, int], name: str) -> None:
@@ -77,7 +80,14 @@ class PixelScorer:
 
     def describe(self, scores: Scores) -> dict:
         counts = {"samples": scores.count, "reference": len(self.reference[0])}
-        return {"counts": counts, "note": PIXELS_ARE_NOT_FID}
+        images, labels, recipe = self.reference
+        about = {
+            "path": self.name,
+            "sha256": digest_of(images, labels) if self.name == DIGITS else content_hash(self.name),
+            "images": len(images),
+            "recipe": recipe,
+        }
+        return {"counts": counts, "note": PIXELS_ARE_NOT_FID, "reference": about}
 
     def evaluate(
         self, batches: Iterable[np.ndarray | Tensor], labels: np.ndarray | None = None
@@ -120,6 +130,13 @@ def load_scorer(
         scorer = Evaluator(reference, options)
     scorer.check_shape(shape, name)
     return scorer
+
+
+def digest_of(images: np.ndarray, labels: np.ndarray) -> str:
+    """SHA-256 of images and labels that are in no file."""
+    digest = hashlib.sha256(np.ascontiguousarray(images))
+    digest.update(np.ascontiguousarray(labels, dtype=np.int64))
+    return digest.hexdigest()
 
 
 def digits_set() -> ImageSet:

@@ -1,4 +1,4 @@
-"""From features to numbers: every metric that was asked for, of one set of samples."""
+"""Every metric that was asked for, of the features of one set of samples."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +22,7 @@ Statistics = tuple[np.ndarray, np.ndarray]  # mean (D,), covariance (D, D)
 
 @dataclass
 class Real:
-    """What samples are compared with; `pool` is None where the reference has no images."""
+    """The data that samples are compared with; `pool` is None where the reference has no images."""
 
     statistics: dict[str, Statistics]
     pool: np.ndarray | None = None
@@ -39,7 +39,7 @@ class Real:
 
 @dataclass
 class Scores:
-    """Of one set of samples; `intervals` are 95% intervals, `per_class` goes by label."""
+    """Scores of one set of samples; `intervals` are 95% intervals, `per_class` goes by label."""
 
     metrics: dict[str, float]
     count: int
@@ -76,15 +76,15 @@ def score(
         metrics["kid"] = kernel_distance(real.pool, pool)
     for count in o.fid_at:
         metrics[f"fid_at_{count}"] = real.distance("pool", *first_statistics(pool, count))
-    found = Scores(metrics, len(pool), warnings=warnings_about(features, labels, probs, real, o))
+    scores = Scores(metrics, len(pool), warnings=warnings_about(features, labels, probs, real, o))
     if o.bootstrap:
         spread = deviations(pool, probs, partial(real.distance, "pool"), o.bootstrap, device)
         for name, deviation in spread.items():
             half = NORMAL_95 * deviation
-            found.intervals[name] = metrics[name] - half, metrics[name] + half
+            scores.intervals[name] = metrics[name] - half, metrics[name] + half
     if o.per_class:
-        found.per_class = per_class(real, pool, labels, o.pr_dtype, device)
-    return found
+        scores.per_class = per_class(real, pool, labels, o.pr_dtype, device)
+    return scores
 
 
 def frechet_of(features: Features) -> list[tuple[str, str]]:
@@ -112,35 +112,35 @@ def first_statistics(pool: np.ndarray, count: int) -> Statistics:
 
 def per_class(real: Real, pool: np.ndarray, labels: np.ndarray, dtype: str, device) -> dict:
     """Precision and recall of each label that has k + 1 images in both sets."""
-    found = {}
+    scores = {}
     for label in np.intersect1d(labels, real.labels):
         theirs, ours = real.pool[real.labels == label], pool[labels == label]
         if min(len(theirs), len(ours)) > K:
             precision, recall = precision_recall(theirs, ours, K, dtype, device)
-            found[int(label)] = {"precision": precision, "recall": recall}
-    return found
+            scores[int(label)] = {"precision": precision, "recall": recall}
+    return scores
 
 
 def warnings_about(
     features: Features, labels: np.ndarray | None, probs: np.ndarray, real: Real, o: MetricOptions
 ) -> list[str]:
-    """What readers of these numbers should know."""
+    """Warnings that readers of these numbers need."""
     count = len(probs)
-    found = []
+    warnings = []
     sizes = {metric: len(features.moments[name].mean) for metric, name in frechet_of(features)}
     deficient = [metric for metric, size in sizes.items() if rank_warning(count, size)]
     if deficient:
-        found.append(f"{', '.join(deficient)}: {rank_warning(count, max(sizes.values()))}")
+        warnings.append(f"{', '.join(deficient)}: {rank_warning(count, max(sizes.values()))}")
     classes = {"labels": labels, "predicted classes": probs.argmax(axis=1)}
     in_order = [what for what, c in classes.items() if c is not None and sorted_by_class(c)]
     if in_order:
         effect = "is far too low: shuffle the images" if count > SPLIT else "has one split here"
-        found.append(
+        warnings.append(
             f"{' and '.join(in_order)} are sorted: Inception Score, in file order with {SPLIT:,} "
             f"images a split, {effect}"
         )
     if o.fid_at:
-        found.append("FID depends on the number of samples: compare it at the same number only")
+        warnings.append("FID depends on the number of samples: compare it at the same number only")
     if o.kid and min(count, len(real.pool)) < KID_SUBSET:
-        found.append(f"KID: fewer than {KID_SUBSET:,} images, all are taken for every subset")
-    return found
+        warnings.append(f"KID: fewer than {KID_SUBSET:,} images, all are taken for every subset")
+    return warnings

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 Outputs = dict[Hashable, list[Any]]
+Sinks = tuple[tuple[Outputs, Hashable], ...]  # where an output goes, and under which key
 
 
 class BlockRecorder:
@@ -28,28 +29,38 @@ class BlockRecorder:
     def __init__(self, blocks: Mapping[Hashable, nn.Module]):
         self.blocks = dict(blocks)
         self.outputs: Outputs = {}
-        self._recorders: dict[Hashable, tuple[Callable | None, Callable]] = {}
+        self._forwards: dict[tuple, tuple[Callable | None, Callable]] = {}
         self._active = False
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Start with no outputs, record, and leave the blocks as they were, whatever happens."""
-        if self._active:
+    def recording(self, *others: "BlockRecorder") -> Iterator[None]:
+        """Start with no outputs, record, and leave the blocks as they were, whatever happens.
+
+        `others` record in the same passes. A block that several ask for is shadowed once, and
+        each of them is handed the same output.
+        """
+        together = list(dict.fromkeys([self, *others]))
+        if any(recorder._active for recorder in together):
             raise RuntimeError("capture() is already active; leave it before entering it again")
-        self.clear()
-        shadowed = {key: vars(block).get("forward") for key, block in self.blocks.items()}
-        self._active = True
+        sinks: dict[nn.Module, list[tuple[Outputs, Hashable]]] = {}
+        for recorder in together:
+            recorder.clear()
+            for key, block in recorder.blocks.items():
+                sinks.setdefault(block, []).append((recorder.outputs, key))
+        shadowed = {block: vars(block).get("forward") for block in sinks}
+        set_active(together, True)
         try:
-            for key, block in self.blocks.items():
-                block.forward = self._recorder(key, shadowed[key])
+            for block, wanted in sinks.items():
+                block.forward = self._forward(block, shadowed[block], tuple(wanted))
             yield
         except BaseException:
-            self.clear()  # half a forward pass is no use to anybody, and it holds memory
+            for recorder in together:  # half a forward pass is no use, and it holds memory
+                recorder.clear()
             raise
         finally:
-            for key, block in self.blocks.items():
-                restore_forward(block, shadowed[key])
-            self._active = False
+            for block, forward in shadowed.items():
+                restore_forward(block, forward)
+            set_active(together, False)
 
     def take(self) -> Outputs:
         """Hand over what was recorded, keeping nothing."""
@@ -59,31 +70,36 @@ class BlockRecorder:
 
     def clear(self) -> None:
         """Let go of every recorded output."""
-        self.outputs.clear()  # the recorders hold this very dict
+        self.outputs.clear()  # the recording forwards hold this very dict
 
     def missing(self) -> Iterable[Hashable]:
         """The keys of the blocks that have not run since recording started."""
         return [key for key in self.blocks if key not in self.outputs]
 
-    def _recorder(self, key: Hashable, shadowed: Callable | None) -> Callable:
+    def _forward(self, block: nn.Module, shadowed: Callable | None, sinks: Sinks) -> Callable:
         """The recording `forward` of a block; kept, so that torch.compile meets it again."""
-        known = self._recorders.get(key)
+        key = (block, *((id(outputs), name) for outputs, name in sinks))
+        known = self._forwards.get(key)
         if known is None or known[0] is not shadowed:
-            known = (shadowed, make_recorder(self.blocks[key], shadowed, key, self.outputs))
-            self._recorders[key] = known
+            known = (shadowed, make_forward(block, shadowed, sinks))
+            self._forwards[key] = known
         return known[1]
 
 
-def make_recorder(
-    block: nn.Module, shadowed: Callable | None, key: Hashable, outputs: Outputs
-) -> MethodType:
+def set_active(recorders: Iterable[BlockRecorder], active: bool) -> None:
+    for recorder in recorders:
+        recorder._active = active
+
+
+def make_forward(block: nn.Module, shadowed: Callable | None, sinks: Sinks) -> MethodType:
     def forward(self, *args, **kwargs):
         if shadowed is None:
             output = type(self).forward(self, *args, **kwargs)
         else:
             output = shadowed(*args, **kwargs)
         if torch.compiler.is_compiling() or (self is block and not in_backward()):
-            outputs.setdefault(key, []).append(output)
+            for outputs, key in sinks:
+                outputs.setdefault(key, []).append(output)
         return output
 
     return MethodType(forward, block)

@@ -48,6 +48,14 @@ class TokenReader:
 
     def tokens(self, output: Any) -> Tensor:
         """(N, T, D); `ValueError` or `TypeError` with what `output` consists of otherwise."""
+        hidden = self.states(output)
+        return hidden if hidden.dim() == 3 else hidden.flatten(1, 2)
+
+    def states(self, output: Any) -> Tensor:
+        """(N, T, P, D) where an axis stands for frames, else (N, S, D); errors as `tokens`.
+
+        Axes between the second and the last are flattened.
+        """
         hidden = choose(output, self.select)
         if hidden.dim() < 3:
             raise ValueError(
@@ -55,10 +63,12 @@ class TokenReader:
                 f"have three axes or more"
             )
         if self.channels_first:
-            return hidden.flatten(2).transpose(1, 2)  # (N, D, H, W) -> (N, H * W, D)
+            if hidden.dim() < 5:
+                return hidden.flatten(2).transpose(1, 2)  # (N, D, H, W) -> (N, H * W, D)
+            return hidden.movedim(1, -1).flatten(2, -2)  # (N, D, T, H, W) -> (N, T, H * W, D)
         if not self.batch_first:
             hidden = hidden.transpose(0, 1)  # (T, N, D) -> (N, T, D)
-        return hidden.flatten(1, -2)
+        return hidden if hidden.dim() == 3 else hidden.flatten(2, -2)
 
 
 def choose(output: Any, select: Select | None) -> Tensor:

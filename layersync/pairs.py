@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 
 Pair = tuple[int, int]
 
+PUBLISHED_PAIRS: dict[int, Pair] = {28: (8, 16), 24: (8, 18), 12: (4, 7)}
+"""By number of blocks: those of SiT-XL, L and B (arXiv 2510.12581, Sec. 4)."""
+
 
 def check_pairs(pairs: Iterable[Pair], depth: int, found: str = "") -> tuple[Pair, ...]:
     """Return `pairs` as a tuple, after checking them against a model of `depth` blocks.
@@ -43,12 +46,42 @@ def check_pairs(pairs: Iterable[Pair], depth: int, found: str = "") -> tuple[Pai
             )
         if student < 1 or teacher > depth:
             raise ValueError(
-                f"pair {pair}: the model has {depth} blocks, numbered 1 to {depth}; "
+                f"pair {pair}: LayerSync could not find layer {beyond(pair, depth)}: the model "
+                f"has {depth} blocks, numbered 1 to {depth}; "
                 f"1 <= student < teacher <= {depth} is needed{found and f'. Found: {found}'}"
             )
     if len(set(pairs)) < len(pairs):
         raise ValueError(f"pairs {list(pairs)}: a pair is given twice")
     return pairs
+
+
+def check_numbers(pair: Pair, depth: int, found: str = "") -> Pair:
+    """Return CREPA's `pair` after checking it against a model of `depth` blocks.
+
+    Student and teacher may be one block, for a projector stands between them. `found` is as in
+    `check_pairs`. Raises `ValueError` for anything else.
+    """
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise ValueError(f"pair: {pair!r} is not a (student, teacher) pair like (8, 16)")
+    student, teacher = pair = tuple(pair)
+    if not all(type(number) is int for number in pair):
+        raise ValueError(f"pair {pair}: block numbers are integers, counted from 1")
+    if student > teacher:
+        raise ValueError(
+            f"pair {pair}: the student must not be deeper than its teacher; "
+            f"did you mean {(teacher, student)}?"
+        )
+    if student < 1 or teacher > depth:
+        raise ValueError(
+            f"pair {pair}: CREPA could not find layer {beyond(pair, depth)}: the model has {depth} "
+            f"blocks, numbered 1 to {depth}{found and f'. Found: {found}'}"
+        )
+    return pair
+
+
+def beyond(pair: Pair, depth: int) -> int:
+    """Return the first number of a pair that is outside 1..depth."""
+    return next(number for number in pair if not 1 <= number <= depth)
 
 
 def check_weights(weights: Iterable[float], pairs: Sequence[Pair]) -> tuple[float, ...]:
@@ -88,14 +121,16 @@ def parse_pairs(text: str) -> tuple[Pair, ...]:
 
 
 def suggest_pair(depth: int) -> Pair:
-    """A first choice for a model of `depth` >= 5 blocks, where the paper publishes none.
+    """Return a first choice of pair for a model of `depth` >= 5 blocks.
 
-    The student stands at a third of the depth, the teacher at six tenths: that keeps clear of the
-    first blocks and of the last 20 %, as Sec. 3.4 of the paper asks, and gives its published pair
-    (4, 7) for the 12 blocks of SiT-B/2.
+    Where the paper publishes a pair for that many blocks, it is that one. Elsewhere the student
+    stands at three tenths of the depth and the teacher at six: clear of the first blocks and of
+    the last 20 %, as Sec. 3.4 of the paper asks.
+
+    Raises `ValueError` for fewer blocks.
     """
     if depth < 5:
         raise ValueError(
             f"a model of {depth} blocks has no room for a rule; name the pair yourself"
         )
-    return depth // 3, depth * 3 // 5
+    return PUBLISHED_PAIRS.get(depth, (round(0.3 * depth), round(0.6 * depth)))

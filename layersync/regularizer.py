@@ -1,8 +1,7 @@
 """The regulariser: minus the cosine between a block's tokens and a deeper block's."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,13 +9,14 @@ from torch import Tensor, nn
 
 from layersync.alignment import Mask, sample_cosine, split_mask
 from layersync.blocks import as_blocks, find_blocks
-from layersync.capture import BlockRecorder, Outputs
+from layersync.hidden import HiddenStates, Recording
 from layersync.outputs import Select, TokenReader, describe
 from layersync.pairs import Pair, check_pairs, check_weights
+from layersync.schedule import Schedule, ScheduledWeight
 from layersync.settings import read_settings
 
 
-class LayerSync:
+class LayerSync(Recording):
     """Align blocks in pairs: L_sync = - mean over pairs, samples and tokens of cos(z_k, z_k').
 
     Args:
@@ -26,6 +26,10 @@ class LayerSync:
         pairs: (student, teacher) block numbers, counted from 1, student < teacher <= their number.
         weights: one factor above 0 for each pair; the loss is then the weighted sum over pairs
             instead of their mean.
+        schedule: how lambda changes; the loss is then multiplied by it, and `loss` needs the step
+            unless lambda is constant.
+        reduce: the mean of a tensor over all processes, for a threshold in the schedule; by
+            default over torch.distributed's.
         select: which part of a block's output is compared, where it is not one tensor or not all
             of its tokens: a position, a name, or a function `select(output) -> Tensor`.
         batch_first: False for hidden states (T, N, D).
@@ -44,6 +48,8 @@ class LayerSync:
         pairs: Sequence[Pair],
         *,
         weights: Sequence[float] | None = None,
+        schedule: Schedule | None = None,
+        reduce: Callable[[Tensor], Tensor] | None = None,
         select: Select | None = None,
         batch_first: bool = True,
         channels_first: bool = False,
@@ -52,11 +58,10 @@ class LayerSync:
         self.depth = len(self.blocks)
         self.pairs = check_pairs(pairs, self.depth, found=self.blocks.summary())
         self.weights = None if weights is None else check_weights(weights, self.pairs)
-        self._reader = TokenReader(select, batch_first, channels_first)
-        self._numbers = sorted({number for pair in self.pairs for number in pair})
-        # a module that stands in several places is recorded once, under the first of them
-        self._first = {n: self.blocks.modules.index(self.blocks[n - 1]) + 1 for n in self._numbers}
-        self._recorder = BlockRecorder({n: self.blocks[n - 1] for n in self._first.values()})
+        reader = TokenReader(select, batch_first, channels_first)
+        numbers = {number for pair in self.pairs for number in pair}
+        self._hidden = HiddenStates(self.blocks, numbers, reader.tokens)
+        self.coefficient = None if schedule is None else ScheduledWeight(schedule, reduce)
         self._similarity: dict[Pair, Tensor] = {}
         self._loss: Tensor | None = None
 
@@ -88,31 +93,26 @@ class LayerSync:
         return cls(blocks, [read.pair], weights=[read.lambda_], **options)
 
     def __repr__(self) -> str:
-        numbers = ", ".join(f"{n}: {self.blocks.describe(n)}" for n in self._numbers)
+        numbers = ", ".join(f"{n}: {self.blocks.describe(n)}" for n in self._hidden.numbers)
         weights = f", weights={list(self.weights)}" if self.weights else ""
         return f"LayerSync(depth={self.depth}, pairs={list(self.pairs)}{weights}; {numbers})"
 
-    @contextmanager
-    def capture(self) -> Iterator[None]:
-        """Record the paired blocks in forward passes inside this `with` statement.
-
-        Several passes, of whatever token counts, are treated as one larger batch. Each `capture()`
-        forgets the one before.
-        """
+    def _forget(self) -> None:
         self._similarity, self._loss = {}, None
-        with self._recorder.recording():
-            yield
 
-    def loss(self, reduction: str = "mean", mask: Mask | None = None) -> Tensor:
+    def loss(
+        self, reduction: str = "mean", mask: Mask | None = None, step: int | None = None
+    ) -> Tensor:
         """Minus the mean cosine, in float32 whatever the autocast dtype.
 
-        In [-1, 1]; with `weights`, in plus or minus their sum.
+        In [-1, 1]; with `weights`, in plus or minus their sum; with a schedule, times lambda.
 
         Args:
             reduction: "mean" for a scalar, "none" for one value per sample, (N,).
             mask: (N, T) bool, True for the tokens that count; each sample is the mean over its
                 own, and 0 without any. After several passes, a list with one for each, or one
                 for the larger batch.
+            step: steps of the run done before this one, for the schedule.
 
         Lets go of the recorded outputs: call it once after each `capture()`.
 
@@ -122,10 +122,13 @@ class LayerSync:
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f'reduction must be "mean" or "none", got {reduction!r}')
-        tokens = self._tokens(self._recorder.take())
+        self._check_step(step)
+        tokens = self._tokens()
         cosines = {pair: self._cosine(tokens, pair, mask) for pair in self.pairs}  # (N,) each
         self._similarity = {pair: cosine.detach().mean() for pair, cosine in cosines.items()}
         losses = -self._combine(list(cosines.values()))  # (N,)
+        if self.coefficient is not None:
+            losses = self._weigh(losses, torch.stack(list(self._similarity.values())).mean(), step)
         self._loss = losses.detach().mean()
         return losses.mean() if reduction == "mean" else losses
 
@@ -142,7 +145,8 @@ class LayerSync:
     def logs(self) -> dict[str, float]:
         """The last loss, weighted, and the mean cosine over pairs, under SimpleTuner's names."""
         similarity = torch.stack(list(self.similarity_tensors().values())).mean()
-        return {"layersync_loss": self._loss.item(), "layersync_similarity": similarity.item()}
+        logs = {"layersync_loss": self._loss.item(), "layersync_similarity": similarity.item()}
+        return logs | ({"layersync_weight": float(self._weight)} if self.coefficient else {})
 
     def _combine(self, cosines: list[Tensor]) -> Tensor:
         """The mean over pairs, or their weighted sum, (N,); in float32 under autocast too."""
@@ -157,37 +161,21 @@ class LayerSync:
         passes = zip(students, teachers, masks, strict=True)
         return torch.cat([sample_cosine(*tensors) for tensors in passes])
 
-    def _tokens(self, recorded: Outputs) -> dict[int, list[Tensor]]:
+    def _tokens(self) -> dict[int, list[Tensor]]:
         """{number: tokens (N, T, D) of each of its calls}, checked."""
-        missing = [n for n in self._numbers if self._first[n] not in recorded]
-        if missing:
-            raise RuntimeError(
-                f"blocks {missing} did not run inside capture() since the last loss(): "
-                f"call the model inside `with sync.capture():`, then loss() once "
-                f"({', '.join(self._name(number) for number in missing)})"
-            )
-        outputs = {number: self._calls(number, recorded) for number in self._numbers}
-        counts = {number: len(calls) for number, calls in outputs.items()}
-        if len(set(counts.values())) > 1:
-            raise RuntimeError(f"the paired blocks ran unequally often (block: calls): {counts}")
-        tokens = {n: [self._read(n, call) for call in calls] for n, calls in outputs.items()}
+        outputs, tokens = self._hidden.take()
         for pair in self.pairs:
             for i in range(len(outputs[pair[0]])):
                 found = {n: (outputs[n][i], tokens[n][i].shape) for n in pair}
                 if len({shape for _, shape in found.values()}) > 1:
                     raise ValueError(self._mismatch(pair, found))
         for student in sorted({student for student, _ in self.pairs}):
-            if torch.is_grad_enabled() and not all(t.requires_grad for t in tokens[student]):
-                raise RuntimeError(
-                    f"block {student} is a student, but its output carries no gradient: its "
-                    f"pass ran under no_grad, frozen, or in reentrant activation "
-                    f"checkpointing (use checkpoint(..., use_reentrant=False))"
-                )
+            self._hidden.require_gradient(student, tokens[student])
         return tokens
 
     def _mismatch(self, pair: Pair, found: dict[int, tuple[Any, tuple]]) -> str:
         returned = " and ".join(
-            f"{self._name(number)} returned {describe(output)}, tokens {tuple(shape)}"
+            f"{self._hidden.name(number)} returned {describe(output)}, tokens {tuple(shape)}"
             for number, (output, shape) in found.items()
         )
         return (
@@ -195,25 +183,3 @@ class LayerSync:
             f"{returned}; drop tokens that only one of them has with select, or choose blocks of "
             f"one width"
         )
-
-    def _calls(self, number: int, recorded: Outputs) -> list[Any]:
-        """The outputs of a block; of a module in several places, those of every round's turn."""
-        module = self.blocks[number - 1]
-        places = [n for n, other in enumerate(self.blocks, start=1) if other is module]
-        calls = recorded[self._first[number]]
-        if len(calls) % len(places):
-            raise RuntimeError(
-                f"blocks {places} are one module, {type(module).__name__}, which must run once for "
-                f"each of them in a pass; it ran {len(calls)} times"
-            )
-        return calls[places.index(number) :: len(places)]
-
-    def _read(self, number: int, output: Any) -> Tensor:
-        try:
-            return self._reader.tokens(output)
-        except (TypeError, ValueError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"{self._name(number)} {error}") from error
-
-    def _name(self, number: int) -> str:
-        return f"block {number} ({self.blocks.describe(number)})"

@@ -6,11 +6,12 @@
 Names, meaning and defaults are those of SimpleTuner's documentation, with two differences. A
 teacher must be named: there it defaults to the student, and the loss to a constant without a
 gradient. And numbers count from 1 only: there, one that is too large is tried as an index from 0.
+Values may be texts, "8", "0.2" or "true", as they stand in command lines and environments.
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -57,45 +58,81 @@ class Settings:
 
 
 def read_settings(source: Mapping[str, Any] | str | os.PathLike) -> Settings | None:
-    """The `layersync_` settings in a dict, a JSON text, or a JSON file given as a `Path`.
+    """Return the `layersync_` settings in a dict, a JSON text, or a JSON file; None if off.
 
-    Other settings are left alone, so that a whole configuration can be given; a leading `--`, as
-    in SimpleTuner's files, is dropped. None if `layersync_enabled` is false or not there.
+    A text that starts with `{` is JSON, any other a path. Other settings are left alone, so that a
+    whole configuration can be given; a leading `--`, as in SimpleTuner's files, is dropped. Off is
+    `layersync_enabled` false or not there.
 
     Raises `TypeError` or `ValueError` that names the setting, its value and the remedy.
     """
-    given = {str(key).removeprefix("--"): value for key, value in load(source).items()}
-    given = {key: value for key, value in given.items() if key.startswith(PREFIX)}
     known = [f"{PREFIX}{name}" for name in ("enabled", "student_block", "teacher_block", "lambda")]
-    for key, value in given.items():
-        if key not in known:
-            near = get_close_matches(key, known, n=1)
-            meant = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            raise ValueError(f"{key}: {value!r} is no setting of LayerSync; {meant}")
-    enabled = given.pop(f"{PREFIX}enabled", False)
-    if type(enabled) is not bool:
-        raise ValueError(f"{PREFIX}enabled: {enabled!r} is neither true nor false")
-    if not enabled:
+    given = pick(load(source), PREFIX, known, "LayerSync")
+    if not as_bool(f"{PREFIX}enabled", given.pop(f"{PREFIX}enabled", False)):
         return None
-    values = {key.removeprefix(PREFIX): value for key, value in given.items()}
-    if values.get("lambda") is not None:
-        values["lambda_"] = values["lambda"]
-    values.pop("lambda", None)
-    return Settings(**values)
+    values = {}
+    for name in ("student_block", "teacher_block"):
+        values[name] = number(given.get(f"{PREFIX}{name}"), int)
+    lambda_ = number(given.get(f"{PREFIX}lambda"), float)
+    return Settings(**values, **({} if lambda_ is None else {"lambda_": lambda_}))
 
 
 def load(source: Mapping[str, Any] | str | os.PathLike) -> Mapping[str, Any]:
+    """Return the settings that a dict, a JSON text or a file hold, whatever they are called."""
     if isinstance(source, Mapping):
         return source
     if not isinstance(source, str | os.PathLike):
         raise TypeError(
-            f"settings: expected a dict, JSON text or a Path, got {type(source).__name__}"
+            f"settings: expected a dict, JSON text or a path, got {type(source).__name__}"
         )
-    text = source if isinstance(source, str) else Path(source).read_text()
+    if isinstance(source, str) and source.lstrip().startswith("{"):
+        text = source
+    else:
+        try:
+            text = Path(source).read_text()
+        except OSError as error:
+            raise ValueError(
+                f"settings: {str(source)!r:.100} cannot be read ({error.strerror or error}); give "
+                f"a path, or JSON that starts with {{"
+            ) from None
     try:
         loaded = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"settings: {source!r:.100} is not JSON ({error})") from None
+        raise ValueError(f"settings: {str(source)!r:.100} is not JSON ({error})") from None
     if not isinstance(loaded, dict):
-        raise ValueError(f"settings: {source!r:.100} is JSON, but not an object of settings")
+        raise ValueError(f"settings: {str(source)!r:.100} is JSON, but not an object of settings")
     return loaded
+
+
+def pick(
+    settings: Mapping[str, Any], prefix: str, known: Sequence[str], whose: str
+) -> dict[str, Any]:
+    """Return the settings that start with `prefix`; `ValueError` for one that is not `known`."""
+    given = {str(key).removeprefix("--"): value for key, value in settings.items()}
+    given = {key: value for key, value in given.items() if key.startswith(prefix)}
+    for key, value in given.items():
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            raise ValueError(f"{key}: {value!r} is no setting of {whose}; {meant}")
+    return given
+
+
+def as_bool(name: str, value: Any) -> bool:
+    """Return a bool, or one written as "true" or "false"; `ValueError` for anything else."""
+    texts = {"true": True, "false": False}
+    if isinstance(value, str):
+        value = texts.get(value.strip().lower(), value)
+    if type(value) is not bool:
+        raise ValueError(f"{name}: {value!r} is neither true nor false")
+    return value
+
+
+def number(value: Any, kind: type) -> Any:
+    """Return a text as the int or float that it writes; all else as it is, for later checks."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return kind(value)
+    except ValueError:
+        return value

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from models.checkpoint_schema import check_content
+from runtime.files import check_file
 from runtime.hub import fetch, is_hub_name
 
 
@@ -15,14 +17,23 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict:
     """The dict in a checkpoint file, on the CPU, without unpickling anything but tensors.
 
     A name that is no local file may be one on the hub. `ValueError` for a missing, truncated or
-    foreign file.
+    foreign file, and for one of this project's that holds what it never wrote.
     """
     if not Path(path).is_file():
-        if not is_hub_name(path):
-            raise ValueError(f"checkpoint {path}: no such file")
+        if Path(path).exists() or not is_hub_name(path):
+            check_file(path, f"checkpoint {path}")
         path = fetch(str(path))
-    if Path(path).suffix == ".safetensors":
-        return read_safetensors(path)
+    safe = Path(path).suffix == ".safetensors"
+    content = read_safetensors(path) if safe else read_pickled(path, mmap)
+    if "config" in content or "arch" in content:  # others' files have neither
+        try:
+            check_content(content)
+        except ValueError as error:
+            raise ValueError(f"checkpoint {path}: altered or damaged: {error}") from None
+    return content
+
+
+def read_pickled(path: str | Path, mmap: bool) -> dict:
     try:
         content = load_tensors(path, mmap)
     except pickle.UnpicklingError as error:

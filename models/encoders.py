@@ -1,10 +1,10 @@
 """Pretrained vision transformers of timm's, frozen: loading them, and their patch features."""
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from runtime.files import check_file
 
 
 def load_vision_transformer(
@@ -22,8 +22,8 @@ def load_vision_transformer(
     """
     import timm
 
-    if weights and not Path(weights).is_file():
-        raise ValueError(f"{weights_flag} {weights}: no such file")
+    if weights:
+        check_file(weights, f"{weights_flag} {weights}")
     local = dict(pretrained_cfg_overlay=dict(file=weights)) if weights else {}
     try:
         network = timm.create_model(name, pretrained=True, num_classes=0, **settings, **local)

@@ -1,4 +1,4 @@
-"""From a checkpoint file to a network: of this project, SiT, REPA and LayerSync, in one way.
+"""The one way from a checkpoint file to a network: of this project, SiT, REPA and LayerSync.
 
     trained = load_trained("results/run/checkpoints/0400000.pt")
     v = trained.network(x, t, y)                 # (N, C, H, W), t = 0 is noise, t = 1 data
@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint_file import read_checkpoint
+from models.checkpoint_schema import PATHS, check_finite
 from models.zoo import build_model, describe_weights
 from transport.reversed_time import ReversedTime
 
 PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
 PROJECTORS = "projectors."  # REPA's alignment heads
-PATHS = ("Linear", "GVP", "VP")
 
 Kind = Literal["ema", "model"]
 
@@ -66,12 +66,16 @@ class Trained:
     def model(self) -> nn.Module:
         """The SiT in its own direction of time, on the CPU, in eval mode; always the same one.
 
-        Raises `ValueError` when the weights are not all of that network's, or more.
+        Raises `ValueError` when the weights are not all of that network's, or more, or not finite.
         """
         with torch.device("meta"):  # initial weights would be drawn for nothing
             model = build_model(self.arch)
         model = model.to_empty(device="cpu")
         load_weights(model, self.weights, self.path)
+        try:
+            check_finite(model.state_dict())
+        except ValueError as error:
+            raise ValueError(f"checkpoint {self.path}: {self.kind} {error}") from None
         return model.eval()
 
     @cached_property
@@ -137,7 +141,7 @@ def settings_of(checkpoint: dict) -> dict:
         codec = {"vae": checkpoint["codec"]} if "codec" in checkpoint else {}  # a folder, resolved
         return checkpoint["config"] | codec
     args = checkpoint.get("args")
-    if getattr(args, "path_type", None) not in PATHS:
+    if args is None or getattr(args, "path_type", None) not in PATHS:
         return {}  # none, or of another program
     transport = {key: getattr(args, key, None) for key in ("path_type", "prediction", "sample_eps")}
     classes = {"num_classes": args.num_classes} if hasattr(args, "num_classes") else {}
@@ -156,7 +160,7 @@ def hash_weights(weights: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())
-        digest.update(weights[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(weights[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

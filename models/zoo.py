@@ -60,9 +60,9 @@ def describe_weights(
     except (KeyError, ValueError, IndexError) as error:
         lacking = f"no {error.args[0]}" if isinstance(error, KeyError) else "its names are others"
         raise ValueError(f"{where}: not the weights of a SiT ({lacking})") from None
-    found = dict(depth=depth, hidden_size=patches[0], patch_size=patches[2])
+    own = dict(depth=depth, hidden_size=patches[0], patch_size=patches[2])
     for name, model in SiT_models.items():
-        if all(model.keywords[key] == value for key, value in found.items()):
+        if all(model.keywords[key] == value for key, value in own.items()):
             return dict(
                 name=name,
                 input_size=math.isqrt(tokens) * patches[2],
@@ -74,5 +74,5 @@ def describe_weights(
                 ),
                 learn_sigma=outputs == 2 * patches[1] * patches[2] ** 2,
             )
-    sizes = ", ".join(f"{key} {value}" for key, value in found.items())
+    sizes = ", ".join(f"{key} {value}" for key, value in own.items())
     raise ValueError(f"{where}: a SiT with {sizes}, which no model of the zoo has")

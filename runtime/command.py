@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runtime.flags import check_numbers
+from runtime.flags import COMMON, check_numbers, check_ranges
+from runtime.launch import is_first_process, rank
 
 EXIT_USAGE = 2
 EXIT_FAILED = 1
@@ -24,10 +25,6 @@ HOLD_BACK_SECONDS = 20
 
 class RunError(Exception):
     """What ends a run through no fault of the program; `str(error)` is for the user."""
-
-
-def is_first_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 def program_name() -> str:
@@ -68,6 +65,7 @@ def parse_command(
         raise
     with usage_errors():
         check_numbers(parsed)
+        check_ranges(parsed, COMMON)
     return parsed
 
 
@@ -82,7 +80,7 @@ def usage_errors() -> Iterator[None]:
     except (ValueError, RunError, OSError) as error:
         if not is_first_process():
             hold_back()  # still here after that: the first one has no such error
-            print(f"[rank {os.environ['RANK']}] ", end="", file=sys.stderr)
+            print(f"[rank {rank()}] ", end="", file=sys.stderr)
         print(f"{program_name()}: error: {in_one_line(error)}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_USAGE) from None
 
@@ -105,8 +103,8 @@ def run_errors(remedy: str) -> Iterator[None]:
         )
     else:
         return
-    rank = "" if is_first_process() else f"[rank {os.environ['RANK']}] "
-    print(f"\n{rank}{program_name()}: error: {reason}. {remedy}", file=sys.stderr, flush=True)
+    who = "" if is_first_process() else f"[rank {rank()}] "
+    print(f"\n{who}{program_name()}: error: {reason}. {remedy}", file=sys.stderr, flush=True)
     raise SystemExit(EXIT_FAILED)
 
 

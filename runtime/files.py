@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-LEFTOVER = re.compile(r"\.(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{16}\.tmp$")
+LEFTOVER = re.compile(r"\.(?P<host>[^.]+)-(?P<pid>\d+)-[0-9a-f]{16}\.tmp$")
 LONGEST_NAME = 255  # bytes, of nearly every file system
 ABANDONED_SECONDS = 24 * 3600  # without a write, by a process that cannot be asked from here
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a file system without flock
@@ -32,17 +32,26 @@ PROBE_BYTES = 4096
 
 def temporary_path(path: Path) -> Path:
     """Return a new name beside `path` that no other process on any machine uses."""
-    own = f".{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}.tmp"
+    own = f".{host_name()}-{os.getpid()}-{secrets.token_hex(8)}.tmp"
     name = path.name.encode()[: LONGEST_NAME - len(own)].decode(errors="ignore")
     return path.with_name(name + own)
 
 
+def host_name() -> str:
+    """Return this machine's name without dots, which part the words of a temporary file's name."""
+    return socket.gethostname().replace(".", "_")
+
+
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, sync: bool = True) -> Iterator[Path]:
     """Give a temporary path to write to; it takes the place of `path` when the block succeeds.
 
     For what must open the file itself by name; see `replace_file`. The folder is made when it is
     missing. An error removes the temporary file, leaves `path` as it was, and names `path`.
+
+    Args:
+        sync: flush to the disk before renaming; without, a crash of the machine may leave an empty
+            file, which many small files that can be made again may risk.
     """
     place = Path(os.path.realpath(path))  # a link keeps pointing where it does
     refuse_special(place)
@@ -53,10 +62,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield temporary
-            with open(temporary, "rb") as written:
-                os.fsync(written.fileno())
+            if sync:
+                with open(temporary, "rb") as written:
+                    os.fsync(written.fileno())
         os.replace(temporary, place)
-        sync_folder(place.parent)
+        if sync:
+            sync_folder(place.parent)
     except OSError as error:
         if error.filename in (None, str(temporary), temporary):
             error.filename, error.filename2 = str(path), None
@@ -100,6 +111,17 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def check_file(path: str | Path, name: str = "") -> None:
+    """Raise `ValueError` unless there is a file at `path`; says when a folder is there instead.
+
+    Args:
+        name: what the error calls it, as "--ckpt FILE"; the path unless given.
+    """
+    if not Path(path).is_file():
+        kind = "it is a folder, where a file is meant" if Path(path).is_dir() else "no such file"
+        raise ValueError(f"{name or path}: {kind}")
 
 
 def check_writable(path: str | Path, name: str = "") -> None:
@@ -171,7 +193,7 @@ def is_leftover(path: Path, host: str, pid: int) -> bool:
         if error.errno not in NO_LOCKS:
             return False  # its writer is at work, or it has just been renamed
         age = time.time() - path.stat().st_mtime if path.exists() else 0.0
-    if host == socket.gethostname() and not process_exists(pid):
+    if host == host_name() and not process_exists(pid):
         return True
     return age > ABANDONED_SECONDS
 

@@ -1,25 +1,59 @@
 """Weights on the Hugging Face hub, named ORG/NAME/FILE, or ORG/NAME where there is one file."""
 
 import re
+import sys
 from pathlib import Path
 
+from runtime.command import is_first_process
+
 ENDINGS = (".pt", ".pth", ".safetensors")
+PATIENCE_SECONDS = 5.0
 
 
 def fetch(name: str) -> Path:
-    """Download a file once, and say where it lies; `ValueError` when it cannot be had."""
+    """Download a file once, and say where it lies; `ValueError` when it cannot be had.
+
+    Without a connection, a file that was downloaded before is found at once, and no other is
+    waited for.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     org, repo, *rest = name.split("/")
     source = f"{org}/{repo}"
+    if is_first_process():
+        print(
+            f"checkpoint {name}: no such file here, looking on the Hugging Face hub",
+            file=sys.stderr,
+        )
+    trouble = connection_trouble()
+    local = {"local_files_only": True} if trouble else {}
     try:
-        return Path(hf_hub_download(source, "/".join(rest) or the_one_file(source, name)))
+        if trouble and not rest:
+            raise OSError("which file is meant is not known")
+        return Path(hf_hub_download(source, "/".join(rest) or the_one_file(source, name), **local))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = trouble or str(error).strip().splitlines()[0]
         raise ValueError(
             f"checkpoint {name}: no such file, and not on the Hugging Face hub ({reason})"
         ) from None
+
+
+def connection_trouble() -> str:
+    """Say why the hub cannot be reached, after seconds; empty if it can, or if it is not asked.
+
+    Its client would try five times, which takes half a minute.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return ""  # then the client does not try either
+    try:
+        get_session().head(constants.ENDPOINT, timeout=PATIENCE_SECONDS)
+    except Exception as error:  # of whichever library the client's version uses
+        return f"no connection: {' '.join(str(error).split()) or type(error).__name__}"[:200]
+    return ""
 
 
 def the_one_file(source: str, name: str) -> str:

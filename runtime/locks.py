@@ -14,6 +14,7 @@ without, after one warning.
 """
 
 import atexit
+import contextlib
 import fcntl
 import json
 import os
@@ -22,16 +23,20 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from runtime.command import is_first_process
 from runtime.files import NO_LOCKS
+from runtime.launch import is_first_process, world_size
 
 PATIENCE = "LAYERSYNC_LOCK_SECONDS"
 PATIENCE_SECONDS = 120.0
 GRACE_SECONDS = 60.0  # which the others wait longer, for the first process to start
 POLL_SECONDS = 0.1
+LAUNCH_NAMES = (
+    "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT",
+    "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT",
+)  # fmt: skip
 
 HELD: "weakref.WeakValueDictionary[str, OutputLock]" = weakref.WeakValueDictionary()
 """Locks of this process, by the resolved path of the lock file."""
@@ -78,6 +83,7 @@ class OutputLock:
 
     def __init__(self, output: str | Path, path: Path):
         self.output, self.path, self.file = output, path, None
+        self.made: list[Path] = []  # folders that were missing, the innermost first
 
     def take(self, patience: float) -> None:
         """Lock the file and write this launch's name into it, for the first process."""
@@ -100,6 +106,8 @@ class OutputLock:
             time.sleep(POLL_SECONDS)
 
     def try_once(self) -> bool:
+        missing = [folder for folder in self.path.parents if not folder.exists()]
+        self.made = self.made or missing
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = open(self.path, "a+b")  # noqa: SIM115 - it stays open
         locked = True
@@ -147,7 +155,19 @@ class OutputLock:
             return
         if is_named(self.file, self.path):
             self.path.unlink(missing_ok=True)  # while it is locked: a waiting process looks again
+            with contextlib.suppress(OSError):  # not empty: the work has begun
+                for folder in self.made:
+                    folder.rmdir()
         self.forget()
+
+    @contextlib.contextmanager
+    def released_on_error(self) -> Iterator[None]:
+        """Let others have the output when what follows is refused, and leave no trace."""
+        try:
+            yield
+        except BaseException:
+            self.release()
+            raise
 
     def forget(self) -> None:
         """Close the file and nothing more: in a forked child the lock stays its parent's."""
@@ -187,18 +207,15 @@ def described(holder: dict) -> str:
 def launch_name() -> str:
     """Name the launch that this process belongs to, the same in all of its processes.
 
-    Processes of one machine share a launcher, their parent. Launches over several machines are
-    told apart by the names that torchrun and SLURM give them.
+    Launches that run at the same time differ in the port of their group, or in the machine; a job
+    that SLURM queued again differs from its own remains in the count of its restarts.
     """
     env = os.environ
-    world = int(env.get("WORLD_SIZE", 1))
-    if world == 1:
+    if world_size() == 1:
         return f"{socket.gethostname()}:{os.getpid()}"
-    restart = env.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if env.get("LOCAL_WORLD_SIZE") == env.get("WORLD_SIZE"):
-        return f"{socket.gethostname()}:{os.getppid()}:{restart}"
-    names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID")
-    return ":".join([*(env.get(name, "") for name in names), restart])
+    one_machine = env.get("LOCAL_WORLD_SIZE") == env["WORLD_SIZE"]
+    names = [env.get(name, "") for name in LAUNCH_NAMES]
+    return ":".join([socket.gethostname() if one_machine else "", *names])
 
 
 @atexit.register

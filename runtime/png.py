@@ -4,15 +4,31 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from runtime.files import replacing
 
 GAP = 6  # pixels between images
+MARK = "Software", "layersync"  # a text in each file, by which it is known
 SMALLEST_SIDE = 64  # smaller images are enlarged by whole pixels, so that one can see them
 
 
 def save_image(image: np.ndarray, path: Path) -> None:
-    """Write a uint8 image (H, W, C), C = 1 or 3, as a PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
+    """Write a uint8 image (H, W, C), C = 1 or 3, as a PNG, all of it or nothing."""
+    marked = PngInfo()
+    marked.add_text(*MARK)
+    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+    with replacing(path, sync=False) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=marked)
+
+
+def is_own_picture(path: Path) -> bool:
+    """Return whether a file is a PNG that `save_image` or `save_grid` wrote."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            return picture.info.get(MARK[0]) == MARK[1]
+    except (OSError, ValueError, SyntaxError):  # as Pillow raises for what it cannot read
+        return False
 
 
 def save_grid(images: np.ndarray, path: Path, columns: int = 8) -> None:

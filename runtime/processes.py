@@ -4,7 +4,6 @@ Process r takes the r-th contiguous share, so that joining shares by rank is fil
 travel as CPU tensors over gloo, whatever else the processes use between them.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,16 +13,17 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
+from runtime.launch import local_rank, world_size
+
 
 class Processes:
-    """The processes that torchrun started, or this one alone; a collective to make."""
+    """The processes of this launch, or this one alone; a collective to make."""
 
     def __init__(self):
-        world = int(os.environ.get("WORLD_SIZE", 1))
         self.group = None
         if dist.is_initialized():
             self.group = dist.new_group(backend="gloo")
-        elif world > 1:
+        elif world_size() > 1:
             dist.init_process_group("gloo")
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.count = dist.get_world_size() if dist.is_initialized() else 1
@@ -75,7 +75,7 @@ def choose_device() -> torch.device:
     """This process's GPU, counted on its own machine; the CPU where there is none."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    device = torch.device("cuda", local_rank())
     torch.cuda.set_device(device)
     return device
 

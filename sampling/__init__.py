@@ -1,1 +1,1 @@
-"""What sample_ddp.py wires: settings, presets, labels, the network, the parts of a file."""
+"""The parts that sample_ddp.py puts together: settings, presets, labels, network, recipe, file."""

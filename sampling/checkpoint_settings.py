@@ -5,7 +5,7 @@ from runtime.flags import flag
 from sampling.sample_config import SampleConfig
 
 OFFICIAL = {"vae": "ema", "path_type": "Linear", "prediction": "velocity", "sample_eps": None}
-"""How networks are trained whose checkpoints do not say, as the official ones."""
+"""Settings of checkpoints that name none, as the official ones."""
 OFFICIAL_NAME = "SiT-XL-2-256x256.pt"  # what SiT calls its published weights
 FLAGS = ("model", "image_size", "num_classes", "vae", "path_type", "prediction", "sample_eps")
 

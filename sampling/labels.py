@@ -1,4 +1,4 @@
-"""Which class image i is of: a function of the seed and i alone."""
+"""The class of image i, as a function of the seed and i alone."""
 
 import numpy as np
 import torch

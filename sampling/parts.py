@@ -3,12 +3,12 @@
 The .npz has `arr_0`, uint8 (N, H, W, C), as ADM's evaluator reads it; `labels`, int64 (N,); and
 `recipe`, a JSON text of everything that made it. While a run works, `NAME.npz.parts/` holds one
 small file per batch. Files appear by renaming and carry checksums, so the processes of a run need
-not talk to each other: they see what is finished by looking.
+not talk to each other: they see what is finished by looking. A set belongs to one launch at a
+time, and parts are removed only when the .npz has been read back and holds them.
 """
 
 import json
 import math
-import os
 import shutil
 import zipfile
 import zlib
@@ -18,11 +18,26 @@ from pathlib import Path
 import numpy as np
 
 from runtime.command import RunError
-from runtime.npz import write_array
-from runtime.png import save_image
+from runtime.files import (
+    check_folder_writable,
+    check_writable,
+    remove_leftovers,
+    replace_file,
+    replacing,
+    write_json,
+)
+from runtime.locks import OutputLock, lock_output
+from runtime.npz import open_member, read_header, write_array
+from runtime.png import is_own_picture
+from sampling.pictures import Pictures
+from sampling.stored_recipe import (
+    DAMAGED,
+    check_same_recipe,
+    read_recipe,
+    read_recipe_file,
+)
 
 COUNTS = ("nfe", "network_passes")  # columns of which the recipe keeps mean and maximum
-DAMAGED = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 class SampleParts:
@@ -34,7 +49,7 @@ class SampleParts:
         count: number of images.
         batch: B.
         image_shape: (H, W, C).
-        save_png: also write each image to NAME/000000.png.
+        save_png: also write each image to NAME/000000.png, see `Pictures`.
     """
 
     def __init__(
@@ -47,26 +62,42 @@ class SampleParts:
         save_png: bool = False,
     ):
         self.out, self.recipe, self.count, self.batch = out, recipe, count, batch
-        self.image_shape, self.save_png = image_shape, save_png
+        self.image_shape = image_shape
+        self.pictures = Pictures(out, recipe) if save_png else None
         self.folder = out.with_name(out.name + ".parts")
         self.batches = -(-count // batch)
         self.known_whole = set()
 
-    def check(self) -> bool:
-        """False if the .npz is there already and there is nothing to do.
+    def lock(self) -> OutputLock | None:
+        """Make this launch the only one that writes the set; None if nothing is left to write.
 
-        `ValueError` when the file or the parts are of other settings, when the folder cannot be
-        written, or when the disk is too small.
+        `ValueError` when it cannot be written here, or when another launch keeps it.
         """
+        if self.out.is_file() and not self.folder.exists() and self.pictures is None:
+            return None
+        check_writable(self.out)
+        check_folder_writable(self.folder)
+        lock_file = self.out.with_name(self.out.name + ".lock")
+        return lock_output(self.out, lock_file, done=self.out.exists)
+
+    def check(self) -> bool:
+        """False if the .npz is there already and there is nothing to sample.
+
+        `ValueError` when the file, the parts or the pictures are of other settings, when the
+        folder cannot be written, or when the disk is too small.
+        """
+        if self.pictures:
+            self.pictures.check()
         if self.out.exists():
             check_same_recipe(self.out, read_recipe(self.out), self.recipe)
             return False
+        check_writable(self.out)
+        check_folder_writable(self.folder)
         recipe = self.folder / "recipe.json"
         if recipe.exists():
-            check_same_recipe(self.folder, json.loads(recipe.read_text()), self.recipe)
+            check_same_recipe(self.folder, read_recipe_file(recipe), self.recipe)
+        check_preview(self.preview)
         there = next(p for p in self.out.absolute().parents if p.exists())
-        if not (there.is_dir() and os.access(there, os.W_OK)):
-            raise ValueError(f"{self.out}: {there} is no folder that can be written to")
         needed, free = self.bytes_needed(), shutil.disk_usage(there).free
         if needed > free:
             raise ValueError(
@@ -75,11 +106,19 @@ class SampleParts:
             )
         return True
 
+    @property
+    def preview(self) -> Path:
+        """The picture of the first images, beside the .npz."""
+        return self.out.with_suffix(".png")
+
     def prepare(self) -> None:
-        """Make the folder; every process may call it."""
+        """Make the folders; every process may call it."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder)
         if not (self.folder / "recipe.json").exists():
-            replace_with(self.folder / "recipe.json", json.dumps(self.recipe).encode())
+            write_json(self.folder / "recipe.json", self.recipe, indent=None)
+        if self.pictures:
+            self.pictures.prepare()
 
     def bytes_needed(self) -> int:
         """Disk space for the parts that are missing and for the .npz made of all."""
@@ -110,13 +149,28 @@ class SampleParts:
     def write(self, k: int, images: np.ndarray, **columns: np.ndarray) -> None:
         """Store batch k without the padding of the last one; columns are per image."""
         keep = len(self.images_of(k))
-        if self.save_png:
-            for i, image in zip(self.images_of(k), images, strict=False):
-                save_image(image, self.out.with_suffix("") / f"{i:06d}.png")
-        temporary = self.path(k).with_suffix(f".tmp{os.getpid()}")
-        with open(temporary, "wb") as file:
-            np.savez(file, images=images[:keep], **{n: c[:keep] for n, c in columns.items()})
-        os.replace(temporary, self.path(k))
+        content = {"images": images[:keep]} | {n: c[:keep] for n, c in columns.items()}
+        replace_file(self.path(k), lambda file: np.savez(file, **content))
+
+    def write_pictures(self, k: int, images: np.ndarray | None = None) -> None:
+        """Write the images of batch k as files, if asked for; unless given, those that are stored.
+
+        Before the part is written: once the last part is there, the first process ends the run.
+        """
+        numbers = self.images_of(k)
+        if self.pictures and self.pictures.missing(numbers):
+            images = self.stored_images(k) if images is None else images[: len(numbers)]
+            self.pictures.write(numbers, images)
+
+    def stored_images(self, k: int) -> np.ndarray:
+        """Read the images of batch k from its part, or from the .npz if that is finished."""
+        try:
+            return self._load(k)["images"]
+        except DAMAGED:
+            if not self.out.exists():
+                raise
+            numbers = self.images_of(k)
+            return np.array(open_member(self.out, "arr_0")[numbers.start : numbers.stop])
 
     def head(self, count: int) -> np.ndarray:
         """The first `count` images, or as many as there are, of finished parts."""
@@ -126,35 +180,68 @@ class SampleParts:
     def assemble(self) -> dict:
         """Write the .npz from all parts, one part in memory at a time; returns its recipe.
 
-        `RunError` for a damaged part, which is removed.
+        The file gets its name, and the parts go, when what it holds has been read back and is
+        theirs. `RunError` for a damaged part, which is removed, and for a file that came back
+        different.
         """
-        columns = {name: [] for name in self._load_or_remove(0) if name != "images"}
+        checksums, columns = [], {n: [] for n in self._load_or_remove(0) if n != "images"}
 
         def blocks() -> Iterator[np.ndarray]:
             for k in range(self.batches):
                 part = self._load_or_remove(k)
                 for name in columns:
                     columns[name].append(part[name])
+                checksums.append(zlib.crc32(np.ascontiguousarray(part["images"]).data))
                 yield part["images"]
 
-        temporary = self.out.with_name(self.out.name + ".tmp")
-        with zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
-            shape = (self.count, *self.image_shape)
-            write_array(archive, "arr_0", shape, np.dtype(np.uint8), blocks())
-            joined = {name: np.concatenate(blocks) for name, blocks in columns.items()}
-            counts = {name: joined.pop(name) for name in COUNTS}
-            recipe = self.recipe | {
-                name: {"mean": float(values.mean()), "max": int(values.max())}
-                for name, values in counts.items()
-            }
-            for name, column in {**joined, "recipe": np.array(json.dumps(recipe))}.items():
-                write_array(archive, name, column.shape, column.dtype, [column])
-        os.replace(temporary, self.out)
+        with replacing(self.out) as temporary:
+            with zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
+                shape = (self.count, *self.image_shape)
+                write_array(archive, "arr_0", shape, np.dtype(np.uint8), blocks())
+                joined = {name: np.concatenate(blocks) for name, blocks in columns.items()}
+                counts = {name: joined.pop(name) for name in COUNTS}
+                recipe = self.recipe | {
+                    name: {"mean": float(values.mean()), "max": int(values.max())}
+                    for name, values in counts.items()
+                }
+                for name, column in {**joined, "recipe": np.array(json.dumps(recipe))}.items():
+                    write_array(archive, name, column.shape, column.dtype, [column])
+            self.prove(temporary, checksums, joined)
         self.clean_up()
         return recipe
 
+    def prove(self, path: Path, checksums: list[int], columns: dict[str, np.ndarray]) -> None:
+        """Read a written .npz back; `RunError` unless it holds these batches and columns."""
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
+                read_header(file)
+                one = math.prod(self.image_shape)
+                for k, expected in enumerate(checksums):
+                    if zlib.crc32(file.read(len(self.images_of(k)) * one)) != expected:
+                        raise ValueError(f"images of {self.path(k).name} are others there")
+                if file.read(1):  # the end, where the archive's own checksum is looked at
+                    raise ValueError("more images than were made")
+            with np.load(path) as arrays:
+                for name, column in columns.items():
+                    if not np.array_equal(arrays[name], column):
+                        raise ValueError(f"{name} are others there")
+        except DAMAGED as error:
+            raise RunError(
+                f"{self.out}: what was written does not read back ({error}); the parts are kept"
+            ) from None
+
     def clean_up(self) -> None:
-        """Remove the parts, also those left if killed just before the end."""
+        """Remove the parts of a finished set, also those left if killed just before the end.
+
+        `RunError` when the .npz is damaged, and the parts stay.
+        """
+        if not self.folder.exists():
+            return
+        if (damaged := damaged_member(self.out)) is not None:
+            raise RunError(
+                f"{self.out}: damaged ({damaged}); remove it, and the parts that are still in "
+                f"{self.folder} are assembled again"
+            )
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _load(self, k: int) -> dict[str, np.ndarray]:
@@ -172,24 +259,19 @@ class SampleParts:
             raise RunError(f"{self.path(k)} was damaged ({error}) and is removed") from None
 
 
-def replace_with(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(f".tmp{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
-
-def read_recipe(path: Path) -> dict:
+def damaged_member(path: Path) -> str | None:
+    """Name what in an .npz does not fit its checksums, None if all of it does."""
     try:
-        with np.load(path) as archive:
-            return json.loads(str(archive["recipe"]))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-        raise ValueError(f"{path} exists and is not of this program: give another --out") from None
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except DAMAGED as error:
+        return str(error) or "truncated"
 
 
-def check_same_recipe(where: Path, there: dict, here: dict) -> None:
-    for key, value in json.loads(json.dumps(here)).items():
-        if there.get(key) != value:
-            raise ValueError(
-                f"{where} is of other settings ({key}: {there.get(key)} there, {value} here): "
-                f"give another --out, or remove it"
-            )
+def check_preview(path: Path) -> None:
+    """`ValueError` if a picture of something else would be written over."""
+    if path.exists() and not is_own_picture(path):
+        raise ValueError(
+            f"{path}: exists and is not a preview of this program, which would be written there; "
+            f"give another --out, or move it"
+        )

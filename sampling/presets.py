@@ -37,12 +37,16 @@ PRESETS: dict[Preset, tuple[str, dict[str, str]]] = {
 def expand_preset(args: list[str]) -> list[str]:
     """The command line with a preset's flags put before the others, which come later and win.
 
-    Its solver, ODE or SDE, may be left out. A bad name is left for the parser to refuse;
-    `ValueError` for another solver than the preset's.
+    Its solver, ODE or SDE, may be left out. `ValueError` for a name that no preset has, and for
+    another solver than the preset's.
     """
     name = preset_name(args)
+    if name is None or name.startswith("-"):
+        return args  # without --preset, or without its name, which the parser refuses
     if name not in PRESETS:
-        return args
+        raise ValueError(
+            f"--preset {name}: there is no such preset; choose from {', '.join(PRESETS)}"
+        )
     solver, flags = PRESETS[name]
     given = args[0] if args[0] in SOLVERS else None
     if given not in (None, solver):

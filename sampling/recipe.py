@@ -52,7 +52,7 @@ def make_recipe(
 
 
 def describe_dtype(c: ODE | SDE, device: torch.device) -> str:
-    """In which arithmetic the network is evaluated."""
+    """The arithmetic that the network is evaluated in."""
     if c.bf16:
         return "bfloat16 (autocast)"
     return "float32 (TF32 products)" if c.tf32 and device.type == "cuda" else "float32"

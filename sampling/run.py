@@ -1,5 +1,6 @@
 """A sampling run: everything loaded and checked, then this process's share of the images."""
 
+import math
 import time
 
 import numpy as np
@@ -10,6 +11,7 @@ from models import load_codec
 from models.codecs import latent_size
 from models.trained import Trained
 from runtime.command import RunError
+from runtime.memory import free_memory
 from runtime.png import save_grid
 from runtime.processes import choose_device
 from runtime.randomness import image_streams
@@ -42,6 +44,9 @@ class Sampling:
         self.codec = load_codec(settings["vae"], self.device, trained.arch["in_channels"])
         settings = with_image_size(settings, trained, self.codec)
         self.shape = trained.shape
+        image_shape = (*2 * (settings["image_size"],), self.codec.image_channels)
+        sizes = math.prod(self.shape), math.prod(image_shape)
+        check_batch_fits(config.per_proc_batch_size, *sizes, self.device)
         prepare_model(trained.model.to(self.device), config.bf16, config.compile)
         self.network = Network(trained.network, config.bf16)
         channels = None if config.cfg_channels == "all" else int(config.cfg_channels)
@@ -56,7 +61,7 @@ class Sampling:
             recipe=self.recipe,
             count=config.num_fid_samples,
             batch=config.per_proc_batch_size,
-            image_shape=(*2 * (settings["image_size"],), self.codec.image_channels),
+            image_shape=image_shape,
             save_png=config.save_png,
         )
 
@@ -84,12 +89,12 @@ class Sampling:
             "network_passes": torch.full((size,), self.network.passes),
         }
         if isinstance(c, ODE) and c.likelihood:
-            columns["bits_per_dim"] = self.bits_per_dimension(latents, labels, streams)
+            columns["bits_per_dim"] = self.bits_per_dimension(c, latents, labels, streams)
         images = self.codec.decode(latents).cpu().numpy()
         return images, {name: column.cpu().numpy() for name, column in columns.items()}
 
-    def bits_per_dimension(self, latents, labels, streams) -> torch.Tensor:
-        c = self.config
+    def bits_per_dimension(self, c: ODE, latents, labels, streams) -> torch.Tensor:
+        """Likelihood of latents (N, C, H, W) under the flow, (N,) in bits per dimension."""
         evaluate = self.sampler.sample_ode_likelihood(
             sampling_method=c.sampling_method,
             num_steps=c.num_sampling_steps,
@@ -120,18 +125,45 @@ class Sampling:
 
         self.network.on_evaluation = show
         for k in range(rank, parts.batches, world_size):
-            if not parts.finished(k):
-                images, columns = self.batch(k)
-                parts.write(k, images, **columns)
-                progress.update(parts.images_finished() - progress.n)
+            if parts.finished(k):
+                parts.write_pictures(k)
+                continue
+            images, columns = self.batch(k)
+            parts.write_pictures(k, images)
+            parts.write(k, images, **columns)
+            progress.update(parts.images_finished() - progress.n)
         while rank == 0 and progress.n < parts.count:
             time.sleep(POLL_SECONDS)
             progress.update(parts.images_finished() - progress.n)
         progress.close()
         if rank == 0:
-            save_grid(parts.head(PREVIEW), parts.out.with_suffix(".png"))
+            save_grid(parts.head(PREVIEW), parts.preview)
             recipe = parts.assemble()
             print(f"{parts.out}: {parts.count} images, NFE {recipe['nfe']['mean']:g}")
+
+    def finish_pictures(self, rank: int, world_size: int) -> None:
+        """Write this process's share of the pictures of a set that is finished already."""
+        if self.parts.pictures:
+            self.parts.pictures.prepare()
+            for k in range(rank, self.parts.batches, world_size):
+                self.parts.write_pictures(k)
+
+
+def check_batch_fits(batch: int, numbers: int, pixels: int, device: torch.device) -> None:
+    """`ValueError` when the noise and the images of one batch exceed the memory that is free.
+
+    Args:
+        numbers: float32 numbers of noise for each image.
+        pixels: uint8 numbers of each image.
+
+    What the network needs besides is not estimated.
+    """
+    needed, free = batch * (4 * numbers + pixels), free_memory(device)
+    if needed > free:
+        raise ValueError(
+            f"--per-proc-batch-size {batch}: its noise and images alone take {needed / 1e9:.3g} "
+            f"GB, and {free / 1e9:.3g} GB are free on this {device.type}; give a smaller one"
+        )
 
 
 def with_image_size(settings: dict, trained: Trained, codec) -> dict:

@@ -5,11 +5,10 @@ Settings that describe the network have no default: they come from the checkpoin
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from runtime.flags import require
+from runtime.flags import COMMON, COUNT, Range, check_ranges, require
 from sampling.presets import Preset
 
 SAMPLE = """Sample images from a checkpoint into one .npz, for FID. The first word is the solver,
@@ -117,20 +116,23 @@ class SDE(SampleConfig):
     """that distance in t"""
 
 
+TOLERANCE = Range(1e-12, 1e3)  # below, the float32 state cannot follow and steps shrink to nothing
+RANGES = COMMON | {  # numbers that have one, by the names of their fields
+    "num_fid_samples": Range(1, 10**9),
+    "per_proc_batch_size": COUNT,
+    "num_sampling_steps": Range(2, 10**6, what="at least 2, the ends: N points are N - 1 steps"),
+    "atol": TOLERANCE,
+    "rtol": TOLERANCE,
+    "diffusion_norm": Range(0, 10**6),
+    "last_step_size": Range(0, 1, below=True),
+}
+
+
 def check_sample_config(c: SampleConfig) -> None:
     """Everything that can be said without the checkpoint; `ValueError` names the flag."""
-    for name in ("num_fid_samples", "per_proc_batch_size"):
-        require(c, name, getattr(c, name) >= 1, "at least 1")
-    require(c, "global_seed", c.global_seed >= 0, "at least 0")
-    points = "at least 2, the ends: N points are N - 1 steps"
-    require(c, "num_sampling_steps", c.num_sampling_steps >= 2, points)
-    scale_fits = 1 <= c.cfg_scale < math.inf
-    require(c, "cfg_scale", scale_fits, "at least 1, which means no guidance")
+    check_ranges(c, RANGES)
     check_interval(c)
     require(c, "out", c.out is None or c.out.endswith(".npz"), "the name of an .npz file")
-    if isinstance(c, ODE):
-        require(c, "atol", c.atol > 0, "positive")
-        require(c, "rtol", c.rtol > 0, "positive")
     if isinstance(c, ODE) and c.likelihood and (c.cfg_scale > 1 or c.reverse or c.bf16):
         raise ValueError(
             "--likelihood needs --cfg-scale 1, no --reverse and no --bf16: a guided field has no "

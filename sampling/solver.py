@@ -8,24 +8,30 @@ from transport import Sampler
 
 def make_solver(sampler: Sampler, c: ODE | SDE) -> Callable:
     """solve(z, model, y=labels) -> [..., samples]; an SDE's also takes noise(step)."""
-    common = dict(
-        sampling_method=c.sampling_method, num_steps=c.num_sampling_steps, trajectory=False
-    )
-    if is_sde(c):
+    if isinstance(c, SDE):
         return sampler.sample_sde(
+            sampling_method=c.sampling_method,
+            num_steps=c.num_sampling_steps,
+            trajectory=False,
             diffusion_form=c.diffusion_form,
             diffusion_norm=c.diffusion_norm,
             last_step=c.last_step,
             last_step_size=c.last_step_size,
-            **common,
         )
-    return sampler.sample_ode(atol=c.atol, rtol=c.rtol, reverse=c.reverse, **common)
+    return sampler.sample_ode(
+        sampling_method=c.sampling_method,
+        num_steps=c.num_sampling_steps,
+        trajectory=False,
+        atol=c.atol,
+        rtol=c.rtol,
+        reverse=c.reverse,
+    )
 
 
 def solved_interval(sampler: Sampler, c: ODE | SDE) -> list[float]:
     """[t_0, t_1], between which the grid lies; an SDE's last step goes on from there."""
     transport = sampler.transport
-    if not is_sde(c):
+    if not isinstance(c, SDE):
         return list(transport.ode_interval())
     last = c.last_step_size if c.last_step else 0.0
     return list(transport.sde_interval(c.diffusion_form, last, c.sampling_method == "Heun"))

@@ -52,7 +52,12 @@ from tqdm import tqdm
 from data.feature_cache import DONE, FEATURES, MANIFEST, FeatureSettings, data_of, write_settings
 from data.sources import open_source
 from models.encoders import PatchEncoder, load_vision_transformer
+from runtime.files import check_folder_writable, replacing
 from runtime.flags import require
+from runtime.launch import join_launch
+from runtime.locks import lock_output
+
+LOCK = "cache.lock"
 
 
 class Caching:
@@ -65,6 +70,8 @@ class Caching:
         if self.source.latents:
             raise ValueError(f"--data-path {config.data_path}: latents; give the images")
         side = config.side or config.image_size // 16
+        self.refuse_complete()
+        join_launch()
         self.state = PartialState(cpu=not torch.cuda.is_available())
         network = load_vision_transformer(
             config.encoder, config.encoder_weights, "--encoder", "--encoder-weights"
@@ -80,16 +87,26 @@ class Caching:
             width=self.encoder.width,
             **data_of(self.source),
         )
-        if self.state.is_main_process:
-            self.prepare()
+        check_folder_writable(self.folder, f"--out {self.folder}")
+        # held to the end: one launch at a time writes the cache
+        self.lock = lock_output(f"--out {self.folder}", self.folder / LOCK, done=self.complete)
+        with self.lock.released_on_error():
+            if self.state.is_main_process:
+                self.prepare()
+
+    def complete(self) -> bool:
+        return (self.folder / MANIFEST).exists()
+
+    def refuse_complete(self) -> None:
+        if self.complete():
+            raise ValueError(f"--out {self.folder}: a complete cache is there; give another folder")
 
     def prepare(self) -> None:
         """Lay out the files; `ValueError` if others are there, or if the disk is too small."""
         shape = self.settings.shape
-        if (self.folder / MANIFEST).exists():
-            raise ValueError(f"--out {self.folder}: a complete cache is there; give another folder")
-        if (self.folder / FEATURES).exists():
-            found = np.load(self.folder / FEATURES, mmap_mode="r").shape
+        self.refuse_complete()
+        if (self.folder / FEATURES).exists() and (self.folder / DONE).exists():
+            found = begun_shape(self.folder, shape)
             if found != shape:
                 raise ValueError(
                     f"--out {self.folder}: begun as {found} with other settings, {shape} here; "
@@ -103,8 +120,10 @@ class Caching:
                 f"--out {self.folder}: {needed:.3g} GB needed and {free:.3g} GB free, of which "
                 f"--min-free-disk {self.config.min_free_disk:g} GB must remain"
             )
-        np.lib.format.open_memmap(self.folder / DONE, "w+", bool, shape[:1])
-        np.lib.format.open_memmap(self.folder / FEATURES, "w+", np.float16, shape)
+        # the list of what is done comes last: a folder that has it has both, and whole
+        for name, kind, size in ((FEATURES, np.float16, shape), (DONE, bool, shape[:1])):
+            with replacing(self.folder / name) as temporary:
+                np.lib.format.open_memmap(temporary, "w+", kind, size)
 
     def run(self) -> None:
         """Encode this process's share of what is not there yet."""
@@ -129,8 +148,20 @@ class Caching:
         self.state.wait_for_everyone()
         if first:
             write_settings(self.folder, self.settings)
-            (self.folder / DONE).unlink()
+            (self.folder / DONE).unlink(missing_ok=True)
+            self.lock.release()
             print(f"{self.folder}: {self.settings.images} images, {features.nbytes / 1e9:.3g} GB")
+
+
+def begun_shape(folder: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the features that a killed run left; `ValueError` if damaged."""
+    try:
+        features, done = (np.load(folder / name, mmap_mode="r") for name in (FEATURES, DONE))
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"--out {folder}: begun, and damaged since ({error}); remove it") from None
+    if done.shape != shape[:1] or done.dtype != bool:
+        return (*done.shape, *features.shape[1:])
+    return features.shape
 
 
 def check_config(c: FeatureConfig) -> None:

@@ -12,7 +12,6 @@ described in data/latents.py.
 """
 
 # ruff: noqa: E402 (the command line is parsed before torch is imported)
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.data_config import DataConfig
 from runtime.command import (
     RunError,
-    is_first_process,
     parse_command,
     program_name,
     run_errors,
     usage_errors,
 )
+from runtime.launch import is_first_process, rank, world_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +68,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from data.decoding import UnreadableImage
+from data.latent_manifest import CacheSettings
 from data.latent_writer import CacheWriter, ShardWriter
-from data.latents import CacheSettings, LatentSource, encode_moments, weights_fingerprint
+from data.latents import LatentSource, encode_moments, weights_fingerprint
 from data.source_protocol import Source
 from data.sources import list_fingerprint, open_source
 from models import load_codec
@@ -107,9 +107,12 @@ class Caching:
         )
         self.cache = CacheWriter(config.out, settings)
         self.cache.check_folder()
-        if rank == 0:
-            check_disk(self.cache, config.min_free_disk)
-        self.cache.prepare()
+        self.lock = self.cache.lock()  # held to the end: one launch at a time writes the cache
+        with self.lock.released_on_error():
+            self.cache.check_folder()
+            if rank == 0:
+                check_disk(self.cache, config.min_free_disk)
+            self.cache.prepare()
         self.looked = 0.0  # when the progress was last shown
 
     def run(self) -> None:
@@ -187,6 +190,7 @@ class Caching:
                 f"shards are kept"
             )
         manifest = cache.finish()
+        self.lock.release()
         left_out = f", {len(unreadable)} unreadable left out" if unreadable else ""
         print(f"{cache.root}: {manifest['count']} images in {cache.shards} shards{left_out}")
 
@@ -267,15 +271,14 @@ def verify(root: str) -> None:
 
 
 def main(config: CacheConfig) -> None:
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     with usage_errors():
         if config.verify:
             return verify(config.out) if is_first_process() else None
-        caching = Caching(config, rank, world_size)
+        caching = Caching(config, rank(), world_size())
     safe = f"Nothing that is finished in {config.out} is lost: the same command continues"
     with run_errors(safe):
         caching.run()
-    if rank == 0:
+    if is_first_process():
         caching.finish()
 
 

@@ -18,7 +18,7 @@ from typing import Annotated
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from runtime.command import parse_command, usage_errors
+from runtime.command import parse_command
 from sweeps.guidance_grid import GuidanceGrid
 from sweeps.guidance_study import GuidanceConfig
 from sweeps.pool import PoolConfig
@@ -49,46 +49,15 @@ class Report:
     """the picture's vertical and horizontal axis; the sweep's own unless given"""
 
 
-def run(c: Run) -> int:
-    from sweeps.commands import check_reference
-    from sweeps.guidance_grid import guidance_points
-    from sweeps.guidance_study import GuidanceStudy, check_guidable, check_same_sweep, join_sweep
-    from sweeps.slurm import check_settings, work_through
-
-    with usage_errors():
-        points = guidance_points(c.grid)
-        study = GuidanceStudy(c.study)
-        check_reference(study.evaluation)
-        check_guidable(study, points)
-        check_settings(c.pool, c.cluster)
-        check_same_sweep(study)
-        cells = [study.cell(point) for point in points]
-        if c.dry_run:
-            from scripts.sweep_layer_pairs import print_commands
-
-            print_commands(cells, c.pool)
-            return 0
-        join_sweep(study, points)
-    code = work_through(cells, c.pool, c.cluster, study.folder)
-    report(Report(c.study.folder, c.study.metrics))
-    return code
-
-
-def report(c: Report) -> int:
-    from sweeps.guidance_report import GuidanceFindings, markdown, write_guidance_report
-    from sweeps.guidance_study import load_sweep
-
-    with usage_errors():
-        findings = GuidanceFindings(*load_sweep(Path(c.folder), c.metrics))
-    path = write_guidance_report(findings)
-    print("\n".join(["", *markdown(findings)]))
-    print(f"written to {path}, with guidance.csv and guidance.png beside it")
-    return 0
-
-
 def main() -> int:
-    config = parse_command({"run": Run, "report": Report})
-    return {Run: run, Report: report}[type(config)](config)
+    c = parse_command({"run": Run, "report": Report})
+    from sweeps.guidance_study import GuidanceStudy
+    from sweeps.study import report_sweep, run_sweep
+
+    if isinstance(c, Report):
+        return report_sweep(GuidanceStudy, Path(c.folder), metrics=c.metrics)
+    how = {"pool": c.pool, "cluster": c.cluster, "dry_run": c.dry_run}
+    return run_sweep(GuidanceStudy, c.study, c.grid, **how)
 
 
 if __name__ == "__main__":

@@ -84,13 +84,13 @@ class Suggestion:
         settings = TrainingData(**data, **sizes, vae=known["vae"])
         source = open_source(settings)
         self.encoding = Encoding(settings, arch["name"], source, self.device)
-        found = self.encoding.latent_shape[0], self.encoding.latent_shape[-1]
-        if found != (arch["in_channels"], arch["input_size"]):
+        given_shape = self.encoding.latent_shape[0], self.encoding.latent_shape[-1]
+        if given_shape != (arch["in_channels"], arch["input_size"]):
             raise ValueError(
                 f"checkpoint {config.ckpt} takes {arch['in_channels']} channels of side "
                 f"{arch['input_size']}, the data through --vae {settings.vae} at --image-size "
-                f"{settings.image_size} has {found[0]} of side {found[1]}: give the flags of its "
-                f"run"
+                f"{settings.image_size} has {given_shape[0]} of side {given_shape[1]}: give the "
+                f"flags of its run"
             )
         self.probing = Probing(source, config.probe_samples, config.seed, self.device)
         self.transport = create_transport(known["path_type"], known["prediction"])
@@ -158,7 +158,7 @@ def main(config: PairConfig) -> None:
         suggestion = Suggestion(config)
     beside = Path(config.ckpt if Path(config.ckpt).is_file() else Path(config.ckpt).name)
     path = Path(config.out or beside.with_suffix(".pairs.json"))
-    with run_errors("Nothing was written; mend that and give the command again"):
+    with run_errors("Nothing was written; repair that and give the command again"):
         report = suggestion.report()
         try:
             candidates = rank_pairs(report)

@@ -70,8 +70,8 @@ def plain(value):
 
 
 def read_record(cell: Cell) -> dict:
-    """What cell.json says, if it is of this cell's recipe; an empty record otherwise."""
-    empty = {"done": {}, "failure": None}
+    """The content of cell.json, if it is of this cell's recipe; an empty record otherwise."""
+    empty: dict = {"done": {}, "failure": None}
     try:
         record = json.loads((cell.folder / "cell.json").read_text())
         return record if record["recipe"] == plain(cell.recipe) else empty
@@ -94,7 +94,7 @@ def fingerprint(path: Path) -> dict:
 
 
 def problem_with(cell: Cell, command: Command) -> str | None:
-    """What is wrong with the files that a command should have written, None if nothing is."""
+    """The fault of the files that a command should have written, None if nothing is."""
     for name in command.outputs:
         path = cell.folder / name
         if not path.is_file():
@@ -127,7 +127,9 @@ def to_do(cell: Cell) -> list[Command]:
 
     A command whose files only others read is left out unless one of those must still run.
     """
-    record, needed, wanted = read_record(cell), [], set()
+    record = read_record(cell)
+    needed: list[Command] = []
+    wanted: set[str] = set()
     read = {name for command in cell.commands for name in command.inputs}
     for command in reversed(cell.commands):
         outputs = set(command.outputs)
@@ -139,12 +141,12 @@ def to_do(cell: Cell) -> list[Command]:
 
 def results(cell: Cell) -> dict[str, dict[str, float]]:
     """{name of command: metrics} of what is done so far."""
-    record, found = read_record(cell), {}
+    record, metrics = read_record(cell), {}
     for command in cell.commands:
         if command.result and is_done(cell, command, record):
             content = json.loads((cell.folder / command.outputs[0]).read_text())
-            found[command.name] = content["metrics"]
-    return found
+            metrics[command.name] = content["metrics"]
+    return metrics
 
 
 def seconds(cell: Cell) -> dict[str, float]:
@@ -153,7 +155,7 @@ def seconds(cell: Cell) -> dict[str, float]:
 
 
 def state(cell: Cell) -> State:
-    """What is happening with a cell, as far as its folder tells."""
+    """The state of a cell, as far as its folder tells."""
     if not to_do(cell):
         return "finished"
     if is_locked(cell):

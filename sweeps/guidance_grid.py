@@ -11,7 +11,7 @@ EVERYWHERE = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class GuidanceGrid:
-    """Which scales and intervals."""
+    """The scales and intervals of a sweep."""
 
     scales: tuple[float, ...] = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
     """guidance scales; 1 is no guidance"""
@@ -44,7 +44,7 @@ class GuidancePoint:
         return dataclasses.replace(c, cfg_scale=self.scale, guidance_interval=interval)
 
     def flags(self, c: ODE | SDE) -> list[str]:
-        """Of sample_ddp.py, after those of `c`."""
+        """Flags of sample_ddp.py, to come after those of `c`."""
         words = ["--cfg-scale", f"{self.scale!r}"]
         if self.interval != EVERYWHERE:
             words += ["--guidance-interval", *(f"{t!r}" for t in self.interval)]
@@ -54,7 +54,7 @@ class GuidancePoint:
 
 
 def guidance_points(g: GuidanceGrid) -> list[GuidancePoint]:
-    """The grid's points, each once; `ValueError` for what is none."""
+    """The grid's points, each once; `ValueError` for a grid without any."""
     for name in ("scales", "intervals"):
         if not getattr(g, name):
             raise ValueError(f"--{name}: none is given, so there is nothing to sample")

@@ -1,4 +1,4 @@
-"""What a sweep of guidance has found so far: a table, the same as CSV, and a picture.
+"""Results of a sweep of guidance so far: a table, the same as CSV, and a picture.
 
 FOLDER/guidance.md, FOLDER/guidance.csv    every finished cell, with all metrics
 FOLDER/guidance.png                        one metric over the other, a line for each interval
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sweeps.cells import Cell, results, state
-from sweeps.commands import PIXEL_METRICS, RISING, label
 from sweeps.guidance_grid import EVERYWHERE, GuidancePoint
 from sweeps.guidance_study import GuidanceStudy
-from sweeps.report import as_csv, failure, progress_lines
+from sweeps.metric_names import PIXEL_METRICS, RISING, label
+from sweeps.report_text import as_csv, failures, progress_line
 
 COSTS = {"nfe": "NFE", "network_passes": "network passes"}  # of the recipe
 
@@ -28,10 +28,10 @@ class GuidanceFindings:
         self.states = {cell.name: state(cell) for cell in cells}
         self.rows: dict[GuidancePoint, dict] = {}  # what it cost, then all metrics
         for cell in cells:
-            if found := results(cell):
+            if metrics := results(cell):
                 recipe = json.loads((cell.folder / "samples.metrics.json").read_text())["recipe"]
                 cost = {key: recipe[key]["mean"] for key in COSTS}
-                self.rows[GuidancePoint.of(cell.settings)] = cost | found["evaluate"]
+                self.rows[GuidancePoint.of(cell.settings)] = cost | metrics["evaluate"]
         for metric in study.metrics:
             if any(metric not in row for row in self.rows.values()):
                 given = ", ".join(name for name in self.columns if name not in COSTS)
@@ -43,7 +43,7 @@ class GuidanceFindings:
 
     @property
     def best(self) -> GuidancePoint:
-        """Of the first metric."""
+        """The point with the best value of the first metric."""
         metric = self.study.metrics[0]
         sign = -1 if metric in RISING else 1
         return min(self.rows, key=lambda point: sign * self.rows[point][metric])
@@ -69,12 +69,11 @@ def write_guidance_report(f: GuidanceFindings) -> Path:
 
 def markdown(f: GuidanceFindings) -> list[str]:
     c = f.study.config
-    lines = [f"# Guidance: {f.title()}", "", *progress_lines(f), ""]
+    lines = [f"# Guidance: {f.title()}", "", progress_line(f.cells, f.states), ""]
     lines += ["```", f"--ckpt {c.ckpt}", c.sample, c.evaluate, "```", ""]
     if f.rows:
         lines += [*table(f), "", *reading(f), "", "![guidance](guidance.png)", ""]
-    failed = [cell for cell in f.cells if f.states[cell.name] == "failed"]
-    return lines + [f"- {cell.name} failed: {failure(cell)}; see {cell.log}" for cell in failed]
+    return lines + [f"- {line}" for line in failures(f.cells, f.states)]
 
 
 def table(f: GuidanceFindings) -> list[str]:

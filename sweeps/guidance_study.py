@@ -11,24 +11,18 @@ A later call may ask for other scales and intervals in the same folder: they com
 """
 
 import dataclasses
-import fcntl
-import json
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from sampling.sample_config import ODE, SDE, check_sample_config
-from sweeps.cells import Cell, Command, plain
-from sweeps.commands import (
-    evaluation_recipe,
-    expected_of_samples,
-    known_metrics,
-    read_evaluate,
-    read_sample,
-    sampling_recipe,
-)
-from sweeps.guidance_grid import GuidancePoint
-from sweeps.pair_study import DEFAULT, check_free
+from sweeps.cells import Cell
+from sweeps.command_words import check_reference, read_evaluate, read_sample
+from sweeps.departures import evaluation_recipe, expected_of_samples, sampling_recipe
+from sweeps.guidance_grid import GuidanceGrid, GuidancePoint, guidance_points
+from sweeps.metric_names import known_metrics
+from sweeps.study import sample_and_evaluate
 
 REFUSED = {
     "--cfg-scale": "which the sweep sets from --scales",
@@ -59,11 +53,16 @@ class GuidanceConfig:
 
 
 class GuidanceStudy:
-    """Commands, read and checked, and the cells of any points. `ValueError` for bad settings.
+    """Scales x intervals on one checkpoint, each sampled and evaluated: a `Study`.
 
     Args:
         network: of the checkpoint, by `describe_checkpoint`; read from it unless given.
+
+    Raises `ValueError` for bad settings.
     """
+
+    title: ClassVar = "guidance sweep"
+    flags: ClassVar = {"ckpt": "--ckpt", "sample": "--sample", "evaluate": "--evaluate"}
 
     def __init__(self, c: GuidanceConfig, network: dict | None = None):
         self.config, self.folder = c, Path(c.folder)
@@ -80,8 +79,17 @@ class GuidanceStudy:
         pixels = "classifier_score" in known_metrics(self.evaluation)
         return ("pixel_frechet", "classifier_score") if pixels else ("fid", "inception_score")
 
+    def points(self, grid: GuidanceGrid) -> list[GuidancePoint]:
+        """The grid's points; `ValueError` if some are guided and the network cannot be."""
+        points = guidance_points(grid)
+        check_guidable(self, points)
+        return points
+
+    def check_inputs(self) -> None:
+        check_reference(self.evaluation)
+
     def recipe(self) -> dict:
-        """What determines the numbers of all cells, but for guidance."""
+        """Everything that determines the numbers of all cells, but for guidance."""
         sample = sampling_recipe(self.sampling) | {"seed": self.sampling.global_seed}
         return {
             "ckpt": self.network,
@@ -93,28 +101,52 @@ class GuidanceStudy:
 
     def cell(self, point: GuidancePoint) -> Cell:
         """The folder, settings and commands of a point."""
-        samples, metrics = "samples.npz", "samples.metrics.json"
         sampling = point.applied(self.sampling)
         check_sample_config(sampling)
-        sample = ["sample_ddp.py", *self.sample, "--ckpt", self.config.ckpt]
-        sample += [*point.flags(self.sampling), "--out", "{cell}/" + samples]
-        evaluate = ["-m", "evaluation", "{cell}/" + samples, *self.evaluate]
-        commands = (
-            Command("sample", tuple(sample), outputs=(samples,)),
-            Command(
-                "evaluate",
-                (*evaluate, "--out", "{cell}/" + metrics),
-                inputs=(samples,),
-                outputs=(metrics,),
-                result=True,
-                expects=expected_of_samples(sampling)
-                | {"seed": sampling.global_seed, "weights_sha256": self.network["weights_sha256"]},
-                discards=() if self.config.keep_samples else (samples,),
-            ),
+        sample = [*self.sample, "--ckpt", self.config.ckpt, *point.flags(self.sampling)]
+        same = {"seed": sampling.global_seed, "weights_sha256": self.network["weights_sha256"]}
+        commands = sample_and_evaluate(
+            sample=[*sample, "--out", "{samples}"],
+            evaluate=self.evaluate,
+            stem="samples",
+            expects=expected_of_samples(sampling) | same,
+            keep_samples=self.config.keep_samples,
         )
         settings = point.settings()
         folder = self.folder / "cells" / point.name
-        return Cell(point.name, folder, settings, self.recipe() | settings, commands)
+        return Cell(point.name, folder, settings, self.recipe() | settings, tuple(commands))
+
+    def cost(self, cells: Sequence[Cell], parallel: int) -> list[str]:
+        """Nothing: cells cost what one call of sample_ddp.py does."""
+        return []
+
+    def report(self, cells: Sequence[Cell]) -> list[str]:
+        """Write guidance.md, .csv and .png, see sweeps/guidance_report.py; returns the first."""
+        from sweeps.guidance_report import GuidanceFindings, markdown, write_guidance_report
+
+        findings = GuidanceFindings(self, cells)
+        path = write_guidance_report(findings)
+        beside = "with guidance.csv and guidance.png beside it"
+        return [*markdown(findings), f"written to {path}, {beside}"]
+
+    def stored(self) -> dict:
+        return {"guidance": dataclasses.asdict(self.config), "recipe": self.recipe()}
+
+    @classmethod
+    def load(
+        cls, stored: dict, folder: Path, metrics: tuple[str, str] | None = None
+    ) -> "GuidanceStudy":
+        """The study in a sweep.json, without its checkpoint; `metrics` are the report's."""
+        settings = stored["guidance"] | {"folder": str(folder)}
+        settings["metrics"] = metrics or (settings["metrics"] and tuple(settings["metrics"]))
+        network = stored["recipe"]["ckpt"]
+        network["weights_sha256"]
+        return cls(GuidanceConfig(**settings), network)
+
+    @classmethod
+    def load_points(cls, cells: Sequence[dict]) -> list[GuidancePoint]:
+        """The points in the order of scale and interval."""
+        return sorted(map(GuidancePoint.of, cells))
 
 
 def describe_checkpoint(path: str, c: ODE | SDE) -> dict:
@@ -137,68 +169,3 @@ def check_guidable(study: GuidanceStudy, points: list[GuidancePoint]) -> None:
             f"--scales {guided[0]:g}: {study.config.ckpt} was trained without label dropout and "
             f"has no null label, so it cannot be guided"
         )
-
-
-# --- the folder
-
-
-def read_guidance_manifest(folder: Path) -> dict:
-    """sweep.json of a folder; `ValueError` if it is not there or of another program."""
-    path = folder / "sweep.json"
-    if not path.is_file():
-        raise ValueError(f"{folder}: no sweep is there (no sweep.json)")
-    try:
-        manifest = json.loads(path.read_text())
-        GuidanceConfig(**manifest["guidance"])
-        [GuidancePoint.of(settings) for settings in manifest["cells"]]
-        manifest["recipe"]["ckpt"]["weights_sha256"]
-        return manifest
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: not the sweep.json of a guidance sweep") from None
-
-
-def check_same_sweep(study: GuidanceStudy) -> list[dict]:
-    """The cells that the folder already knows of; `ValueError` if it holds another sweep."""
-    folder = study.folder
-    if not (folder / "sweep.json").exists():
-        check_free(folder)
-        return []
-    manifest = read_guidance_manifest(folder)
-    for part, here in plain(study.recipe()).items():
-        there = manifest["recipe"].get(part, {})
-        for key in here | there:
-            if here.get(key) != there.get(key):
-                raise ValueError(
-                    f"--folder {folder} holds a sweep of other settings (--{part}: {key} "
-                    f"{there.get(key, DEFAULT)} there, {here.get(key, DEFAULT)} here): give "
-                    f"another --folder"
-                )
-    return manifest["cells"]
-
-
-def join_sweep(study: GuidanceStudy, points: list[GuidancePoint]) -> None:
-    """Write sweep.json, or add the points to it; two sweeps that start at once take turns."""
-    check_same_sweep(study)
-    study.folder.mkdir(parents=True, exist_ok=True)
-    with open(study.folder / "sweep.lock", "a") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        known = check_same_sweep(study)
-        cells = known + [p.settings() for p in points if p.settings() not in known]
-        manifest = {
-            "guidance": dataclasses.asdict(study.config),
-            "recipe": study.recipe(),
-            "cells": cells,
-        }
-        temporary = study.folder / f"sweep.json.tmp{os.getpid()}"
-        temporary.write_text(json.dumps(manifest, indent=1) + "\n")
-        os.replace(temporary, study.folder / "sweep.json")
-
-
-def load_sweep(folder: Path, metrics: tuple[str, str] | None = None):
-    """(study, cells) of a folder, without its checkpoint; `ValueError` if there is none."""
-    manifest = read_guidance_manifest(folder)
-    stored = manifest["guidance"] | {"folder": str(folder)}
-    stored["metrics"] = metrics or (stored["metrics"] and tuple(stored["metrics"]))
-    study = GuidanceStudy(GuidanceConfig(**stored), manifest["recipe"]["ckpt"])
-    points = sorted(map(GuidancePoint.of, manifest["cells"]))
-    return study, [study.cell(point) for point in points]

@@ -1,4 +1,4 @@
-"""What a sweep is doing: a bar with a status line on a terminal, lines with the time elsewhere."""
+"""Progress of a sweep: a bar with a status line on a terminal, lines with the time elsewhere."""
 
 import sys
 import time
@@ -67,7 +67,7 @@ class Overview:
     def remaining(self, runs: Sequence[CellRun]) -> list[str]:
         """The time left, once a cell has finished: the cells of a sweep cost about the same."""
         states = list(self.states.values())
-        left = sum(states.count(state) for state in ("waiting", "running", "busy"))
+        left = float(sum(states.count(state) for state in ("waiting", "running", "busy")))
         if not self.times or not left:
             return []
         mean = max(1.0, sum(self.times) / len(self.times))
@@ -84,7 +84,7 @@ class Overview:
 
 
 def about(cell: Cell, state: str) -> str:
-    """What there is to say of a cell that has come to a state."""
+    """Details of a cell that has come to a state, as the end of a line."""
     if state == "failed":
         failure = read_record(cell)["failure"] or {}
         return f": {failure.get('command')}: {failure.get('reason')}"
@@ -96,7 +96,7 @@ def about(cell: Cell, state: str) -> str:
 
 
 def progress(run: CellRun) -> str:
-    """What a cell is doing: "train 340/700"."""
+    """The command of a cell at work and its step: "train 340/700"."""
     command = run.command
     if not command or not command.progress:
         return command.name if command else "starting"

@@ -10,8 +10,8 @@ Pair = tuple[int, int]  # (student, teacher), counted from 1
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Which pairs, weights and seeds."""
+class PairGrid:
+    """The pairs, weights and seeds of a study."""
 
     pairs: str = "all"
     """"[(2,5),(3,6)]", or "all": every pair of the model that the three flags below leave"""
@@ -28,7 +28,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Point:
+class PairPoint:
     """One training run: a pair with its weight, or vanilla."""
 
     pair: Pair | None
@@ -50,12 +50,12 @@ class Point:
         return {"pair": self.pair, "lambda": self.weight, "seed": self.seed}
 
     @staticmethod
-    def of(settings: dict) -> "Point":
+    def of(settings: dict) -> "PairPoint":
         pair = settings["pair"]
-        return Point(tuple(pair) if pair else None, settings["lambda"], settings["seed"])
+        return PairPoint(tuple(pair) if pair else None, settings["lambda"], settings["seed"])
 
 
-def select_pairs(g: Grid, depth: int) -> tuple[Pair, ...]:
+def select_pairs(g: PairGrid, depth: int) -> tuple[Pair, ...]:
     """The pairs of a model of `depth` blocks; `ValueError` if there are none or one is outside."""
     from layersync.pairs import check_pairs, parse_pairs  # these import torch; --help does without
 
@@ -85,7 +85,7 @@ def select_pairs(g: Grid, depth: int) -> tuple[Pair, ...]:
     return pairs
 
 
-def grid_points(g: Grid, depth: int, usual_weight: float) -> list[Point]:
+def grid_points(g: PairGrid, depth: int, usual_weight: float) -> list[PairPoint]:
     """All points, seed by seed, vanilla first in each, so that reports can be made half-way."""
     pairs, weights = select_pairs(g, depth), g.lambdas or (usual_weight,)
     check_values("--seeds", g.seeds, lambda seed: seed >= 0, "at least 0")
@@ -93,8 +93,8 @@ def grid_points(g: Grid, depth: int, usual_weight: float) -> list[Point]:
     check_values("--lambdas", weights, lambda w: math.isfinite(w) and w > 0, positive)
     points = []
     for seed in g.seeds:
-        points.append(Point(None, 0.0, seed))
-        points += [Point(pair, weight, seed) for weight in weights for pair in pairs]
+        points.append(PairPoint(None, 0.0, seed))
+        points += [PairPoint(pair, weight, seed) for weight in weights for pair in pairs]
     return points
 
 

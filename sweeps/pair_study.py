@@ -11,34 +11,34 @@ commands must be the same.
 """
 
 import dataclasses
-import fcntl
-import json
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from sweeps.cells import Cell, Command
-from sweeps.commands import (
-    check_metric,
+from sweeps.command_words import (
+    check_reference,
     evaluated_steps,
-    evaluation_recipe,
-    expected_of_samples,
     read_base,
     read_evaluate,
     read_sample,
+)
+from sweeps.departures import (
+    evaluation_recipe,
+    expected_of_samples,
     sampling_recipe,
     training_recipe,
 )
-from sweeps.pair_grid import Grid, Point, grid_points
-from training.checks import layer_sync_settings
-
-DEFAULT = "the default"  # of a setting that a recipe leaves out
+from sweeps.metric_names import check_metric
+from sweeps.pair_grid import PairGrid, PairPoint, grid_points
+from sweeps.study import sample_and_evaluate
+from training.methods.layer_sync import layer_sync_settings
 
 
 @dataclass(frozen=True)
-class StudyConfig:
+class PairStudyConfig:
     """The commands of every cell."""
 
     base: str
@@ -57,11 +57,25 @@ class StudyConfig:
     """keep the samples' .npz, which is otherwise removed when it is evaluated"""
 
 
-class Study:
-    """Commands, read and checked, and the cells of any points. `ValueError` for bad settings."""
+class PairStudy:
+    """Layer pairs, each trained, sampled and evaluated beside a vanilla run: a `Study`.
 
-    def __init__(self, c: StudyConfig):
-        self.config, self.folder = c, Path(c.folder)
+    Args:
+        level: of the intervals over seeds in the report.
+
+    Raises `ValueError` for bad settings.
+    """
+
+    title: ClassVar = "study of layer pairs"
+    flags: ClassVar = {
+        "train": "--base",
+        "sample": "--sample",
+        "evaluate": "--evaluate",
+        "steps": "--checkpoints",
+    }
+
+    def __init__(self, c: PairStudyConfig, level: float = 0.95):
+        self.config, self.folder, self.level = c, Path(c.folder), level
         self.base, self.training = read_base(c.base)
         self.sample, self.sampling = read_sample(c.sample)
         self.evaluate, self.evaluation = read_evaluate(c.evaluate)
@@ -78,11 +92,15 @@ class Study:
 
         return find_model(self.training.model).keywords["depth"]
 
-    def points(self, grid: Grid) -> list[Point]:
+    def points(self, grid: PairGrid) -> list[PairPoint]:
+        """All points of a grid, see `grid_points`."""
         return grid_points(grid, self.depth, self.usual_weight)
 
+    def check_inputs(self) -> None:
+        check_reference(self.evaluation)
+
     def recipe(self) -> dict:
-        """What determines the numbers of all cells."""
+        """Everything that determines the numbers of all cells."""
         return {
             "train": training_recipe(self.training),
             "sample": sampling_recipe(self.sampling),
@@ -90,7 +108,7 @@ class Study:
             "steps": self.steps,
         }
 
-    def cell(self, point: Point) -> Cell:
+    def cell(self, point: PairPoint) -> Cell:
         """The folder, settings and commands of a point."""
         train = [*self.base, "--epochs", self.training.max_steps, *loss_flags(point)]
         train += ["--global-seed", point.seed, "--results-dir", "{cell}", "--run-name", "train"]
@@ -102,40 +120,58 @@ class Study:
                 "train",
                 as_words("train.py", *train, "--resume", "latest"),
                 outputs=checkpoints,
-                progress=("train/metrics.jsonl", self.training.max_steps),
+                progress=("train/metrics.jsonl", self.steps[-1]),
             )
         ]
         for step, checkpoint in zip(self.steps, checkpoints, strict=True):
-            commands += self.sample_and_evaluate(point, step, checkpoint)
+            sample = [*self.sample, "--ckpt", "{cell}/" + checkpoint, "--out", "{samples}"]
+            commands += sample_and_evaluate(
+                sample=[*sample, "--global-seed", point.seed],
+                evaluate=self.evaluate,
+                stem=f"{step:07d}",
+                expects=expected_of_samples(self.sampling) | {"step": step, "seed": point.seed},
+                inputs=(checkpoint,),
+                keep_samples=self.config.keep_samples,
+                suffix=f" {step}",
+            )
         settings = point.settings()
         recipe = self.recipe() | settings
         folder = self.folder / "cells" / point.name
         return Cell(point.name, folder, settings, recipe, tuple(commands))
 
-    def sample_and_evaluate(self, point: Point, step: int, checkpoint: str) -> list[Command]:
-        samples, metrics = f"{step:07d}.npz", f"{step:07d}.metrics.json"
-        sample = [*self.sample, "--ckpt", "{cell}/" + checkpoint, "--out", "{cell}/" + samples]
-        evaluate = ["{cell}/" + samples, *self.evaluate, "--out", "{cell}/" + metrics]
-        return [
-            Command(
-                f"sample {step}",
-                as_words("sample_ddp.py", *sample, "--global-seed", point.seed),
-                inputs=(checkpoint,),
-                outputs=(samples,),
-            ),
-            Command(
-                f"evaluate {step}",
-                as_words("-m", "evaluation", *evaluate),
-                inputs=(samples,),
-                outputs=(metrics,),
-                result=True,
-                expects=expected_of_samples(self.sampling) | {"step": step, "seed": point.seed},
-                discards=() if self.config.keep_samples else (samples,),
-            ),
-        ]
+    def cost(self, cells: Sequence[Cell], parallel: int) -> list[str]:
+        """Operations, passes through the network and hours of what is left."""
+        from sweeps.pair_cost import estimate
+
+        return estimate(self, cells, parallel)
+
+    def report(self, cells: Sequence[Cell]) -> list[str]:
+        """Write FOLDER/report, see sweeps/pair_tables.py; returns its table."""
+        from sweeps.pair_findings import Findings
+        from sweeps.pair_tables import overview_lines, write_report
+
+        findings = Findings(self, cells, self.metric, self.level)
+        path = write_report(findings)
+        return [*overview_lines(findings), f"written to {path} and beside it"]
+
+    def stored(self) -> dict:
+        return {"study": dataclasses.asdict(self.config)}
+
+    @classmethod
+    def load(
+        cls, stored: dict, folder: Path, metric: str | None = None, level: float = 0.95
+    ) -> "PairStudy":
+        """The study in a sweep.json; `metric` and `level` are the report's."""
+        config = PairStudyConfig(**(stored["study"] | {"folder": str(folder)}))
+        return cls(dataclasses.replace(config, metric=metric or config.metric), level)
+
+    @classmethod
+    def load_points(cls, cells: Sequence[dict]) -> list[PairPoint]:
+        """The points in the order in which they were asked for."""
+        return [PairPoint.of(settings) for settings in cells]
 
 
-def loss_flags(point: Point) -> list:
+def loss_flags(point: PairPoint) -> list:
     if point.pair is None:
         return ["--loss-type", "vanilla"]
     student, teacher = point.pair
@@ -145,78 +181,3 @@ def loss_flags(point: Point) -> list:
 
 def as_words(*words) -> tuple[str, ...]:
     return tuple(map(str, words))
-
-
-# --- the folder
-
-
-def read_manifest(folder: Path) -> dict:
-    """sweep.json of a folder; `ValueError` if it is not there or of another program."""
-    path = folder / "sweep.json"
-    if not path.is_file():
-        raise ValueError(f"{folder}: no sweep is there (no sweep.json)")
-    try:
-        manifest = json.loads(path.read_text())
-        StudyConfig(**manifest["study"])
-        [Point.of(settings) for settings in manifest["cells"]]
-        return manifest
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: not the sweep.json of a study of layer pairs") from None
-
-
-def join_sweep(study: Study, points: list[Point]) -> None:
-    """Write sweep.json, or add the points to it; `ValueError` if it is of other commands.
-
-    Two sweeps that start at once take turns.
-    """
-    check_same_study(study)
-    study.folder.mkdir(parents=True, exist_ok=True)
-    with open(study.folder / "sweep.lock", "a") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        known = check_same_study(study)
-        cells = known + [p.settings() for p in points if p not in map(Point.of, known)]
-        manifest = {"study": dataclasses.asdict(study.config), "cells": cells}
-        temporary = study.folder / f"sweep.json.tmp{os.getpid()}"
-        temporary.write_text(json.dumps(manifest, indent=1) + "\n")
-        os.replace(temporary, study.folder / "sweep.json")
-
-
-def check_same_study(study: Study) -> list[dict]:
-    """Settings of the cells that the folder knows of; `ValueError` if its commands are others."""
-    folder = study.folder
-    if not (folder / "sweep.json").exists():
-        check_free(folder)
-        return []
-    manifest = read_manifest(folder)
-    there, here = (s.recipe() for s in (Study(StudyConfig(**manifest["study"])), study))
-    found = [
-        f"{flag}: {key} {there[part].get(key, DEFAULT)} there, {here[part].get(key, DEFAULT)} here"
-        for part, flag in (("train", "--base"), ("sample", "--sample"), ("evaluate", "--evaluate"))
-        for key in here[part] | there[part]
-        if here[part].get(key) != there[part].get(key)
-    ]
-    if there["steps"] != here["steps"] and not found:
-        found = [f"--checkpoints: steps {there['steps']} there, {here['steps']} here"]
-    if found:
-        raise ValueError(
-            f"--folder {folder} holds a sweep of other settings ({'; '.join(found)}): give another "
-            f"--folder"
-        )
-    return manifest["cells"]
-
-
-def check_free(folder: Path) -> None:
-    """`ValueError` if there is something that no sweep made."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--folder {folder} is a file: give another one")
-    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if any(not name.startswith(("sweep.", "cells", "slurm")) for name in found):
-        raise ValueError(f"--folder {folder} holds something else: give another one")
-
-
-def load_study(folder: Path) -> tuple[Study, list[Cell]]:
-    """The study that a folder holds, and all of its cells."""
-    manifest = read_manifest(folder)
-    config = dataclasses.replace(StudyConfig(**manifest["study"]), folder=str(folder))
-    study = Study(config)
-    return study, [study.cell(Point.of(settings)) for settings in manifest["cells"]]

@@ -27,7 +27,7 @@ SECONDS_UNTIL_NEXT_LOOK = 5.0  # at cells that another process works on
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """How cells are worked through on this machine."""
+    """Settings of a sweep that runs on this machine."""
 
     parallel: int = 1
     """cells at work at the same time"""
@@ -42,11 +42,11 @@ def check_pool(c: PoolConfig, here: bool = True) -> None:
     """`ValueError` for numbers that cannot be satisfied, on this machine if cells run `here`."""
     for name in ("parallel", "processes_per_cell"):
         require(c, name, getattr(c, name) >= 1, "at least 1")
-    found = gpus() if here else []
-    if found and c.processes_per_cell > len(found):
+    devices = gpus() if here else []
+    if devices and c.processes_per_cell > len(devices):
         raise ValueError(
             f"--processes-per-cell {c.processes_per_cell}: each process takes a GPU, and there "
-            f"are {len(found)} here"
+            f"are {len(devices)} here"
         )
 
 
@@ -61,16 +61,18 @@ def gpus() -> list[str]:
 
 
 def launches(c: PoolConfig) -> list[Launch]:
-    """How to start the commands of each of the cells that are at work at the same time.
+    """Ways to start commands, one for each of the cells that are at work at the same time.
 
     GPUs are dealt out in turn, so more cells than GPUs share them; cores are divided evenly.
     """
-    found, size = gpus(), c.processes_per_cell
+    devices, size = gpus(), c.processes_per_cell
     threads = max(1, cores() // (c.parallel * size))
     return [
         Launch(
             processes=size,
-            devices=tuple(found[(i * size + k) % len(found)] for k in range(size)) if found else (),
+            devices=tuple(devices[(i * size + k) % len(devices)] for k in range(size))
+            if devices
+            else (),
             threads=threads,
         )
         for i in range(c.parallel)
@@ -78,7 +80,7 @@ def launches(c: PoolConfig) -> list[Launch]:
 
 
 def cores() -> int:
-    """That this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -89,7 +91,8 @@ class Pool:
 
     def __init__(self, cells: Sequence[Cell], c: PoolConfig):
         self.overview = Overview(cells, c.parallel)
-        self.free, self.runs = launches(c), {}  # runs: CellRun to its Launch
+        self.free = launches(c)
+        self.runs: dict[CellRun, Launch] = {}
         self.waiting: deque[tuple[float, Cell]] = deque()  # and the time to look at it
         self.failed: list[Cell] = []
         self.stops = self.obeyed = 0  # signals that came, and those that were acted on
@@ -153,7 +156,7 @@ class Pool:
             self.waiting.append((again, run.cell))
         elif run.outcome == "failed":
             self.failed.append(run.cell)
-        shown = "waiting" if run.outcome == "stopped" else run.outcome
+        shown = "waiting" if run.outcome in (None, "stopped") else run.outcome
         self.overview.set(run.cell, shown, silent=shown == "waiting")
 
     def _remember(self) -> None:

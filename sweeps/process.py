@@ -39,7 +39,7 @@ Outcome = Literal["finished", "failed", "stopped", "busy"]
 
 @dataclass(frozen=True)
 class Launch:
-    """How the commands of a cell are started."""
+    """A way to start the commands of a cell."""
 
     processes: int = 1
     """processes of each command, by torchrun if there are several"""
@@ -49,7 +49,7 @@ class Launch:
     """OMP_NUM_THREADS, unless the user set it"""
 
     def argv(self, words: tuple[str, ...] | list[str]) -> list[str]:
-        """What is executed for a command's words."""
+        """The program and arguments that run a command's words."""
         words = list(words)
         if words[0] != "-m":
             words[0] = str(ROOT / words[0])
@@ -59,21 +59,21 @@ class Launch:
         return [sys.executable, *launcher, f"--nproc_per_node={self.processes}", *words]
 
     def shown(self, words: tuple[str, ...] | list[str]) -> str:
-        """That as one would type it in the project's folder."""
+        """A command as one would type it in the project's folder."""
         start = ["python"]
         if self.processes > 1:
             start = ["torchrun", "--standalone", f"--nproc_per_node={self.processes}"]
         return shlex.join([*start, *words])
 
     def environment(self) -> dict[str, str]:
-        found = {"TQDM_MININTERVAL": "10"}  # progress bars in a log
+        variables = {"TQDM_MININTERVAL": "10"}  # progress bars in a log
         if self.threads:
-            found["OMP_NUM_THREADS"] = str(self.threads)
-        found |= os.environ  # what the user set holds
+            variables["OMP_NUM_THREADS"] = str(self.threads)
+        variables |= os.environ  # what the user set holds
         if self.devices:
-            found["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
         path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        return found | {"PYTHONPATH": os.pathsep.join(path)}  # for -m
+        return variables | {"PYTHONPATH": os.pathsep.join(path)}  # for -m
 
 
 class CellRun:
@@ -84,9 +84,8 @@ class CellRun:
 
     def __init__(self, cell: Cell, launch: Launch):
         self.cell, self.launch, self.started = cell, launch, time.monotonic()
-        self.process: subprocess.Popen | None = None
         self.outcome: Outcome | None = None
-        self.kill_at = None  # when it is being stopped: time after which it is killed
+        self.kill_at: float | None = None  # when it is being stopped: time after which it is killed
         self.lock = lock(cell)
         if self.lock is None:
             self.outcome = "busy"
@@ -112,9 +111,10 @@ class CellRun:
                 signal_group(self.process, signal.SIGKILL)
             return None
         signal_group(self.process, signal.SIGKILL)  # whatever of it is left
-        name, spent = self.command.name, self.record.setdefault("spent", {})
+        command = self.waiting[0]
+        name, spent = command.name, self.record.setdefault("spent", {})
         spent[name] = spent.get(name, 0) + time.monotonic() - self.clock
-        problem = f"exit code {code}" if code else problem_with(self.cell, self.command)
+        problem = f"exit code {code}" if code else problem_with(self.cell, command)
         if not problem:
             self._done()
         if self.kill_at and self.waiting:
@@ -141,7 +141,7 @@ class CellRun:
     def _start(self) -> None:
         if not self.waiting:
             return self._end("finished")
-        words = self.words(self.command)
+        words = self.words(self.waiting[0])
         with open(self.cell.log, "a") as log:
             log.write(f"\n{datetime.now():%Y-%m-%d %H:%M:%S} $ {self.launch.shown(words)}\n")
             log.flush()
@@ -170,7 +170,7 @@ class CellRun:
 
     def _failed(self, code: int, problem: str) -> None:
         self.record["failure"] = {
-            "command": self.command.name,
+            "command": self.waiting[0].name,
             "exit_code": code,
             "reason": self._reason(code, problem),
         }
@@ -196,7 +196,7 @@ class CellRun:
         return code == EXIT_PREEMPTED or bool(code == 1 and re.search(of_a_process, self._said()))
 
     def _said(self) -> str:
-        """What the command has printed."""
+        """Everything that the command has printed."""
         return self.cell.log.read_bytes()[self.log_start :].decode(errors="replace")
 
     def _end(self, outcome: Outcome) -> None:

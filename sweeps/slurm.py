@@ -33,7 +33,7 @@ SECONDS_FOR_LOCK = 120.0  # that a cell may be held by what is left of the job b
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """Where cells run, and what a job asks of SLURM. A cell's processes are on one machine."""
+    """The place where cells run, and a job's demands. A cell's processes are on one machine."""
 
     cluster: Literal["here", "slurm", "local"] = "here"
     """here: in this process; slurm: as an array of jobs, --parallel at a time; local: as submitit's
@@ -92,10 +92,11 @@ def work_through(cells: Sequence[Cell], pool: PoolConfig, c: ClusterConfig, fold
 
 
 class CellJob:
-    """What a job does; submitit calls `checkpoint` when the job has to end before its cell has."""
+    """The work of a job; submitit calls `checkpoint` when the job must end before its cell has."""
 
     def __init__(self, launch: Launch):
-        self.launch, self.run = launch, None
+        self.launch = launch
+        self.run: CellRun | None = None
 
     def __call__(self, cell: Cell) -> str:
         """Work on the cell to its end; returns the outcome."""
@@ -108,8 +109,8 @@ class CellJob:
             time.sleep(1)
         while True:
             with unannounced():
-                if self.run.poll():
-                    return self.run.outcome
+                if outcome := self.run.poll():
+                    return outcome
             time.sleep(POLL_SECONDS)
 
     def checkpoint(self, cell: Cell):
@@ -218,6 +219,6 @@ def watch(cells: Sequence[Cell], jobs: Jobs, pool: PoolConfig) -> int:
     if stopped:
         print("watching ended; the jobs go on. The same command watches again, scancel stops them")
         return EXIT_PREEMPTED
-    for name in (name for name, found in states.items() if found == "waiting"):
+    for name in (name for name, state_now in states.items() if state_now == "waiting"):
         print(f"{name}: its job ended before it; the same command submits it again")
     return EXIT_FAILED if set(states.values()) - {"finished"} else 0

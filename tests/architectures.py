@@ -1,4 +1,4 @@
-"""Transformers of other libraries, tiny: how each is built, called, and given to LayerSync.
+"""Transformers of other libraries, tiny: how each is built, called, and given to the regularisers.
 
 docs/layersync.md holds `docs_table()`, and a test compares them.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from layersync import LayerSync
+from layersync import CREPA, LayerSync
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Architecture:
     """One row: a model with the blocks `names`, of which `pair` is aligned on `tokens` tokens.
 
     `select` is Python source, so that the docs show what the tests run; in it, `n` is the number of
-    tokens that stand before the others.
+    tokens that stand before the others. So is `frames`, of videos: the names in it are those of the
+    forward arguments.
     """
 
     family: str
@@ -67,6 +68,7 @@ class Architecture:
     pair: tuple[int, int] = (2, 3)
     select: str = "None"
     n: int = 0
+    frames: str = ""
     options: dict[str, Any] = field(default_factory=dict)
 
     def model(self) -> torch.nn.Module:
@@ -88,6 +90,12 @@ class Architecture:
         return LayerSync.from_names(
             model, self.names, [self.pair], select=self.selector(), **self.options
         )
+
+    def crepa(self, model: torch.nn.Module, **options) -> CREPA:
+        """For the videos of `batch`."""
+        frames = eval(self.frames, self.batch())
+        given = dict(width=32, frames=frames, select=self.selector(), **self.options)
+        return CREPA.from_names(model, self.names, self.pair, **given | options)
 
     def selector(self):
         return eval(self.select, {"n": self.n})
@@ -253,6 +261,7 @@ ARCHITECTURES = [
         "WanTransformer3DModel",
         "blocks.*",
         tokens=32,
+        frames="hidden_states.shape[2]",
         config=dict(
             **HEADS,
             in_channels=4,
@@ -271,6 +280,7 @@ ARCHITECTURES = [
         "transformer_blocks.*",
         "single_transformer_blocks.*",
         tokens=32,
+        frames="hidden_states.shape[2]",
         select="0",
         config=dict(
             **HEADS,
@@ -297,6 +307,7 @@ ARCHITECTURES = [
         "LTXVideoTransformer3DModel",
         "transformer_blocks.*",
         tokens=32,
+        frames="num_frames",
         config=dict(
             **HEADS,
             in_channels=4,
@@ -320,6 +331,7 @@ ARCHITECTURES = [
         "CogVideoXTransformer3DModel",
         "transformer_blocks.*",
         tokens=32,
+        frames="hidden_states.shape[1]",
         select="0",
         config=dict(
             **HEADS,
@@ -340,6 +352,7 @@ ARCHITECTURES = [
         "MochiTransformer3DModel",
         "transformer_blocks.*",
         tokens=32,
+        frames="hidden_states.shape[2]",
         select="0",
         config=dict(
             **HEADS,
@@ -398,11 +411,14 @@ ARCHITECTURES = [
 
 
 def docs_table() -> str:
-    """The Markdown table of the families, their blocks, and what LayerSync has to be told."""
-    lines = ["| family | model | names of the blocks | options |", "|---|---|---|---|"]
+    """The Markdown table of the families, their blocks, and what the regularisers are told."""
+    head = ["family", "model", "names of the blocks", "options", "CREPA"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for arch in ARCHITECTURES:
         options = [] if arch.select == "None" else [f"`select={arch.select}`"]
         options += [f"`{name}={value}`" for name, value in arch.options.items()]
         names = ", ".join(f"`{name}`" for name in arch.names)
-        lines.append(f"| {arch.family} | `{arch.kind}` | {names} | {', '.join(options)} |")
+        frames = f"`frames={arch.frames}`" if arch.frames else ""
+        cells = [arch.family, f"`{arch.kind}`", names, ", ".join(options), frames]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

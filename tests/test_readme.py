@@ -11,8 +11,9 @@ from runtime.command import parse_command
 from sampling.presets import expand_preset
 from sampling.sample_config import ODE, SDE, check_sample_config
 from scripts.cache_features import FeatureConfig
-from training.checks import check_train_config, layer_sync_settings
+from training.checks import check_train_config
 from training.config import TrainConfig
+from training.methods.layer_sync import layer_sync_settings
 
 TEXT = (ROOT / "README.md").read_text()
 

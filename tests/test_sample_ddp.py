@@ -240,15 +240,101 @@ def test_a_part_that_another_process_left_damaged_is_named_and_removed(checkpoin
 def test_images_can_be_had_as_files_too(checkpoint, tmp_path):
     sample_here(config(ODE, checkpoint, tmp_path / "a.npz", save_png=True))
     images = read_samples(tmp_path / "a.npz")[0]
-    paths = sorted((tmp_path / "a").iterdir())
+    paths = sorted((tmp_path / "a").glob("*.png"))
     assert [path.name for path in paths] == [f"{i:06d}.png" for i in range(COUNT)]
     assert np.array_equal(np.stack([np.asarray(Image.open(path)) for path in paths]), images)
+
+
+def test_pictures_belong_to_the_recipe(checkpoint, tmp_path):
+    """They can be had of a finished set, and never lie among those of another one."""
+    out, pictures = tmp_path / "a.npz", tmp_path / "a"
+    sample_ddp.main(config(ODE, checkpoint, out))
+    before = out.read_bytes()
+    sample_ddp.main(config(ODE, checkpoint, out, save_png=True))
+    images = read_samples(out)[0]
+    written = [np.asarray(Image.open(path)) for path in sorted(pictures.glob("*.png"))]
+    assert np.array_equal(written, images) and out.read_bytes() == before
+
+    (pictures / "000007.png").unlink()  # as after a kill
+    sample_ddp.main(config(ODE, checkpoint, out, save_png=True))
+    assert (pictures / "000007.png").exists()
+
+    out.unlink()
+    out.with_suffix(".png").unlink()
+    with pytest.raises(SystemExit):
+        sample_ddp.main(config(ODE, checkpoint, out, save_png=True, global_seed=1))
+    assert np.array_equal(
+        [np.asarray(Image.open(path)) for path in sorted(pictures.glob("*.png"))], images
+    )
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("there", ["photo/holiday.jpg", "photo.png"])
+def test_files_of_others_beside_the_npz_are_not_touched(checkpoint, tmp_path, there, capsys):
+    path = tmp_path / there
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(path)
+    before = path.read_bytes()
+    with pytest.raises(SystemExit) as exit:
+        sample_ddp.main(config(ODE, checkpoint, tmp_path / "photo.npz", save_png=True))
+    assert exit.value.code == 2 and "give another --out" in capsys.readouterr().err
+    assert path.read_bytes() == before and not (tmp_path / "photo.npz").exists()
+
+
+def test_a_file_that_reads_back_different_keeps_its_parts(checkpoint, tmp_path, monkeypatch):
+    """The parts go only when the .npz was proven to hold them."""
+    from sampling import parts as module
+
+    def write_black(archive, name, shape, dtype, blocks):
+        if name == "arr_0":
+            blocks = [block * (k < 2) for k, block in enumerate(blocks)]
+        write_array(archive, name, shape, dtype, blocks)
+
+    write_array = module.write_array
+    sampling = sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "a.npz"))
+    sampling.parts.prepare()
+    monkeypatch.setattr(module, "write_array", write_black)
+    with pytest.raises(RunError, match=r"images of 000002\.npz are others there"):
+        sampling.run(0, 1)
+    monkeypatch.undo()
+    parts = sampling.parts
+    assert not parts.out.exists() and all(parts.path(k).exists() for k in range(parts.batches))
+    sampling.run(0, 1)
+    assert parts.out.exists() and not parts.folder.exists()
+    parts.folder.mkdir()  # as if killed before they went
+    content = bytearray(parts.out.read_bytes())
+    content[len(content) // 2] ^= 1
+    parts.out.write_bytes(content)
+    with pytest.raises(RunError, match="damaged"):
+        parts.clean_up()
+    assert parts.folder.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"no archive", "foreign", "list"])
+def test_what_lies_at_out_is_named(checkpoint, tmp_path, content, capsys):
+    out = tmp_path / "a.npz"
+    if isinstance(content, bytes):
+        out.write_bytes(content)
+    else:
+        recipe = {"foreign": '{"a": 1}', "list": "[1]"}[content]
+        np.savez(out, arr_0=np.zeros((2, 8, 8, 3), np.uint8), recipe=np.array(recipe))
+    before = out.read_bytes()
+    with pytest.raises(SystemExit) as exit:
+        sample_ddp.main(config(ODE, checkpoint, out))
+    assert exit.value.code == 2 and str(out) in capsys.readouterr().err
+    assert out.read_bytes() == before and list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("batch", [10**9, 99_999_999_999])
+def test_a_batch_that_cannot_fit_is_refused_before_it_takes_memory(checkpoint, tmp_path, batch):
+    with pytest.raises(ValueError, match=rf"--per-proc-batch-size {batch}: .*GB are free"):
+        sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "a.npz", per_proc_batch_size=batch))
 
 
 def test_folders_and_disks_that_will_not_do_are_refused_first(checkpoint, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     blocked = sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "file" / "a.npz"))
-    with pytest.raises(ValueError, match="file is no folder that can be written to"):
+    with pytest.raises(ValueError, match="file is a file, where a folder is needed"):
         blocked.parts.check()
     sampling = sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "a.npz"))
     needed = 2 * COUNT * (8 * 8 * 3 + 64)

@@ -17,39 +17,38 @@ A checkpoint is one file, `checkpoints/0050000.pt`, a dict of
 does. A checkpoint does not depend on how many processes wrote it, or on their sharding.
 """
 
-import os
 import shutil
 import warnings
 from pathlib import Path
+from threading import Event
 
 import torch
 
 from models.checkpoint_file import read_checkpoint
+from models.checkpoint_schema import check_finite
+from runtime.files import remove_leftovers, replace_file
+from runtime.launch import is_first_process
+from training.checkpoint_writer import torch_save
 
 
-def save_checkpoint(path: Path, state: dict, min_free_disk: float = 0.0) -> None:
-    """Write to a temporary file, flush it to the disk, then rename: all of it or none of it.
+def save_checkpoint(
+    path: Path, state: dict, min_free_disk: float = 0.0, cancelled: Event | None = None
+) -> None:
+    """Write a checkpoint, all of it or none of it.
+
+    Args:
+        cancelled: once it is set, writing ends with `Cancelled` and leaves no file.
 
     Raises `OSError` before writing anything when less than `min_free_disk` GB would remain free.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob("*.tmp"):  # of a process killed while writing
-        leftover.unlink()
+    remove_leftovers(path.parent)
     check_disk(path.parent, tensor_bytes(state), min_free_disk)
-    temporary = path.with_suffix(".tmp")
     try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
+        replace_file(path, lambda file: torch_save(state, file, cancelled or Event()))
     except (OSError, RuntimeError) as error:  # torch wraps what the disk says
-        temporary.unlink()
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         raise OSError(f"checkpoint {path}: cannot be written ({cause})") from error
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)  # the rename itself
-    os.close(folder)
 
 
 def tensor_bytes(state) -> int:
@@ -70,21 +69,36 @@ def check_disk(folder: Path, needed: int, min_free_disk: float) -> None:
         )
 
 
-def prune_checkpoints(folder: Path, keep_last: int | None, keep_every: int | None) -> None:
-    """Remove all but the newest `keep_last` and those at multiples of `keep_every` steps."""
+def prune_checkpoints(
+    folder: Path, step: int, whole: set[str], keep_last: int | None, keep_every: int | None
+) -> None:
+    """Remove what lies before the newest `keep_last`, but for multiples of `keep_every` steps.
+
+    Args:
+        step: the step just written. Files of later steps are another run's or damaged: they are
+            neither counted nor removed.
+        whole: names of files that this run wrote, or read whole. Only these count as kept: none is
+            removed in favour of a file that may not be readable.
+    """
     if keep_last is None:
         return
-    paths = sorted(folder.glob("[0-9]*.pt"), key=lambda path: int(path.stem))
-    for path in paths[:-keep_last]:
-        if not (keep_every and int(path.stem) % keep_every == 0):
-            path.unlink()
+    steps = {int(path.stem): path for path in folder.glob("*.pt") if path.stem.isdecimal()}
+    kept = sorted(number for number in steps if number <= step and steps[number].name in whole)
+    if len(kept) < keep_last:
+        return
+    for number, path in steps.items():
+        if number < kept[-keep_last] and not (keep_every and number % keep_every == 0):
+            path.unlink(missing_ok=True)
 
 
 def read_for_resume(path: str | Path, heads: bool = False) -> dict:
-    """A checkpoint with everything that continuing takes; `ValueError` if something is missing.
+    """Read a checkpoint with everything that continuing takes.
 
     Args:
         heads: whether the run trains heads.
+
+    `ValueError` if something is missing. The first process of a launch looks for NaN and infinity
+    too, which reads the whole file; the others then find it in memory.
     """
     checkpoint = read_checkpoint(path, mmap=True)  # no process needs it all in memory
     needed = (
@@ -97,13 +111,19 @@ def read_for_resume(path: str | Path, heads: bool = False) -> dict:
             f"checkpoint {path}: without {', '.join(missing)}, so a run cannot be continued from "
             f"it; to start a new run from its weights: --ckpt {path} --fine-tune"
         )
+    if is_first_process():
+        try:
+            check_finite(checkpoint)
+        except ValueError as error:
+            raise ValueError(f"checkpoint {path}: {error}") from None
     return checkpoint
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The readable checkpoint of the highest step, None if there is none.
+def latest_checkpoint(folder: Path, heads: bool = False) -> Path | None:
+    """Return the checkpoint of the highest step that a run can continue from, None without one.
 
-    The step is read from inside. A file that cannot be read is passed over with a warning.
+    The step is read from inside. A file that is cut, altered or not finite is passed over with a
+    warning.
     """
     steps = {}
     for path in sorted(folder.glob("*.pt")):
@@ -111,4 +131,11 @@ def latest_checkpoint(folder: Path) -> Path | None:
             steps[path] = read_checkpoint(path, mmap=True)["step"]
         except (ValueError, KeyError) as error:
             warnings.warn(f"passed over: {error}", stacklevel=2)
-    return max(steps, key=steps.get) if steps else None
+    for path in sorted(steps, key=steps.__getitem__, reverse=True):
+        try:
+            read_for_resume(path, heads)
+        except ValueError as error:
+            warnings.warn(f"passed over: {error}", stacklevel=2)
+        else:
+            return path
+    return None

@@ -67,6 +67,17 @@ class CheckpointWriter:
             self.thread = None
         self.check()
 
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        """Wait for the last write, however the run ends; its error only if there is no other."""
+        if self.thread:
+            self.thread.join()
+            self.thread = None
+        if kind is None:
+            self.check()
+
     def _run(self, path: Path, state: dict, cancelled: Event, start: float) -> None:
         try:
             self.write(path, state, cancelled)

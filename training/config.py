@@ -5,13 +5,19 @@ same thing on the command line.
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import tyro
 
 from data.data_config import TrainingData
 from runtime.flags import flag, free, plain
+from training.methods.dispersive import DispersiveConfig
+from training.methods.layer_sync import RegScheduleConfig
+from training.methods.repa import REPAConfig
+from training.methods.sra import SRAConfig
+
+Flat = tyro.conf.OmitArgPrefixes  # its settings are flags as they are called
 
 
 @dataclass(frozen=True)
@@ -28,32 +34,6 @@ class TransportConfig:
     """distance of training times from the singular ends; by path and prediction unless given"""
     sample_eps: float | None = None
     """distance of sampling times from the singular ends; by path and prediction unless given"""
-
-
-@dataclass(frozen=True)
-class RegScheduleConfig:
-    """lambda of LayerSync over training, and where in time it acts; the paper's is constant."""
-
-    reg_scheduler: Literal["constant", "linear", "cosine", "polynomial"] = "constant"
-    """how lambda goes from --reg-weight to --reg-weight-end"""
-    reg_warmup_steps: int = 0
-    """steps over which lambda rises linearly from 0 before that"""
-    reg_decay_steps: int | None = None
-    """step at which the end value is reached; the last one unless given"""
-    reg_weight_end: float = 0.0
-    """lambda at the end"""
-    reg_power: float = 2.0
-    """exponent of the polynomial"""
-    reg_cutoff_step: int | None = None
-    """lambda is 0 from this step on"""
-    reg_similarity_threshold: float | None = None
-    """lambda is 0 where a moving average of the similarity is over this"""
-    reg_similarity_decay: float = 0.99
-    """decay of that average"""
-    reg_threshold_mode: Literal["permanent", "recoverable"] = "permanent"
-    """whether lambda stays 0 when the similarity falls again"""
-    reg_t_range: tuple[float, float] = (0.0, 1.0)
-    """only samples with t in this range are aligned (0 is noise)"""
 
 
 @dataclass(frozen=True)
@@ -90,51 +70,6 @@ class EngineConfig:
     """compile the blocks with torch.compile"""
     fsdp: bool = free(False)
     """shard weights, gradients, optimizer and EMA over the processes (FSDP2), instead of DDP"""
-
-
-@dataclass(frozen=True)
-class DispersiveConfig:
-    """--loss-type dispersive, within a pass of a process; the defaults are its PyTorch code's."""
-
-    dispersive_weight: float = 0.25
-    """weight of the dispersive loss"""
-    dispersive_tau: float = 1.0
-    """its temperature"""
-    dispersive_depth: int | None = None
-    """block whose output is dispersed, counted from 1; the last one unless given"""
-
-
-@dataclass(frozen=True)
-class SRAConfig:
-    """--loss-type sra: self-representation alignment."""
-
-    sra_weight: float = 0.2
-    """weight of SRA"""
-    sra_beta: float = 0.05
-    """distance from which its smooth L1 is linear"""
-    sra_shift: float = 0.2
-    """the teacher sees a time later (nearer to data) by a draw from U(0, this)"""
-    sra_student_depth: int | None = None
-    """student block, counted from 1; the paper's for the model unless given"""
-    sra_teacher_depth: int | None = None
-    """teacher block, of the EMA model; the paper's for the model unless given"""
-
-
-@dataclass(frozen=True)
-class REPAConfig:
-    """--loss-type repa, and repa+layer_sync."""
-
-    repa_weight: float = 0.5
-    """weight of REPA"""
-    repa_depth: int | None = None
-    """block that is aligned, counted from 1; the paper's for the model unless given"""
-    repa_encoder: str = "vit_base_patch14_dinov2.lvd142m"
-    """the encoder of clean images, by timm's name"""
-    repa_encoder_weights: str | None = free(None)
-    """a file with its weights; they are downloaded once unless given"""
-    repa_features: str | None = free(None)
-    """a folder of its features that scripts/cache_features.py made; unless given, each step
-    encodes its images"""
 
 
 @dataclass(frozen=True)
@@ -193,7 +128,7 @@ class TrainConfig(TrainingData):
     # --- model
     model: str = "SiT-XL/2"
     """SiT-{S,B,L,XL}/{2,4,8}, or SiT-Ti/{1,2} (tiny, not from the paper)"""
-    transport: Annotated[TransportConfig, tyro.conf.OmitArgPrefixes] = TransportConfig()
+    transport: Annotated[TransportConfig, Flat] = TransportConfig()
 
     # --- LayerSync
     loss_type: Literal[
@@ -211,11 +146,11 @@ class TrainConfig(TrainingData):
     reg_weight: float | None = None
     """lambda, the weight of the regulariser; the paper's for the model unless given"""
 
-    reg_schedule: Annotated[RegScheduleConfig, tyro.conf.OmitArgPrefixes] = RegScheduleConfig()
+    reg_schedule: Annotated[RegScheduleConfig, Flat] = field(default_factory=RegScheduleConfig)
 
-    dispersive: Annotated[DispersiveConfig, tyro.conf.OmitArgPrefixes] = DispersiveConfig()
-    sra: Annotated[SRAConfig, tyro.conf.OmitArgPrefixes] = SRAConfig()
-    repa: Annotated[REPAConfig, tyro.conf.OmitArgPrefixes] = REPAConfig()
+    dispersive: Annotated[DispersiveConfig, Flat] = field(default_factory=DispersiveConfig)
+    sra: Annotated[SRAConfig, Flat] = field(default_factory=SRAConfig)
+    repa: Annotated[REPAConfig, Flat] = field(default_factory=REPAConfig)
 
     # --- length and engine
     epochs: int = free(80)
@@ -226,8 +161,8 @@ class TrainConfig(TrainingData):
     """samples per step over all processes"""
     global_seed: int = 0
     """seed of everything random"""
-    optim: Annotated[OptimConfig, tyro.conf.OmitArgPrefixes] = OptimConfig()
-    engine: Annotated[EngineConfig, tyro.conf.OmitArgPrefixes] = EngineConfig()
+    optim: Annotated[OptimConfig, Flat] = OptimConfig()
+    engine: Annotated[EngineConfig, Flat] = EngineConfig()
 
     # --- output
     results_dir: str = free("results")
@@ -236,12 +171,12 @@ class TrainConfig(TrainingData):
     """name of the run's folder; made of model, loss, pairs and seed unless given"""
     log_every: int = free(100)
     """steps over which logged values are averaged"""
-    saving: Annotated[SaveConfig, tyro.conf.OmitArgPrefixes] = SaveConfig()
+    saving: Annotated[SaveConfig, Flat] = SaveConfig()
     sample_every: int = free(10_000)
     """steps between sample grids of the EMA model, 0 for none"""
     cfg_scale: float = free(4.0)
     """guidance scale of those sample grids"""
-    evaluation: Annotated[EvalConfig, tyro.conf.OmitArgPrefixes] = EvalConfig()
+    evaluation: Annotated[EvalConfig, Flat] = EvalConfig()
     wandb: bool = free(False)
     """log to Weights & Biases too"""
     wandb_run_name: str | None = free(None)
@@ -259,11 +194,11 @@ class TrainConfig(TrainingData):
 def differences(config: TrainConfig, stored: dict) -> list[str]:
     """Settings in which a checkpoint's config differs, of those that shape what a run computes."""
     found = []
-    for field in dataclasses.fields(config):
-        now, before = getattr(config, field.name), stored.get(field.name)
+    for each in dataclasses.fields(config):
+        now, before = getattr(config, each.name), stored.get(each.name)
         if dataclasses.is_dataclass(now):
             # a checkpoint from before there were such settings was made without them
             found += differences(now, dataclasses.asdict(type(now)()) if before is None else before)
-        elif not field.metadata.get("free") and plain(now) != plain(before):
-            found.append(f"{flag(field.name)}: {before} there, {now} here")
+        elif not each.metadata.get("free") and plain(now) != plain(before):
+            found.append(f"{flag(each.name)}: {before} there, {now} here")
     return found

@@ -2,41 +2,12 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.batch import Batch
+from training.methods.method import Regularizer
 from transport import Transport
-
-
-class Regularizer(Protocol):
-    names: Sequence[str]
-    """of what `losses` logs"""
-    head: nn.Module | None = None
-    """what it trains besides the network (training/methods/heads.py)"""
-
-    def capture(self) -> AbstractContextManager:
-        """Around the network's forward pass."""
-
-    def losses(self, batch: Batch) -> tuple[Tensor | None, list[Tensor]]:
-        """After that pass: weighted losses (N,) to add, if any, and scalars to log.
-
-        What is a property of the whole batch is a scalar instead of (N,).
-        """
-
-    def finish_step(self, logged: list[Tensor]) -> None:
-        """After the optimizer's step, with the means of what `losses` logged in it."""
-
-    def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must keep, on the CPU; {} for most."""
-        return {}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take what `state` gave."""
-
-    def announcement(self) -> str:
-        """One line for the start of a run."""
 
 
 class Objective:
@@ -44,13 +15,14 @@ class Objective:
 
     def __init__(self, transport: Transport, regularizers: Sequence[Regularizer]):
         self.transport, self.regularizers = transport, list(regularizers)
-        added = [name for regularizer in self.regularizers for name in regularizer.names]
-        self.names = ["loss", "velocity_loss", *added]
 
     def __call__(
         self, model, batch: Batch, autocast: AbstractContextManager
-    ) -> tuple[Tensor, list[Tensor]]:
-        """(scalar loss, detached values of `names`); the pass runs under `autocast`."""
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return (scalar loss, detached scalars to log: the loss first, then its terms).
+
+        The network's pass runs under `autocast`.
+        """
         with ExitStack() as stack:
             for regularizer in self.regularizers:
                 stack.enter_context(regularizer.capture())
@@ -58,24 +30,21 @@ class Objective:
             velocity_losses = self.transport.training_losses(
                 model, batch.x_1, batch.conditions, t=batch.t, x0=batch.x_0
             )["loss"]  # (N,)
-        losses, logged = velocity_losses, [velocity_losses.mean()]
+        losses, logged = velocity_losses, {"velocity_loss": velocity_losses.mean()}
         for regularizer in self.regularizers:
             added, values = regularizer.losses(batch)
             losses = losses if added is None else losses + added
-            logged += values
+            logged |= values
         loss = losses.mean()
-        return loss, [value.detach() for value in (loss, *logged)]
+        return loss, {name: value.detach() for name, value in {"loss": loss, **logged}.items()}
 
-    def finish_step(self, values: list[Tensor]) -> None:
-        """After the optimizer's step, with the means of `names` over its parts."""
-        start = 2
+    def finish_step(self, logged: dict[str, Tensor]) -> None:
+        """Take the means of what was logged, after the optimizer's step."""
         for regularizer in self.regularizers:
-            stop = start + len(regularizer.names)
-            regularizer.finish_step(values[start:stop])
-            start = stop
+            regularizer.finish_step(logged)
 
     def state(self) -> list[dict[str, Tensor]]:
-        """Of each regulariser."""
+        """Return the state of each regulariser, for a checkpoint."""
         return [regularizer.state() for regularizer in self.regularizers]
 
     def load_state(self, states: list[dict[str, Tensor]]) -> None:

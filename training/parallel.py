@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from runtime.launch import join_launch
 from training.config import EngineConfig
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -31,10 +32,11 @@ def resolve_precision(precision: str) -> str:
 
 
 def start_accelerator(config: EngineConfig, folder: Path, wandb: bool = False) -> Accelerator:
-    """Join the process group that torchrun describes, or run alone; CUDA if there is any.
+    """Join the process group of this launch, or run alone; CUDA if there is any.
 
     The device is that of LOCAL_RANK, this process's number on its own machine.
     """
+    join_launch()
     precision = resolve_precision(config.precision)
     torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
@@ -86,14 +88,16 @@ class Parallel:
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     def state(self, optimizer: torch.optim.Optimizer) -> dict:
-        """Whole state dicts on the CPU, whatever the sharding: a collective.
+        """Return whole state dicts, whatever the sharding: a collective.
 
-        With several processes only the first one gets the content.
+        Where nothing is sharded they hold the live tensors. Else they are on the CPU, and only the
+        first process gets the content.
         """
+        options = WHOLE if self.sharded else StateDictOptions(full_state_dict=True)
         return {
-            "model": get_model_state_dict(self.network, options=WHOLE),
-            "ema": get_model_state_dict(self.ema, options=WHOLE),
-            "opt": get_optimizer_state_dict(self.network, optimizer, options=WHOLE),
+            "model": get_model_state_dict(self.network, options=options),
+            "ema": get_model_state_dict(self.ema, options=options),
+            "opt": get_optimizer_state_dict(self.network, optimizer, options=options),
         }
 
     def load_state(self, optimizer: torch.optim.Optimizer, state: dict) -> None:

@@ -6,19 +6,32 @@ results/<run name>/ holds config.json, metrics.jsonl, checkpoints/0000400.pt, sa
 import json
 from pathlib import Path
 
+from runtime.files import check_folder_writable
+from runtime.locks import OutputLock, lock_output
 from training.checkpoint import latest_checkpoint, read_for_resume
 from training.config import TrainConfig, differences
-from training.methods.comparisons import folder_parts, trains_heads
+from training.methods.methods import folder_parts, trains_heads
+
+LOCK = "run.lock"
 
 
-def run_folder(config: TrainConfig, pairs: list[tuple[int, int]], weight: float) -> Path:
-    """The folder of this run; the same settings always give the same one."""
-    parts = [config.model.replace("/", "-"), config.loss_type]
-    if weight:
-        parts += [*(f"{student}-{teacher}" for student, teacher in pairs), f"lambda{weight:g}"]
-    parts += folder_parts(config)
+def run_folder(config: TrainConfig) -> Path:
+    """Return the folder of this run; the same settings always give the same one."""
+    parts = [config.model.replace("/", "-"), config.loss_type, *folder_parts(config)]
     name = config.run_name or "-".join([*parts, f"seed{config.global_seed}"])
     return Path(config.results_dir) / name
+
+
+def claim_folder(config: TrainConfig, folder: Path) -> OutputLock:
+    """Make this launch the only one that writes the run's folder, before it is looked into.
+
+    `ValueError` when the folder cannot be written, when another launch keeps it, or at once when
+    it holds a run that this one is not meant to continue.
+    """
+    if config.resume != "latest":
+        find_checkpoint(config, folder)
+    check_folder_writable(folder, f"--results-dir {config.results_dir}")
+    return lock_output(folder, folder / LOCK)
 
 
 def find_checkpoint(config: TrainConfig, folder: Path) -> Path | None:
@@ -47,17 +60,31 @@ def holds_run(folder: Path) -> bool:
 
 def find_latest(config: TrainConfig, folder: Path) -> Path | None:
     paths = sorted(folder.glob("checkpoints/*.pt"))
-    latest = latest_checkpoint(folder / "checkpoints")
+    latest = latest_checkpoint(folder / "checkpoints", trains_heads(config))
     if paths and latest is None:
         raise ValueError(
             f"none of the {len(paths)} checkpoints in {folder / 'checkpoints'} can be read: "
             f"restore one, or give another --run-name to start anew"
         )
     if latest is None and holds_run(folder):  # killed before its first checkpoint
-        found = differences(config, json.loads((folder / "config.json").read_text()))
+        found = differences(config, read_config(folder / "config.json"))
         if found:
             raise ValueError(f"{folder} holds another run; {'; '.join(found)}")
     return latest
+
+
+def read_config(path: Path) -> dict:
+    """Read a run's config.json; `ValueError` if it is damaged."""
+    try:
+        config = json.loads(path.read_text())
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise ValueError(
+            f"{path}: damaged, and there is no checkpoint beside it: remove {path.parent} to start "
+            f"anew"
+        )
+    return config
 
 
 def check_own_folder(path: Path, folder: Path) -> None:

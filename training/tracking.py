@@ -17,29 +17,32 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from runtime.files import remove_leftovers, write_json, write_text
+
 
 class Meter:
     """Sums of named scalars over the steps of a window, float64.
 
     Steps add to a sum of their own process without waiting for the device. `fold` joins the
-    processes' sums; a checkpoint folds too, so that resuming adds in the same order.
+    processes' sums; a checkpoint folds too, so that resuming adds in the same order. Every step
+    has the same names in the same order; a checkpoint keeps the sums without them.
     """
 
-    def __init__(self, accelerator, names: list[str], state: dict | None = None):
-        self.accelerator, self.names = accelerator, names
-        self.local = torch.zeros(len(names), dtype=torch.float64, device=accelerator.device)
-        self.folded = torch.tensor(state["sums"], dtype=torch.float64) if state else self.zeros()
-        self.count = state["count"] if state else 0
+    def __init__(self, accelerator, state: dict | None = None):
+        self.accelerator = accelerator
+        self.names: list[str] = []
+        state = state or {"sums": [], "count": 0}
+        self.folded, self.count = torch.tensor(state["sums"], dtype=torch.float64), state["count"]
+        self.local: Tensor | None = None  # nothing was added since the last fold
         self.bad_step = torch.full((), float("inf"), device=accelerator.device)
 
-    def zeros(self) -> Tensor:
-        return torch.zeros(len(self.names), dtype=torch.float64)
-
-    def add(self, values: list[Tensor], step: int = 0) -> None:
+    def add(self, values: dict[str, Tensor], step: int = 0) -> None:
         """Add one step's values, the loss first."""
-        self.local += torch.stack([value.detach().double() for value in values])
+        self.names = list(values)
+        added = torch.stack([value.detach().double() for value in values.values()])
+        self.local = added + (0.0 if self.local is None else self.local)
         self.count += 1
-        finite = torch.isfinite(values[0].detach())
+        finite = torch.isfinite(added[0])
         self.bad_step = torch.where(finite, self.bad_step, self.bad_step.clamp(max=step + 1))
 
     def first_not_finite(self) -> int:
@@ -48,15 +51,17 @@ class Meter:
 
     def fold(self) -> dict:
         """Join the processes' sums (a collective); returns what a checkpoint keeps."""
-        self.folded += self.accelerator.reduce(self.local, "mean").cpu()
-        self.local = torch.zeros_like(self.local)
+        if self.local is not None:
+            joined = self.accelerator.reduce(self.local, "mean").cpu()
+            self.folded = joined + (self.folded if len(self.folded) else 0.0)
+            self.local = None
         return {"sums": self.folded.tolist(), "count": self.count}
 
     def averages(self) -> dict[str, float]:
         """Means since the last call (a collective), and start a new window."""
         self.fold()
         means = dict(zip(self.names, (self.folded / self.count).tolist(), strict=True))
-        self.folded, self.count = self.zeros(), 0
+        self.folded, self.count = torch.zeros_like(self.folded), 0
         return means
 
 
@@ -68,9 +73,8 @@ class RunLog:
         self.batch, self.clock, self.clock_step = config.global_batch_size, time.time(), first_step
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.json").write_text(
-                json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-            )
+            remove_leftovers(folder)
+            write_json(folder / "config.json", dataclasses.asdict(config))
             cut_back(self.path, first_step)
         accelerator.init_trackers(
             os.environ.get("WANDB_PROJECT", "layersync"),
@@ -113,20 +117,24 @@ class RunLog:
 def wandb_id(folder: Path) -> str:
     """W&B's name for this run, drawn once, so that a resumed run goes on in the same curves."""
     path = folder / "wandb_id.txt"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(uuid.uuid4().hex)
-    return path.read_text()
+    known = path.read_text().strip() if path.exists() else ""
+    if not known:  # or left empty when the disk was full
+        known = uuid.uuid4().hex
+        write_text(path, known)
+    return known
 
 
 def read_log(path: Path) -> list[dict]:
-    """The lines of a metrics.jsonl; a last line that a killed process left half is dropped."""
+    """The lines of a metrics.jsonl; what follows one that a kill or a full disk left is dropped."""
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not isinstance(row, dict) or type(row.get("step")) is not int:
+            break
+        rows.append(row)
     return rows
 
 
@@ -134,9 +142,7 @@ def cut_back(path: Path, step: int) -> None:
     """Keep the lines up to `step`, atomically."""
     if path.exists():
         kept = [json.dumps(row) + "\n" for row in read_log(path) if row["step"] <= step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        os.replace(temporary, path)
+        write_text(path, "".join(kept))
 
 
 def flat(config: dict) -> dict[str, str]:

@@ -8,6 +8,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from training.config import OptimConfig
 from training.methods.heads import Heads
+from training.methods.method import Regularizer
 from training.optimizer import learning_rate, make_optimizer
 from training.parallel import Parallel
 
@@ -19,7 +20,13 @@ class Update:
         last_step: where a schedule of the learning rate ends.
     """
 
-    def __init__(self, parallel: Parallel, regularizers: list, config: OptimConfig, last_step: int):
+    def __init__(
+        self,
+        parallel: Parallel,
+        regularizers: list[Regularizer],
+        config: OptimConfig,
+        last_step: int,
+    ):
         self.parallel, self.config, self.last_step = parallel, config, last_step
         self.optimizer = make_optimizer(parallel.network, config)
         self.heads = Heads(regularizers, parallel.accelerator, config)

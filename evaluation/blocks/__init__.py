@@ -1,1 +1,1 @@
-"""What the blocks of a network know: tokens -> probe -> numbers."""
+"""Knowledge of the blocks of a network: tokens -> probe -> numbers."""

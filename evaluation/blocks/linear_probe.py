@@ -40,7 +40,7 @@ class LinearAccuracy:
         )
 
     def numbers(self) -> dict[str, Tensor]:
-        """{"correct": (depth, N)}: 1 where a held-out image's class was found, else 0."""
+        """{"correct": (depth, N)}: 1 where a held-out image's class was guessed, else 0."""
         return {"correct": torch.cat(self.correct, dim=1)}
 
 
@@ -117,7 +117,7 @@ def linear_probe(
 
 
 def right_guesses(classifier: tuple[Tensor, Tensor], features: Tensor, labels: Tensor) -> Tensor:
-    """Where the classifier is right (1) and wrong (0), (N,) float64; NaN if it has NaN."""
+    """Guesses of a classifier, right (1) or wrong (0), (N,) float64; NaN if it has NaN."""
     weights, offsets = classifier
     scores = features.to(weights) @ weights + offsets  # (N, K)
     right = (scores.argmax(dim=1) == labels).double()

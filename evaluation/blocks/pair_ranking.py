@@ -1,4 +1,4 @@
-"""Which pair of blocks to align: the paper's rule, and what a `BlockReport` says for and against.
+"""A pair of blocks to align: the paper's rule, and what a `BlockReport` says for and against.
 
 The rule (arXiv 2510.12581, Sec. 3.4) keeps the teacher out of the last 20 % of blocks, the student
 out of the first few, and both apart. The paper gives no other numbers but a gap of 8 for 28 blocks;
@@ -7,8 +7,8 @@ pass.
 
 The ranking is this project's reading of the rule's aim, a teacher that knows more than its student:
 pairs are ordered by how much better a linear probe reads the class off the teacher. Differences
-within the noise of the held-out images do not count; among such pairs, the one nearest to the
-published proportions comes first. No training run has tested the order.
+within the noise of the held-out images do not count; among such pairs, the one nearest to
+`layersync.suggest_pair` comes first. No training run has tested the order.
 """
 
 import math
@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from evaluation.blocks.probes import BlockReport
+from layersync import suggest_pair
 from layersync.pairs import Pair
 
 ERRORS = 2.0  # differences within this many standard errors are noise
 ALIKE = 0.95  # mean cosine above which little is left to align
-PROPORTIONS = 1 / 3, 3 / 5  # of the depth: the published pair of SiT-B/2, and nearly SiT-XL/2's
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Candidate:
     ranks: tuple[float, float]
 
     def reasons(self) -> list[str]:
-        """What speaks for and against it, in words."""
+        """Reasons for and against the pair, in words."""
         (student, teacher), (low, high) = self.pair, self.ranks
         change = f"{100 * abs(self.gain):.1f} points (+- {100 * self.error:.1f})"
         better = "better" if self.gain >= 0 else "worse"
@@ -127,13 +127,13 @@ def reasons(candidates: list[Candidate]) -> list[str]:
     tied = sum(candidate.tied for candidate in candidates)
     words = [
         f"of {tied} pairs whose gains differ by no more than noise, it is the nearest to the "
-        f"published proportions"
+        f"usual one for so many blocks"
     ]
     return words * (tied > 1) + candidates[0].reasons()
 
 
 def standard_error(values: Tensor) -> float:
-    """Of the mean of (N,) values, N >= 2."""
+    """Standard error of the mean of (N,) values, N >= 2."""
     return (values.std() / math.sqrt(len(values))).item()
 
 
@@ -141,6 +141,6 @@ def within_noise(lead: Tensor) -> bool:
     return lead.mean().item() <= ERRORS * standard_error(lead)
 
 
-def distance(pair: Pair, depth: int) -> float:
-    """From the published proportions, in blocks."""
-    return sum(abs(n - part * depth) for n, part in zip(pair, PROPORTIONS, strict=True))
+def distance(pair: Pair, depth: int) -> int:
+    """Return how far a pair is from the usual one, in blocks; a network that has a pair has one."""
+    return sum(abs(n - usual) for n, usual in zip(pair, suggest_pair(depth), strict=True))

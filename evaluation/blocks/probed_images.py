@@ -1,4 +1,4 @@
-"""What each block knows, during training: `evaluation.blocks.probes` of the EMA network.
+"""The images that blocks are probed with, and the probes of a network in training.
 
 The same images, with the same noise, each time: curves over training are smooth. Half of the
 images of each class fit the linear probes, the other half judge them.
@@ -87,8 +87,8 @@ class Probing:
         ]
 
     def encode_batch(self, numbers: np.ndarray, encode) -> tuple[Tensor, Tensor]:
-        images = [torch.as_tensor(self.source[i][0]) for i in numbers.tolist()]
-        images = torch.stack(images).to(self.device)
+        items = [torch.as_tensor(self.source[i][0]) for i in numbers.tolist()]
+        images = torch.stack(items).to(self.device)
         draws = image_streams(self.seed, numbers.tolist(), self.device, PROBE)
         x_1 = encode(images, torch.zeros(len(images), dtype=torch.bool, device=self.device), draws)
         return x_1.cpu(), draws.normal(x_1.shape[1:]).cpu()

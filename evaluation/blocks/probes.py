@@ -56,7 +56,7 @@ class BlockReport:
     Args:
         times: K times.
         classes: number of classes that the probe tells apart.
-        correct: (K, depth, N), 1 where a held-out image's class was found, else 0.
+        correct: (K, depth, N), 1 where a held-out image's class was guessed, else 0.
         effective_rank: (K, depth), of the tokens of the images that the probe was fitted to.
         similarity: (K, depth, depth), of the same tokens.
         more: numbers of further probes by name, (K, depth, ...) each.

@@ -1,4 +1,4 @@
-"""What LayerSync does to a step: similarity over time, collapse, and the pull of each loss term.
+"""Effects of LayerSync on a step: similarity over time, collapse, and the pull of each loss term.
 
 Pure functions of what a step has at hand: a pair's tokens (N, T, D), the times t (N,), and the
 gradients of each term of the loss. Nothing here draws, logs or changes anything.

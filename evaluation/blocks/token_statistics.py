@@ -42,7 +42,7 @@ class BlockSimilarity:
     """A `Probe`: mean cosine of the tokens of each two blocks, neighbours among them."""
 
     def __init__(self, classes: int):
-        self.total: Tensor | float = 0.0
+        self.total = torch.zeros(())
         self.count = 0
 
     def fit(self, tokens: Sequence[Tensor], labels: Tensor) -> None:
@@ -58,7 +58,9 @@ class BlockSimilarity:
 
 
 def effective_rank(covariance: Tensor) -> float:
-    """Of centred features with this covariance (D, D): from 1 (one direction) to D (all alike).
+    """Effective rank of centred features with this covariance (D, D).
+
+    It goes from 1 (one direction) to D (all alike).
 
     The singular values of the features are the roots of the covariance's eigenvalues, up to a
     factor. Features that do not vary at all have 0; NaN if the covariance is not finite.

@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Iterator
 from copy import deepcopy
-from types import SimpleNamespace
 
 import torch
 from accelerate import Accelerator
@@ -12,18 +11,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from data.batch import Batch
+from data.source_protocol import ImageSource
 from models import find_model
 from runtime.randomness import step_streams
 from scripts.benchmarks.timing import DEVICE, alternate, autocast, ratio, set_precision
 from training.config import OptimConfig, REPAConfig, TrainConfig
-from training.methods.build import make_regularizers
 from training.methods.heads import Heads
+from training.methods.method import Materials
+from training.methods.methods import make_regularizers
 from training.objective import Objective
 from training.optimizer import make_optimizer
 from transport import create_transport
 
 LATENTS = (4, 32, 32)
-IMAGES = SimpleNamespace(latents=False, mirrors=True)  # what REPA asks of a source
 COLUMNS = dict(
     model="", batch="", precision="", compiled="", loss="", images_per_second=".3g",
     of_peak=".0%", memory_gb=".3f", time_ratio=".4f", memory_ratio=".4f", parameters="d",
@@ -57,9 +57,19 @@ class Step:
         self.images = torch.randint(256, (batch, 3, 256, 256), dtype=torch.uint8, device=DEVICE)
 
     def add_loss(self, config: TrainConfig) -> None:
-        transport, end = create_transport(), 1
-        parts = self.network, self.ema, transport, IMAGES, self.accelerator, random_encoder
-        made = make_regularizers(config, end, *parts)
+        transport = create_transport()
+        made = make_regularizers(
+            Materials(
+                config=config,
+                last_step=1,
+                network=self.network,
+                ema=self.ema,
+                transport=transport,
+                source=ImageSource(),
+                accelerator=self.accelerator,
+                load_encoder=random_encoder,
+            )
+        )
         self.objectives[config.loss_type] = Objective(transport, made)
         self.heads[config.loss_type] = Heads(made, self.accelerator, config.optim)
 

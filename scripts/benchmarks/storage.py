@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data.latent_manifest import CacheSettings
 from data.latent_writer import CacheWriter, ShardWriter
-from data.latents import CacheSettings, LatentSource
+from data.latents import LatentSource
 from data.loader import make_loader
 from data.order import StepBatches
 from models import find_model

@@ -79,6 +79,10 @@ BROKEN = {
     "half a JPEG": JPEG[: len(JPEG) // 2],
     "corrupt PNG": PNG[:60] + b"x" * 40 + PNG[100:],
     "bomb": bomb(),
+    "negative BMP": b"BM" + struct.pack("<IHHIIiiHH", 54, 0, 0, 54, 40, -5, -5, 1, 24) + bytes(200),
+    "empty BMP": b"BM" + struct.pack("<IHHIIiiHH", 54, 0, 0, 54, 40, 0, 9, 1, 24) + bytes(200),
+    "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    "a strip": encoded(Image.new("L", (1_000_000, 2))),
     "range unknown": encoded(Image.fromarray(np.ones((8, 8), np.float32)), "tiff"),
     "too deep": encoded(Image.fromarray(np.full((8, 8), 70_000, np.int32)), "tiff"),
 }
@@ -87,7 +91,11 @@ BROKEN = {
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN.keys())
 def test_what_is_no_image_is_named(content):
     with pytest.raises(UnreadableImage, match=r"its name: not a readable image \(.+\)"):
-        read_image(content, 8, "its name")
+        read_image(content, 64, "its name")
+
+
+def test_without_a_size_nothing_is_cropped():
+    assert np.array_equal(read_image(PNG, None, "x").permute(1, 2, 0), NOISE)
 
 
 def test_a_dangling_link_is_not_taken_for_a_bad_image(tmp_path):

@@ -15,12 +15,11 @@ import torch
 from launching import ROOT, save_tiny_vae
 from torch.utils.data import DataLoader
 
+from data.latent_manifest import CacheSettings, is_latent_cache
 from data.latent_writer import CacheWriter, ShardWriter
 from data.latents import (
-    CacheSettings,
     LatentSource,
     encode_moments,
-    is_latent_cache,
     sample_posterior,
     weights_fingerprint,
 )
@@ -440,3 +439,62 @@ def test_two_runs_do_not_write_the_same_shard(tmp_path):
             ShardWriter(CacheWriter(tmp_path, SETTINGS), 4).__enter__()
         shard.add(np.stack([row(i, SETTINGS) for i in (21, 22)]), [0, 1], [])
     assert cache.finished(4)
+
+
+def shard_entry(root: Path, **changes) -> None:
+    shards = json.loads((root / "manifest.json").read_text())["shards"]
+    shards[1] = {k: v for k, v in (shards[1] | changes).items() if v != "gone"}
+    edit_manifest(root, shards=shards)
+
+
+def relabel(root: Path, label: int) -> None:
+    labels = np.load(root / "labels-00002.npy")
+    labels[3] = label
+    np.save(root / "labels-00002.npy", labels)
+
+
+ALTERED = {  # what was altered: what is done, what is said
+    "elsewhere": (lambda r: shard_entry(r, moments="../elsewhere"), "not the name of a file"),
+    "absolute": (lambda r: shard_entry(r, labels="/etc/hosts"), "not the name of a file"),
+    "no name": (lambda r: shard_entry(r, moments=7), "shard 1: moments is '7'"),
+    "no first": (lambda r: shard_entry(r, first="gone"), "shard 1: first is None"),
+    "other first": (lambda r: shard_entry(r, first=4), "first is 4, 5 come before"),
+    "no count": (lambda r: shard_entry(r, count="gone"), "shard 1: count"),
+    "count": (lambda r: shard_entry(r, count=-5), "shard 1: count is '-5'"),
+    "no checksum": (lambda r: shard_entry(r, sha256={}), "checksum of moments"),
+    "no checksums": (lambda r: shard_entry(r, sha256="gone"), "shard 1: sha256"),
+    "shards": (lambda r: edit_manifest(r, shards=[3]), "shard 0 is '3'"),
+    "no shards": (lambda r: edit_manifest(r, shards=[]), "altered, 0 images in its shards"),
+    "all shards": (lambda r: edit_manifest(r, shards="x"), "shards is 'x'"),
+    "version": (lambda r: edit_manifest(r, version=None), "version None of the format"),
+    "dtype": (lambda r: edit_manifest(r, dtype="object"), "dtype is 'object'"),
+    "side": (lambda r: edit_manifest(r, latent_size=10**9), "latent_size is 1000000000"),
+    "scale": (lambda r: edit_manifest(r, scaling_factor="1"), "scaling_factor is '1'"),
+    "scale nan": (lambda r: edit_manifest(r, scaling_factor=float("nan")), "scaling_factor is"),
+    "classes": (lambda r: edit_manifest(r, num_classes=2.5), "num_classes is '2.5'"),
+    "no unreadable": (lambda r: edit_manifest(r, unreadable=None), r"without \['unreadable'\]"),
+    "nested": (lambda r: (r / "manifest.json").write_text("[" * 10**5), "not JSON"),
+    "label": (lambda r: relabel(r, 7), r"labels-00002\.npy: altered: label 7 in row 3, and 7 cla"),
+    "negative label": (lambda r: relabel(r, -1), "label -1 in row 3"),
+}
+
+
+@pytest.mark.parametrize("what", ALTERED)
+def test_an_altered_cache_is_refused_when_it_is_opened(root, what):
+    act, message = ALTERED[what]
+    act(root)
+    with pytest.raises(ValueError, match=message) as error:
+        LatentSource(root)
+    assert str(root) in str(error.value)
+
+
+def test_an_altered_record_of_a_shard_is_not_believed(tmp_path):
+    cache = CacheWriter(tmp_path, SETTINGS)
+    cache.prepare()
+    write_shard(cache, 1)
+    record = tmp_path / "progress" / "00001.json"
+    content = json.loads(record.read_text())
+    assert CacheWriter(tmp_path, SETTINGS).finished(1)
+    for changes in ({"count": "5"}, {"count": 4}, {"sha256": None}, {"unreadable": 0}):
+        record.write_text(json.dumps(content | changes))
+        assert not CacheWriter(tmp_path, SETTINGS).finished(1)

@@ -11,7 +11,7 @@ from data.data_config import TrainingData
 from data.decoding import UnreadableImage
 from data.loader import make_loader
 from data.order import StepBatches
-from data.sources import DigitsSource, FolderSource, load_source
+from data.sources import DigitsSource, FolderSource, load_indexed, load_source
 
 
 def test_digits_are_sklearns():
@@ -51,8 +51,9 @@ def parquet(tmp_path):
     return write_parquet(tmp_path, columns, **kinds)
 
 
-def load(batch=2, **changes):
-    return load_source(TrainingData(**(dict(image_size=8, num_classes=10) | changes)), batch)
+def load(batch=2, given=None, **changes):
+    data = TrainingData(**(dict(image_size=8, num_classes=10) | changes))
+    return load_indexed(data, batch, given) if given else load_source(data, batch)
 
 
 @pytest.mark.parametrize("flag", ["data_path", "dataset_name"])
@@ -136,3 +137,28 @@ def test_missing_or_unfit_data_is_refused(message, changes):
 def test_empty_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="one folder of images for each class"):
         load(data_path=str(tmp_path))
+
+
+def test_the_flag_that_was_given_is_the_one_that_is_named(tmp_path):
+    (tmp_path / "file.txt").write_text("x")
+    given = "--val-data-path"
+    for message, name in {
+        "--val-data-path /no/such: no such folder": "/no/such",
+        "--val-data-path .*file.txt: a file; give the folder": str(tmp_path / "file.txt"),
+        "--val-data-path .*: it must hold one folder of images": str(tmp_path),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            load(given=given, data_path=name)
+    with pytest.raises(ValueError, match="--num-classes 7: the data of --val-data-path has 10"):
+        load(given=given, dataset_name="digits", num_classes=7)
+
+
+def test_a_link_to_the_folder_itself_adds_no_images(tmp_path):
+    for name in ("a/0.png", "b/1.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(png(7)["bytes"])
+    before = load(data_path=str(tmp_path))
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    after = load(data_path=str(tmp_path))
+    assert (after.paths, after.num_classes) == (before.paths, 2)

@@ -15,7 +15,7 @@ from evaluation import Evaluator
 from evaluation.__main__ import main
 from evaluation.options import MetricOptions
 from evaluation.pixel_scores import load_images, pixel_metrics
-from evaluation.results import append_line, read_lines
+from evaluation.results import COLUMNS, append_line, markdown_table, read_lines
 
 
 def evaluate(*args):
@@ -146,6 +146,8 @@ def test_bad_input_is_refused_before_any_work(files, monkeypatch, capsys, tiny_n
 
     monkeypatch.setattr("evaluation.features.FeaturePass.add", fail)
     (files / "bad.csv").write_text("a,b\n")
+    (files / "0000001.pt").write_bytes(b"weights")
+    before = {path: path.read_bytes() for path in files.iterdir()}
     np.savez(files / "three.npz", np.zeros((3, 12, 12, 3), np.uint8))
     np.savez(files / "gray.npz", np.zeros((9, 12, 12, 1), np.uint8))
     for message, args in {
@@ -153,15 +155,115 @@ def test_bad_input_is_refused_before_any_work(files, monkeypatch, capsys, tiny_n
         "none.npz: no such file": [samples, "--ref", files / "none.npz"],
         "--array NAME chooses another": [samples, "--ref", ref, "--array", "images"],
         "--fid-at needs 41": [samples, "--ref", ref, "--fid-at", 41],
-        "--fid-at 1: must be": [samples, "--ref", ref, "--fid-at", 1],
+        "--fid-at 1: it must be": [samples, "--ref", ref, "--fid-at", 1],
         "--bootstrap 1: must be": [samples, "--ref", ref, "--bootstrap", 1],
         "samples.npz has none": [samples, "--ref", ref, "--per-class"],
         "without --fd-dinov2": [samples, "--ref", ref, "--dinov2-weights", "x"],
+        "--dinov2-model is of no use": [samples, "--ref", ref, "--dinov2-model", "x"],
+        "--batch-size 10000000000: it must be": [samples, "--ref", ref, "--batch-size", 10**10],
+        "ref.npz: what is there is no record": [samples, "--ref", ref, "--out", ref],
+        "samples.npz: what is there is no": [samples, "--ref", ref, "--out", samples],
+        "0000001.pt: what is there is no": [samples, "--ref", ref, "--out", files / "0000001.pt"],
+        "where a folder is needed": [samples, "--ref", ref, "--out", samples / "x.json"],
+        "it is a folder, where a file": [samples, "--ref", ref, "--out", files],
+        "no regular file but a device": [samples, "--ref", ref, "--out", "/dev/full"],
+        "--results /dev/null: it is no": [samples, "--ref", ref, "--results", "/dev/null"],
+        "it is --results too": [samples, "--ref", ref, "--out", "o", "--results", "o"],
+        "/proc/x/s.json: nothing can be written in /proc": [
+            samples,
+            "--ref",
+            ref,
+            "--out",
+            "/proc/x/s.json",
+        ],
         "bad.csv: not a results file": [samples, "--ref", ref, "--results", files / "bad.csv"],
         "3 images, precision and recall needs 4": [files / "three.npz", "--ref", ref],
         "one channel, Inception needs RGB": [files / "gray.npz", "--ref", ref],
     }.items():
         assert message in refused(monkeypatch, capsys, *args)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+# --- pixel space
+
+
+@pytest.fixture
+def digits(tmp_path):
+    """Two sets of digits in one .npz, the second by the name `second`."""
+    images = load_images("digits")[0]
+    np.savez(tmp_path / "s.npz", arr_0=images[:60], second=images[60:130], recipe='{"seed": 4}')
+    return tmp_path
+
+
+FLAGS = [
+    ["--kid"], ["--bootstrap", 3], ["--fid-at", 5], ["--per-class"], ["--fd-dinov2"],
+    ["--pr-dtype", "float32"], ["--inception-weights", "x"], ["--dinov2-model", "x"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=lambda flags: flags[0])
+def test_flags_that_cannot_act_in_pixel_space_are_refused(digits, monkeypatch, capsys, flags):
+    said = refused(monkeypatch, capsys, digits / "s.npz", "--ref", "digits", *flags)
+    assert f"{' '.join(map(str, flags))}: it has no effect in pixel space" in said
+    assert [path.name for path in digits.iterdir()] == ["s.npz"]
+
+
+def test_pixel_scores_take_the_array_and_add_a_line(digits, monkeypatch, capsys):
+    here(monkeypatch, digits / "s.npz", "--ref", "digits", "--array", "second")
+    record = json.loads((digits / "s.metrics.json").read_text())
+    assert record["counts"]["samples"] == 70 and record["samples"]["array"] == "second"
+    (line,) = read_lines(digits / "results.csv")
+    assert line["pixel_frechet"] == f"{record['metrics']['pixel_frechet']:.6g}"
+    assert (line["images"], line["seed"], line["reference"]) == ("70", "4", "digits")
+    assert line["fid"] == "" and line["reference_sha256"] == record["reference"]["sha256"]
+    assert "results.csv" in capsys.readouterr().out
+    here(monkeypatch, "table", digits / "results.csv")
+    assert "pixel_frechet" in capsys.readouterr().out
+    said = refused(monkeypatch, capsys, "digits", "--ref", "digits", "--array", "second")
+    assert "--array second: digits is no .npz" in said
+
+
+OLD = [name for name in COLUMNS if not name.startswith(("pixel_", "classifier", "label_"))]
+
+
+def test_results_of_an_older_version_are_read_and_added_to(tmp_path):
+    path = tmp_path / "results.csv"
+    old = ["old.npz", "9", "1.5", *[""] * (len(OLD) - 3)]
+    path.write_bytes(f"{','.join(OLD)}\r\n{','.join(old)}\r\n".encode())
+    append_line(path, {"samples": "new.npz", "fid": "2.5", "pixel_frechet": None})
+    assert path.read_bytes().startswith(
+        ",".join(OLD).encode() + b"\r\n"
+    )  # nothing asks for more columns
+    append_line(path, {"samples": "small.npz", "pixel_frechet": "3.5"})
+    lines = read_lines(path)
+    assert [line["samples"] for line in lines] == ["old.npz", "new.npz", "small.npz"]
+    assert [line["fid"] for line in lines] == ["1.5", "2.5", ""]
+    assert [line["pixel_frechet"] for line in lines] == ["", "", "3.5"]
+    assert "small.npz" in markdown_table(lines)
+
+
+def test_old_and_new_lines_at_once_are_all_there(tmp_path):
+    """The file is replaced by the first line with a new column, while others wait for it."""
+    path = tmp_path / "results.csv"
+    path.write_text(",".join(OLD) + "\r\n")
+    names = [f"{i}.npz" for i in range(40)]
+    with ThreadPoolExecutor(8) as threads:
+        for result in [
+            threads.submit(append_line, path, {"samples": name, "pixel_recall": name[0]})
+            for name in names
+        ]:
+            result.result()
+    lines = read_lines(path)
+    assert sorted(line["samples"] for line in lines) == sorted(names)
+    assert all(line["pixel_recall"] == line["samples"][0] for line in lines)
+
+
+def test_a_line_after_one_that_a_killed_process_left_half_is_a_line(tmp_path):
+    path = tmp_path / "results.csv"
+    append_line(path, {"samples": "a.npz"})
+    path.write_bytes(path.read_bytes().rstrip(b"\r\n")[:-3])
+    append_line(path, {"samples": "b.npz"})
+    assert [line["samples"] for line in read_lines(path)] == ["a.npz", "b.npz"]
 
 
 def test_two_processes_score_as_one(tmp_path, images, inception_weights):

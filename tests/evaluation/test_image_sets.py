@@ -1,12 +1,14 @@
 """Sets of images: the same in any form, and refused with a reason."""
 
 import io
+import struct
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data.decoding import center_crop
+from data.decoding import center_crop, read_image
 from evaluation.data_sets import open_source
 from evaluation.image_sets import content_hash, open_folder, open_images
 
@@ -24,7 +26,12 @@ def test_every_form_holds_the_same_images(tmp_path, images):
     np.savez_compressed(tmp_path / "b.npz", pictures=array)
     np.save(tmp_path / "c.npy", array)
     save_folder(tmp_path / "d", array)
-    for name, key in [("a.npz", "arr_0"), ("b.npz", "pictures"), ("c.npy", "arr_0"), ("d", "")]:
+    for name, key in [
+        ("a.npz", "arr_0"),
+        ("b.npz", "pictures"),
+        ("c.npy", "arr_0"),
+        ("d", "arr_0"),
+    ]:
         found = open_images(tmp_path / name, key)
         assert len(found) == 7 and found.shape == array.shape[1:]
         np.testing.assert_array_equal(found.images[0:4], array[:4])
@@ -53,6 +60,66 @@ def test_gray_files_become_rgb_and_are_cropped_as_adm_does(tmp_path):
     found = open_folder(tmp_path, image_size=16)
     expected = np.asarray(center_crop(picture.convert("RGB"), 16))
     np.testing.assert_array_equal(found.images[:], [expected, expected])
+
+
+def test_grey_and_float_images_are_decoded_as_training_decodes_them(tmp_path):
+    """16-bit greys keep their upper byte, floats are refused."""
+    ramp = (np.arange(144) * 400).astype(np.uint16).reshape(12, 12)
+    for i in range(2):
+        Image.fromarray(ramp).save(tmp_path / f"{i}.png")
+    found = open_images(tmp_path).images[:]
+    np.testing.assert_array_equal(found[1, ..., 0], ramp >> 8)
+    np.testing.assert_array_equal(found[0], read_image(tmp_path / "0.png", 12, "").permute(1, 2, 0))
+    Image.fromarray(np.ones((12, 12), np.float32)).save(tmp_path / "2.tiff")
+    with pytest.raises(ValueError, match=r"2\.tiff: not a readable image \(floating-point"):
+        open_images(tmp_path).images[:]
+
+
+def test_a_folder_is_visited_once(tmp_path, images):
+    save_folder(tmp_path / "set" / "a", images(2, 0))
+    save_folder(tmp_path / "set" / "b", images(2, 1))
+    before = open_images(tmp_path / "set")
+    (tmp_path / "set" / "b" / "again").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "above").symlink_to(tmp_path)
+    after = open_images(tmp_path / "set")
+    assert after.images.paths == before.images.paths
+    np.testing.assert_array_equal(after.labels, before.labels)
+
+
+def test_flipped_bytes_are_found_when_a_set_is_opened(tmp_path, images):
+    array = images(40, 0)
+    np.savez(tmp_path / "s.npz", array)
+    content = bytearray((tmp_path / "s.npz").read_bytes())
+    content[content.index(array.tobytes()) + 9000] ^= 1
+    (tmp_path / "s.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"s\.npz: damaged: arr_0 is not what was written"):
+        open_images(tmp_path / "s.npz")
+
+
+def test_an_image_larger_than_memory_is_refused_for_what_it_says(tmp_path):
+    """Two of 20,000 x 20,000 pixels, 2.4 GB, by what the archive and the array declare."""
+    wide = b"{'descr': '|u1', 'fortran_order': False, 'shape': (2, 20000, 20000, 3), }"
+    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(wide)) + wide
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("arr_0.npy", content)
+        file.getinfo("arr_0.npy").file_size = len(content) + 2_400_000_000  # as it declares
+    with pytest.raises(ValueError, match=r"bomb\.npz: images of 20000x20000 pixels"):
+        open_images(tmp_path / "bomb.npz")
+
+
+@pytest.mark.parametrize("recipe", ["[1]", "[" * 100_000, "{"])
+def test_a_recipe_that_is_no_object_is_refused(tmp_path, images, recipe):
+    np.savez(tmp_path / "s.npz", arr_0=images(4, 0), recipe=recipe)
+    with pytest.raises(ValueError, match=r"s\.npz: its recipe is no"):
+        open_images(tmp_path / "s.npz")
+
+
+def test_array_is_for_files_with_names(tmp_path, images):
+    save_folder(tmp_path / "d", images(2, 0))
+    np.save(tmp_path / "c.npy", images(2, 0))
+    for name in ("d", "c.npy"):
+        with pytest.raises(ValueError, match=f"--array x: .*{name} is no .npz"):
+            open_images(tmp_path / name, "x")
 
 
 IMAGES = np.zeros((5, 8, 8, 3), np.uint8)
@@ -92,7 +159,7 @@ def test_wrong_files_are_refused(tmp_path, images):
 
 def test_wrong_folders_are_refused(tmp_path, images):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty: 0 PNG or JPEG images"):
+    with pytest.raises(ValueError, match="empty: 0 images"):
         open_images(tmp_path / "empty")
     save_folder(tmp_path / "mixed", images(2, 0))
     Image.new("RGB", (9, 7)).save(tmp_path / "mixed" / "x.png")
@@ -109,7 +176,7 @@ def test_a_broken_image_is_named_when_it_is_reached(tmp_path):
     content = (tmp_path / "000001.png").read_bytes()
     (tmp_path / "000001.png").write_bytes(content[:3000])
     found = open_images(tmp_path)
-    with pytest.raises(ValueError, match=r"000001\.png: a broken image"):
+    with pytest.raises(ValueError, match=r"000001\.png: not a readable image"):
         found.images[0:2]
 
 

@@ -1,5 +1,6 @@
-"""The examples run as processes, with fewer steps: the similarity goes up, what they save loads."""
+"""The examples run, with fewer steps: the similarity goes up, what they save loads."""
 
+import argparse
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from launching import ENVIRONMENT, ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -29,15 +31,18 @@ def similarities(printed: str) -> list[float]:
     return [float(value) for value in re.findall(r"similarity (\d\.\d+)", printed)]
 
 
-def test_lora_on_wan_raises_the_similarity_and_saves_adapters_that_load(tmp_path):
+def test_lora_on_wan_raises_both_similarities_and_saves_adapters_that_load(tmp_path):
     from diffusers import WanTransformer3DModel
     from safetensors.torch import load_file
 
-    printed = run(
-        *("wan_lora.py", "--base-steps", 10, "--steps", 20, "--weight", 1, "--output", tmp_path)
-    )
-    before, after = similarities(printed.split("lambda 1.0")[1])
+    short = ["--base-steps", 10, "--steps", 20, "--weight", 1, "--output", tmp_path]
+    printed = run("wan_lora.py", "--crepa", *short).split("lambda 1.0")[1]
+    before, after = similarities(printed)
     assert after > before + 0.01
+    before, after = (float(value) for value in re.findall(r"CREPA (-?\d\.\d+)", printed))
+    assert after > before + 0.1
+    projector = torch.load(tmp_path / "crepa.pt", weights_only=True)
+    assert projector["projector.1.weight"].shape == (64, 64)
 
     tensors = load_file(tmp_path / "pytorch_lora_weights.safetensors")
     assert len(tensors) == 8 * (4 + 4 + 2) * 2  # blocks, layers, A and B
@@ -50,6 +55,39 @@ def test_lora_on_wan_raises_the_similarity_and_saves_adapters_that_load(tmp_path
     wan.load_lora_adapter(tensors, prefix="transformer")
     loaded = dict(wan.named_parameters())["blocks.7.attn1.to_q.lora_B.default_0.weight"]
     assert loaded.equal(tensors["transformer.blocks.7.attn1.to_q.lora_B.weight"])
+
+
+def test_the_published_lora_has_blocks_9_and_17_and_lambda_0002():
+    text = (ROOT / "examples" / "wan_lora.py").read_text()
+    assert "--student 9 --teacher 17 --weight 0.002" in text
+
+
+@pytest.fixture
+def smoothness(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    import video_smoothness
+
+    return video_smoothness
+
+
+def test_frames_of_drifting_squares_have_the_cosine_that_the_page_names(smoothness):
+    videos = smoothness.drifting_squares([(1, 0), (-1, 0)], count=16)["latents"]
+    assert smoothness.frame_smoothness(videos) == pytest.approx(52 / 64)
+    still = videos[:, :, :1].expand_as(videos)
+    assert smoothness.frame_smoothness(still) == pytest.approx(1)
+
+
+def test_the_ways_are_measured_on_the_same_batches(smoothness, monkeypatch):
+    """Twice the same way has the same numbers; another has others."""
+    ways = {"once": (0.0, 0.0), "twice": (0.0, 0.0), "CREPA": (0.0, 0.5)}
+    monkeypatch.setattr(smoothness, "WAYS", ways)
+    monkeypatch.setattr(smoothness, "VIDEOS", 2)
+    monkeypatch.setattr(smoothness, "EULER_STEPS", 2)
+    args = dict(student=3, teacher=6, rank=2, lr=2e-3, batch_size=4, base_steps=2, steps=2)
+    found = smoothness.measure(0, argparse.Namespace(**args))
+    assert found["the real videos"] == (None, pytest.approx(52 / 64))
+    assert found["once"] == found["twice"] != found["CREPA"]
+    assert all(-1 <= value <= 1 for way in ways for value in found[way])
 
 
 def test_accelerate_loop_on_sd3_raises_the_similarity_and_resumes(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from layersync import LayerSync
+from layersync import CREPA, LayerSync, capture
 
 PAIRS = [(1, 3), (2, 4)]
 
@@ -146,3 +146,28 @@ def test_more_blocks_than_the_recompile_limit_can_be_compiled_one_by_one(counter
         step(run, stack, sync, batch(number), captured=number % 2 == 0)
         frames.append(counter.frame_count)
     assert frames[1:] == [frames[1]] * 3
+
+
+@pytest.mark.parametrize("way", [compile_whole, compile_blocks])
+def test_capturing_for_two_regularisers_is_one_more_graph_and_no_more_after_that(
+    way, counter, stack
+):
+    eager = copy.deepcopy(stack)
+    run, pairs, frames = way(stack, counter), [(1, 3), (2, 4)], []
+    sync, crepa = LayerSync(stack.blocks, pairs), CREPA(stack.blocks, (1, 3), width=8, frames=2)
+    expected_sync = LayerSync(eager.blocks, pairs)
+    expected_crepa = CREPA(eager.blocks, (1, 3), width=8, frames=2)
+    expected_crepa.load_state_dict(crepa.state_dict())
+    for number in range(6):
+        if number % 2:
+            run(batch(number))
+        else:
+            with capture(sync, crepa):
+                run(batch(number))
+            with expected_sync.capture(), expected_crepa.capture():
+                eager(batch(number))
+            torch.testing.assert_close(sync.loss(), expected_sync.loss())
+            torch.testing.assert_close(crepa.loss(), expected_crepa.loss())
+        frames.append(counter.frame_count)
+    assert frames[1] > frames[0] >= 1
+    assert frames[1:] == [frames[1]] * 5

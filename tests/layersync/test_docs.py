@@ -29,7 +29,8 @@ class Model(nn.Module):
 def scope():
     x = torch.randn(2, 5, 8)
     names = dict(model=Model(), batch=dict(x=x), target=x, task_loss=mse_loss, pairs=[(2, 5)])
-    exec("from layersync import LayerSync", names)
+    names |= dict(width=8, frames=5, torch=torch)
+    exec("from layersync import CREPA, LayerSync", names)
     return names
 
 
@@ -44,4 +45,6 @@ def test_plugging_in_takes_six_lines_that_run():
 def test_the_rest_of_the_code_runs(capsys):
     for code in CODE[1:]:
         exec(code, scope())
-    assert "layersync_similarity" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "layersync_similarity" in printed and "crepa_alignment_score" in printed
+    assert "crepa_teacher_block_index 4 is block 5" in printed

@@ -70,16 +70,22 @@ def test_text_is_not_executed():
         parse_pairs("[(exit(), 1)]")
 
 
-def test_suggestion_for_sit_b_is_the_published_pair():
-    assert suggest_pair(12) == (4, 7)
+@pytest.mark.parametrize(
+    ("depth", "pair"),
+    [
+        *((28, (8, 16)), (24, (8, 18)), (12, (4, 7))),  # published
+        *((8, (2, 5)), (5, (2, 3)), (6, (2, 4)), (16, (5, 10)), (20, (6, 12)), (40, (12, 24))),
+    ],
+)
+def test_suggestions_are_the_published_pairs_or_three_and_six_tenths(depth, pair):
+    assert suggest_pair(depth) == pair
 
 
-@pytest.mark.parametrize("depth", [5, 6, 8, 12, 24, 28, 48])
-def test_suggestion_is_a_pair_whose_teacher_is_not_in_the_last_fifth(depth):
+@pytest.mark.parametrize("depth", range(5, 100))
+def test_a_suggestion_is_a_pair_whose_teacher_is_not_in_the_last_fifth(depth):
     student, teacher = suggest_pair(depth)
     assert check_pairs([(student, teacher)], depth) == ((student, teacher),)
-    assert teacher <= 0.8 * depth
-    assert depth < 9 or student > 2
+    assert student > 1 and teacher <= 0.8 * depth
 
 
 @pytest.mark.parametrize("depth", [0, 1, 4])

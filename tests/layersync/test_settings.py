@@ -1,6 +1,7 @@
 """SimpleTuner's settings: the same as pairs and weights, defaults, and what is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,8 +27,18 @@ def test_a_dict_json_and_a_file_are_the_same(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(GIVEN))
     dashed = {f"--{name}": value for name, value in GIVEN.items()}
-    for source in (GIVEN, json.dumps(GIVEN), path, dashed, GIVEN | {"model_family": "flux"}):
+    text, others = json.dumps(GIVEN), GIVEN | {"model_family": "flux"}
+    for source in (GIVEN, text, f"\n {text}", path, str(path), dashed, others):
         assert read_settings(source) == Settings(2, 4, 0.3)
+
+
+def test_values_may_be_texts():
+    texts = {"enabled": "true", "student_block": "2", "teacher_block": " 4 ", "lambda": "0.3"}
+    assert read_settings(changed(**texts)) == Settings(2, 4, 0.3)
+    assert read_settings(changed(**texts | {"enabled": "True"})) == Settings(2, 4, 0.3)
+    assert read_settings(changed(**texts | {"enabled": "false"})) is None
+    sync = LayerSync.from_settings([nn.Linear(4, 4) for _ in range(4)], changed(**texts))
+    assert sync.pairs == ((2, 4),) and sync.weights == (0.3,)
 
 
 def test_lambda_is_02_unless_given():
@@ -49,13 +60,18 @@ def test_it_is_off_unless_enabled(settings):
         (changed(teacher_block=2), r"layersync_teacher_block: 2 .*constant.*deeper"),
         (changed(teacher_block=1), r"layersync_teacher_block: 1 is not deeper than .*, 2;"),
         (changed(student_block=0), "layersync_student_block: 0 .*count from 1"),
-        (changed(student_block="2"), "layersync_student_block: '2'"),
+        (changed(student_block="two"), "layersync_student_block: 'two'"),
+        (changed(student_block="0"), "layersync_student_block: 0 "),
+        (changed(teacher_block="4.0"), r"layersync_teacher_block: '4\.0'"),
         (changed(teacher_block=4.0), r"layersync_teacher_block: 4\.0"),
         (changed(teacher_block=True), "layersync_teacher_block: True"),
         (changed(**{"lambda": 0}), "layersync_lambda: 0 .*above 0.*layersync_enabled"),
         (changed(**{"lambda": -0.1}), r"layersync_lambda: -0\.1"),
         (changed(**{"lambda": float("nan")}), "layersync_lambda: nan"),
-        (changed(**{"lambda": "0.2"}), r"layersync_lambda: '0\.2'"),
+        (changed(**{"lambda": "much"}), "layersync_lambda: 'much'"),
+        (changed(**{"lambda": "nan"}), "layersync_lambda: nan"),
+        (changed(**{"lambda": "-0.2"}), r"layersync_lambda: -0\.2"),
+        (changed(enabled=1), "layersync_enabled: 1 is neither"),
         (changed(enabled="yes"), "layersync_enabled: 'yes'"),
         (
             changed(techer_block=3),
@@ -63,7 +79,9 @@ def test_it_is_off_unless_enabled(settings):
         ),
         (json.dumps(changed(**{"lambda": float("nan")})), "layersync_lambda: nan"),
         ("{", "'{' is not JSON"),
-        ("[1]", r"'\[1\]' is JSON, but not an object"),
+        ("[1]", r"'\[1\]' cannot be read \(No such file.*JSON that starts with \{"),
+        ("layersync.json", "'layersync.json' cannot be read"),
+        (Path("layersync.json"), "'layersync.json' cannot be read"),
     ],
 )
 def test_other_settings_are_refused_by_name_and_value(settings, message):
@@ -71,13 +89,21 @@ def test_other_settings_are_refused_by_name_and_value(settings, message):
         read_settings(settings)
 
 
+def test_a_file_that_holds_something_else_is_refused(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("[1]")
+    with pytest.raises(ValueError, match=r"config\.json' is JSON, but not an object"):
+        read_settings(str(path))
+
+
 def test_settings_of_another_type_are_refused():
-    with pytest.raises(TypeError, match="expected a dict, JSON text or a Path, got int"):
+    with pytest.raises(TypeError, match="expected a dict, JSON text or a path, got int"):
         read_settings(4)
 
 
 def test_a_teacher_beyond_the_model_is_refused_with_its_blocks():
-    with pytest.raises(ValueError, match=r"\(2, 4\).*3 blocks.*1-3 Linear"):
+    message = r"\(2, 4\).*LayerSync could not find layer 4.*3 blocks.*1-3 Linear"
+    with pytest.raises(ValueError, match=message):
         LayerSync.from_settings([nn.Linear(4, 4) for _ in range(3)], GIVEN)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from runtime.files import (
     ABANDONED_SECONDS,
+    check_file,
     check_folder_writable,
     check_writable,
     process_exists,
@@ -98,7 +99,7 @@ def test_full_disk_leaves_the_old_content_and_names_the_file(tmp_path):
 
 
 def test_killed_writer_leaves_the_old_content_and_its_leftover_is_removed(tmp_path):
-    path = tmp_path / "a"
+    path = tmp_path / "a.b.pt"  # with dots, as the temporary name has
     path.write_bytes(b"old")
 
     def child():
@@ -229,3 +230,12 @@ def test_full_disk_is_told_before(tmp_path):
             os._exit(7)
 
     assert in_child(child) == 7 and not list(tmp_path.iterdir())
+
+
+def test_a_folder_given_for_a_file_is_called_one(tmp_path):
+    (tmp_path / "file").touch()
+    check_file(tmp_path / "file")
+    with pytest.raises(ValueError, match="--ckpt x: it is a folder, where a file is meant"):
+        check_file(tmp_path, "--ckpt x")
+    with pytest.raises(ValueError, match="gone: no such file"):
+        check_file(tmp_path / "gone")

@@ -1,5 +1,7 @@
 """Checkpoints on the hub, from a cache that the test lays out as the hub's client does."""
 
+import time
+
 import huggingface_hub
 import pytest
 import torch
@@ -54,3 +56,16 @@ def test_local_names_are_not_looked_up(tmp_path, monkeypatch):
         assert not is_hub_name(name)
         with pytest.raises(ValueError, match=r"no such file$"):
             read_checkpoint(name)
+
+
+def test_without_a_connection_one_look_is_enough(monkeypatch, capsys):
+    """Nobody listens at that port: refused at once, where the client would try for 24 s."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    started = time.monotonic()
+    with pytest.raises(
+        ValueError, match=r"resuls/run/1\.pt: no such file, and not .*no connection"
+    ):
+        read_checkpoint("resuls/run/1.pt")
+    assert time.monotonic() - started < 10
+    assert "looking on the Hugging Face hub" in capsys.readouterr().err

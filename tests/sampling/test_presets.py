@@ -50,3 +50,9 @@ def test_another_solver_than_the_presets_is_refused():
 def test_without_a_preset_nothing_is_added():
     assert expand_preset(["ODE", "--ckpt", "x"]) == ["ODE", "--ckpt", "x"]
     assert expand_preset([]) == [] and expand_preset(["--preset"]) == ["--preset"]
+
+
+@pytest.mark.parametrize("words", [["--preset", "nope"], ["ODE", "--preset=nope", "--ckpt", "x"]])
+def test_a_preset_that_there_is_not_is_named(words):
+    with pytest.raises(ValueError, match="--preset nope: there is no such preset; choose from pap"):
+        expand_preset(words)

@@ -275,7 +275,7 @@ def test_a_failing_file_system_does_not_pass_for_bad_images(vae, tmp_path, capsy
     with pytest.raises(SystemExit):
         main(config(images, vae, tmp_path / "out", skip_unreadable=True))
     said = capsys.readouterr().err
-    assert "No such file" in said and "12.png" in said and "same command continues" in said
+    assert "no such file" in said and "12.png" in said and "same command continues" in said
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
@@ -309,7 +309,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(images, vae, tmp_path, monke
         patch.setattr(cache_latents, "ShardWriter", FullDisk)
         with pytest.raises(SystemExit):
             main(config(images, vae, tmp_path / "out"))
-    assert re.search(r"No space left on device.*same command continues", capsys.readouterr().err)
+    assert re.search(r"No space left on the disk.*same command continues", capsys.readouterr().err)
     assert set(written) == {0, 1, 2, 3}
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npy")}
     assert len(times) == 3 * 2

@@ -7,8 +7,9 @@ from launching import ROOT
 
 from runtime.command import parse_command
 from scripts.suggest_pair import PairConfig, check_pair_config
-from training.checks import check_train_config, layer_sync_settings
+from training.checks import check_train_config
 from training.config import TrainConfig
+from training.methods.layer_sync import layer_sync_settings
 
 TEXT = (ROOT / "docs" / "diagnostics.md").read_text()
 CHECKS = {"train.py": (TrainConfig, check_train_config)}

@@ -12,7 +12,8 @@ from runtime.command import parse_command
 from scripts import sweep_layer_pairs
 from scripts.sweep_layer_pairs import Report, Run
 from sweeps.cells import to_do
-from sweeps.pair_study import Study, load_study
+from sweeps.pair_study import PairStudy
+from sweeps.sweep_folder import load_sweep
 
 SCRIPT = "scripts/sweep_layer_pairs.py"
 BASE = (
@@ -42,8 +43,8 @@ def test_cells_are_trained_sampled_and_evaluated(tmp_path, monkeypatch, capsys):
     """One cell by real processes, and what the command says of it; then a report."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    points = Study.points
-    monkeypatch.setattr(Study, "points", lambda *args: points(*args)[1:])  # not vanilla's
+    points = PairStudy.points
+    monkeypatch.setattr(PairStudy, "points", lambda *args: points(*args)[1:])  # not vanilla's
     folder, reference = tmp_path / "sweep", tmp_path / "reference.npz"
     noise = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), dtype=np.uint8)
     np.savez(reference, arr_0=noise)  # without labels: no classifier is fitted
@@ -53,7 +54,7 @@ def test_cells_are_trained_sampled_and_evaluated(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "finished 2-5-lambda0.3-seed0: pixel_frechet" in said
     assert "| no vanilla run yet |" in said
-    _, (cell,) = load_study(folder)
+    _, (cell,) = load_sweep(PairStudy, folder)
     config = json.loads((cell.folder / "train" / "config.json").read_text())
     assert (config["encoder_depth"], config["gt_encoder_depth"], config["reg_weight"]) == (
         2,
@@ -87,7 +88,7 @@ def test_a_dry_run_prints_commands_that_can_be_copied(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--pairs", "[(2,9)]"], "--pairs: pair (2, 9): the model has 8 blocks"),
+        (["--pairs", "[(2,9)]"], "--pairs: pair (2, 9): LayerSync could not find layer 9"),
         (["--metric", "fid"], "--metric fid: --evaluate gives pixel_frechet"),
         (["--parallel", "0"], "--parallel 0: it must be at least 1"),
         (["--partition", "gpu"], "--partition gpu has no effect without --cluster slurm"),
@@ -112,7 +113,7 @@ def test_commands_of_the_page_are_good():
     assert len(runs) == 3 and len(parsed) == 4
     counts = []
     for c in runs[:2]:
-        known = Study(c.study)
+        known = PairStudy(c.study)
         counts.append(len(known.points(c.grid)))
     pairs = [(s, t) for s in range(2, 10) for t in range(s + 3, 10)]  # of the 12 blocks of B/2
     assert counts == [3 * (1 + 2 * len(pairs)), 3 * (1 + 2 * 2)]

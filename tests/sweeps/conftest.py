@@ -5,8 +5,9 @@ import json
 import pytest
 
 from sweeps.cells import Cell, Command, fingerprint, write_record
-from sweeps.pair_grid import Point
-from sweeps.pair_study import Study, StudyConfig, join_sweep
+from sweeps.pair_grid import PairPoint
+from sweeps.pair_study import PairStudy, PairStudyConfig
+from sweeps.sweep_folder import join_sweep
 
 PROGRAM = """
 import json, os, signal, sys, time
@@ -55,9 +56,9 @@ EVALUATE = "python -m evaluation --ref digits"
 def study_config(tmp_path):
     """study_config(**changes) -> settings of a study of the digits."""
 
-    def make(**changes) -> StudyConfig:
+    def make(**changes) -> PairStudyConfig:
         given = dict(base=BASE, sample=SAMPLE, evaluate=EVALUATE, folder=str(tmp_path / "sweep"))
-        return StudyConfig(**(given | changes))
+        return PairStudyConfig(**(given | changes))
 
     return make
 
@@ -84,9 +85,9 @@ def made_up(study_config):
     cell of None stays unfinished.
     """
 
-    def make(values: dict, **changes) -> tuple[Study, list[Cell]]:
-        study = Study(study_config(**changes))
-        points = [Point(*key) for key in values]
+    def make(values: dict, **changes) -> tuple[PairStudy, list[Cell]]:
+        study = PairStudy(study_config(**changes))
+        points = [PairPoint(*key) for key in values]
         join_sweep(study, points)
         cells = [study.cell(point) for point in points]
         for cell, value in zip(cells, values.values(), strict=True):

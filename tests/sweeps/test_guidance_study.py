@@ -15,7 +15,7 @@ from sampling.presets import expand_preset
 from sampling.sample_config import ODE, SDE
 from scripts.guidance_sweep import Report, Run
 from sweeps.cells import fingerprint, state, to_do, write_record
-from sweeps.commands import known_metrics, read_evaluate, read_sample
+from sweeps.command_words import read_evaluate, read_sample
 from sweeps.guidance_grid import GuidanceGrid, GuidancePoint, guidance_points
 from sweeps.guidance_report import GuidanceFindings, lines_of, write_guidance_report
 from sweeps.guidance_study import (
@@ -23,10 +23,9 @@ from sweeps.guidance_study import (
     GuidanceConfig,
     GuidanceStudy,
     check_guidable,
-    check_same_sweep,
-    join_sweep,
-    load_sweep,
 )
+from sweeps.metric_names import known_metrics
+from sweeps.sweep_folder import check_same_sweep, join_sweep, load_sweep
 
 SAMPLE = "sample_ddp.py ODE --sampling-method euler --num-sampling-steps 3 --num-fid-samples 12"
 EVALUATE = "python -m evaluation --ref digits"
@@ -125,7 +124,7 @@ def test_a_folder_takes_more_points_but_no_other_sweep(checkpoint, tmp_path):
     study = GuidanceStudy(config(checkpoint, folder))
     join_sweep(study, [GuidancePoint(1.0), GuidancePoint(2.0)])
     join_sweep(study, [GuidancePoint(2.0), GuidancePoint(1.5, (0.3, 1.0))])
-    loaded, cells = load_sweep(folder)
+    loaded, cells = load_sweep(GuidanceStudy, folder)
     assert [cell.name for cell in cells] == ["1", "1.5-on-0.3-1", "2"]
     assert plain_recipe(loaded) == plain_recipe(study)
     other = GuidanceStudy(config(checkpoint, folder, sample=SAMPLE.replace("12", "13")))
@@ -143,7 +142,7 @@ def test_a_folder_takes_more_points_but_no_other_sweep(checkpoint, tmp_path):
     with pytest.raises(ValueError, match="mine holds something else"):
         check_same_sweep(GuidanceStudy(config(checkpoint, tmp_path / "mine")))
     with pytest.raises(ValueError, match="no sweep is there"):
-        load_sweep(tmp_path / "mine")
+        load_sweep(GuidanceStudy, tmp_path / "mine")
 
 
 def plain_recipe(study):
@@ -178,7 +177,7 @@ def test_report_has_every_number_and_names_the_best(checkpoint, tmp_path):
     join_sweep(study, list(VALUES))
     for point, values in VALUES.items():
         assert state(fabricate(study, point, values)) == "finished"
-    findings = GuidanceFindings(*load_sweep(study.folder))
+    findings = GuidanceFindings(*load_sweep(GuidanceStudy, study.folder))
     path = write_guidance_report(findings)
     with open(study.folder / "guidance.csv") as file:
         rows = {
@@ -224,7 +223,7 @@ def test_the_command_samples_evaluates_reports_and_then_has_nothing_to_do(checkp
         ("1.0", "2.0", "2.0"),
         ("2.0", "2.0", "3.0"),
     ]
-    assert [state(cell) for cell in load_sweep(folder)[1]] == ["finished"] * 2
+    assert [state(cell) for cell in load_sweep(GuidanceStudy, folder)[1]] == ["finished"] * 2
     assert not list(folder.glob("cells/*/samples.npz"))
     refused = run("scripts/guidance_sweep.py", *words, "--scales", 0.5)
     assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1

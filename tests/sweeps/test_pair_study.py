@@ -9,13 +9,14 @@ import torch
 from runtime.command import parse_command
 from sampling.sample_config import ODE, SDE
 from sweeps.cells import to_do
-from sweeps.cost import estimate, forward_flops, network_passes
-from sweeps.pair_grid import Point
-from sweeps.pair_study import Study, check_same_study, join_sweep, load_study, read_manifest
+from sweeps.pair_cost import estimate, forward_flops, network_passes
+from sweeps.pair_grid import PairPoint
+from sweeps.pair_study import PairStudy
+from sweeps.sweep_folder import check_same_sweep, join_sweep, load_study, load_sweep
 from training.config import TrainConfig
 
-PAIR = Point((2, 5), 0.3, 7)
-VANILLA = Point(None, 0.0, 7)
+PAIR = PairPoint((2, 5), 0.3, 7)
+VANILLA = PairPoint(None, 0.0, 7)
 
 
 def training_of(cell) -> TrainConfig:
@@ -25,7 +26,7 @@ def training_of(cell) -> TrainConfig:
 
 
 def test_cells_of_a_seed_differ_in_the_loss_alone(study_config):
-    study = Study(study_config())
+    study = PairStudy(study_config())
     pair, vanilla = (training_of(study.cell(point)) for point in (PAIR, VANILLA))
     assert (pair.loss_type, pair.encoder_depth, pair.gt_encoder_depth) == ("layer_sync", 2, 5)
     assert pair.reg_weight == 0.3 and pair.global_seed == 7 and pair.resume == "latest"
@@ -35,38 +36,38 @@ def test_cells_of_a_seed_differ_in_the_loss_alone(study_config):
 
 
 def test_samples_have_the_seed_of_their_run(study_config):
-    train, sample, evaluate = Study(study_config()).cell(PAIR).commands
+    train, sample, evaluate = PairStudy(study_config()).cell(PAIR).commands
     assert sample.words[sample.words.index("--global-seed") + 1] == "7"
     assert sample.inputs == train.outputs == ("train/checkpoints/0000004.pt",)
     assert evaluate.expects["seed"] == 7 and evaluate.expects["step"] == 4
     assert evaluate.discards == sample.outputs
-    kept = Study(study_config(keep_samples=True)).cell(PAIR)
+    kept = PairStudy(study_config(keep_samples=True)).cell(PAIR)
     assert kept.commands[-1].discards == ()
 
 
 def test_all_checkpoints_are_sampled_and_evaluated(study_config):
-    cell = Study(study_config(checkpoints="all")).cell(PAIR)
+    cell = PairStudy(study_config(checkpoints="all")).cell(PAIR)
     assert [c.name for c in to_do(cell)] == [
         "train", "sample 2", "evaluate 2", "sample 4", "evaluate 4",
     ]  # fmt: skip
 
 
 def test_a_folder_keeps_its_study_and_takes_more_points(study_config):
-    study = Study(study_config())
+    study = PairStudy(study_config())
     join_sweep(study, [VANILLA])
-    join_sweep(Study(study_config(keep_samples=True)), [VANILLA, PAIR])
-    _, cells = load_study(study.folder)
+    join_sweep(PairStudy(study_config(keep_samples=True)), [VANILLA, PAIR])
+    _, cells = load_sweep(PairStudy, study.folder)
     assert [cell.name for cell in cells] == ["vanilla-seed7", "2-5-lambda0.3-seed7"]
     assert cells[1].recipe == study.cell(PAIR).recipe
 
 
 def test_settings_that_shape_no_number_may_change(study_config):
-    join_sweep(Study(study_config()), [VANILLA])
+    join_sweep(PairStudy(study_config()), [VANILLA])
     base = study_config().base.replace("--num-workers 0", "--num-workers 3")
-    assert check_same_study(Study(study_config(base=base))) == [plain_settings(VANILLA)]
+    assert check_same_sweep(PairStudy(study_config(base=base))) == [plain_settings(VANILLA)]
 
 
-def plain_settings(point: Point) -> dict:
+def plain_settings(point: PairPoint) -> dict:
     return json.loads(json.dumps(point.settings()))
 
 
@@ -84,25 +85,25 @@ def plain_settings(point: Point) -> dict:
     ],
 )
 def test_a_folder_of_another_sweep_is_refused(study_config, change, message):
-    study = Study(study_config())
+    study = PairStudy(study_config())
     join_sweep(study, [VANILLA])
     name, old, new = change
     changed = getattr(study_config(), name).replace(old, new)
     with pytest.raises(ValueError, match=rf"--folder .*sweep holds a sweep of other .*{message}"):
-        join_sweep(Study(study_config(**{name: changed})), [PAIR])
-    assert len(read_manifest(study.folder)["cells"]) == 1
+        join_sweep(PairStudy(study_config(**{name: changed})), [PAIR])
+    assert len(load_study(PairStudy, study.folder)[1]) == 1
 
 
 def test_other_folders_are_refused(study_config, tmp_path):
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "thesis.tex").touch()
     with pytest.raises(ValueError, match="holds something else: give another one"):
-        check_same_study(Study(study_config()))
+        check_same_sweep(PairStudy(study_config()))
     with pytest.raises(ValueError, match="no sweep is there"):
-        read_manifest(tmp_path)
+        load_study(PairStudy, tmp_path)
     (tmp_path / "sweep.json").write_text("{}")
     with pytest.raises(ValueError, match=r"not the sweep.json of a study"):
-        read_manifest(tmp_path)
+        load_study(PairStudy, tmp_path)
 
 
 def test_operations_are_those_of_the_matrix_products(study_config):
@@ -113,7 +114,7 @@ def test_operations_are_those_of_the_matrix_products(study_config):
     )  # layers, attention, adaLN
     ends = tokens * 4 * width + tokens * 8 * width + 2 * width**2
     embedding = 256 * width + width**2
-    assert forward_flops(Study(study_config())) == 2 * (depth * block + ends + embedding)
+    assert forward_flops(PairStudy(study_config())) == 2 * (depth * block + ends + embedding)
 
 
 class CountingNetwork(torch.nn.Module):

@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -58,19 +59,67 @@ def test_killed_while_writing_leaves_whole_files(tmp_path):
         for path in tmp_path.glob("*.pt"):
             content = read_checkpoint(path)
             assert (content["tensor"] == content["step"]).all()
-        assert read_checkpoint(latest_checkpoint(tmp_path))["step"] >= 4
+        assert max(read_checkpoint(path)["step"] for path in tmp_path.glob("*.pt")) >= 4
+    save_checkpoint(tmp_path / "last.pt", {"step": 1})
+    assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_latest_is_by_step_and_passes_over_broken_files(tmp_path):
-    save_checkpoint(tmp_path / "zzz.pt", {"step": 5, "x": torch.zeros(9999)})
-    save_checkpoint(tmp_path / "aaa.pt", {"step": 10})
+def complete(step: int, /, **other) -> dict:
+    """All parts that a run continues from, of a network of one weight."""
+    weight = {"w": torch.full((9999,), float(step))}
+    opt = {"state": {"w": {"exp_avg": torch.zeros(9999)}}, "param_groups": [{"lr": 1e-4}]}
+    sizes = dict(input_size=8, in_channels=1, num_classes=10)
+    return dict(
+        model=weight, ema=weight, opt=opt, step=step, config={"image_size": 8},
+        arch=dict(name="SiT-Ti/2", **sizes), data_length=100, last_step=50,
+        meter={"sums": [1.0], "count": 1}, regularizers=[{}],
+    ) | other  # fmt: skip
+
+
+def test_latest_is_by_step_and_passes_over_what_cannot_be_continued(tmp_path):
+    save_checkpoint(tmp_path / "zzz.pt", complete(5))
+    save_checkpoint(tmp_path / "aaa.pt", complete(10))
     assert latest_checkpoint(tmp_path).name == "aaa.pt"
-    save_checkpoint(tmp_path / "new.pt", {"step": 20, "x": torch.zeros(9999)})
-    content = (tmp_path / "new.pt").read_bytes()
-    (tmp_path / "new.pt").write_bytes(content[: len(content) // 2])
-    with pytest.warns(UserWarning, match=r"new\.pt: truncated"):
+    save_checkpoint(tmp_path / "cut.pt", complete(20))
+    content = (tmp_path / "cut.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(content[: len(content) // 2])
+    save_checkpoint(tmp_path / "text.pt", complete(30, step="thirty"))
+    save_checkpoint(tmp_path / "nan.pt", complete(40, ema={"w": torch.tensor([0.0, float("nan")])}))
+    save_checkpoint(tmp_path / "part.pt", {"step": 50})
+    with pytest.warns(UserWarning) as warned:
         assert latest_checkpoint(tmp_path).name == "aaa.pt"
+    said = "\n".join(str(warning.message) for warning in warned)
+    for reason in (
+        r"cut\.pt: truncated", r"text\.pt: altered or damaged: its step is 'thirty'",
+        r"nan\.pt: ema\.w holds NaN", r"part\.pt: without model",
+    ):  # fmt: skip
+        assert re.search(reason, said), said
     assert latest_checkpoint(tmp_path / "empty") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (dict(step=True), "its step is True, it must be a whole number of at least 0"),
+        (dict(step=2**60), "its step is"),
+        (dict(last_step=0), "its last_step is 0"),
+        (dict(model={"w": torch.zeros(3, dtype=torch.int64)}), "its model w is Tensor"),
+        (dict(ema={}), "its ema is dict, it must be a state dict"),
+        (dict(config=[1]), "its config is list, it must be a dict of settings"),
+        (dict(config={"image_size": "big"}), "its config image_size is 'big'"),
+        (dict(arch={"name": "SiT-S/2"}), "its arch is dict, it must be complete, it lacks"),
+        (dict(meter={"sums": [0.0, "a"], "count": 1}), "its meter sums is list"),
+        (dict(opt={"state": {}}), "its opt is dict, it must be an optimizer's"),
+        (
+            dict(opt={"state": {"w": {"exp_avg": torch.zeros(2)}}, "param_groups": []}),
+            "its opt exp_avg of w is Tensor, it must be a tensor as large as its weights",
+        ),
+    ],
+)
+def test_altered_content_is_named(tmp_path, change, reason):
+    save_checkpoint(tmp_path / "a.pt", complete(5, **change))
+    with pytest.raises(ValueError, match=rf"a\.pt: altered or damaged: {re.escape(reason)}"):
+        read_checkpoint(tmp_path / "a.pt")
 
 
 FOREIGN = [b"", b"not a checkpoint", b"hello", b"torch>=2.6\n", pickle.dumps({"a": 1})[:-3]]

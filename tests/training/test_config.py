@@ -1,10 +1,17 @@
 """Flags: the original's spellings, the paper's defaults, and one clear line for what is wrong."""
 
-import pytest
+import importlib.util
+import subprocess
+import sys
 
+import pytest
+from launching import ROOT
+
+from layersync import suggest_pair
 from runtime.command import parse_command
-from training.checks import check_train_config, layer_sync_settings
+from training.checks import check_train_config
 from training.config import OptimConfig, SaveConfig, TrainConfig, differences
+from training.methods.layer_sync import layer_sync_settings
 
 
 def parse(*args, monkeypatch):
@@ -23,7 +30,9 @@ def test_original_flags_are_accepted(monkeypatch):
         "--sample-eps 0.001 --train-eps 0.002"
     )
     c = parse(*line.split(), monkeypatch=monkeypatch)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # as if wandb were there
+    real = importlib.util.find_spec  # as if wandb were there
+    known = lambda name, *more: name if name == "wandb" else real(name, *more)  # noqa: E731
+    monkeypatch.setattr("importlib.util.find_spec", known)
     check_train_config(c)
     assert c.dataset_name == "imagenet-1k" and c.wandb and c.fine_tune
     assert c.transport.train_eps == 0.002 and c.transport.loss_weight == "likelihood"
@@ -46,6 +55,14 @@ def test_loss_weight_none_is_a_value(monkeypatch):
 )
 def test_defaults_are_the_papers(model, pair, weight):
     assert layer_sync_settings(TrainConfig(model=model)) == ([pair], weight)
+
+
+@pytest.mark.parametrize(
+    ("model", "depth"), [("SiT-XL/2", 28), ("SiT-L/2", 24), ("SiT-B/2", 12), ("SiT-Ti/2", 8)]
+)
+def test_train_py_takes_the_pair_that_is_suggested(model, depth):
+    ((student, teacher),), _ = layer_sync_settings(TrainConfig(model=model))
+    assert (student, teacher) == suggest_pair(depth)
 
 
 def test_multiple_sync_and_vanilla_settings():
@@ -134,6 +151,13 @@ def test_unknown_flags_and_values_exit_with_a_hint(args, said, monkeypatch, caps
     assert exit.value.code == 2
     printed = capsys.readouterr()
     assert said in printed.err + printed.out
+
+
+def test_settings_and_their_checks_do_without_torch():
+    """So that --help and a mistyped flag are answered at once."""
+    modules = "training.config, training.checks, training.methods.methods, data.data_config"
+    program = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
 def test_differences_name_flags_that_shape_the_run_only():

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 import signal
+from threading import Event
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
 
     def poisoned(*args):
         values = step(*args)
-        return [values[0] * float("nan"), *values[1:]] if training.step == 2 else values
+        return values | {"loss": values["loss"] * float("nan")} if training.step == 2 else values
 
     training.forward_backward = poisoned
     assert training.run() == loop.EXIT_NOT_FINITE
@@ -163,14 +164,81 @@ def test_full_disk_is_refused_before_writing_and_keeps_the_old_checkpoint(tmp_pa
 
 
 def test_retention_keeps_the_newest_and_the_permanent(tmp_path):
-    for step in range(1, 11):
+    for step in range(1, 13):
         (tmp_path / f"{step:07d}.pt").touch()
     (tmp_path / "mine.pt").touch()
-    prune_checkpoints(tmp_path, None, None)
-    assert len(list(tmp_path.iterdir())) == 11
-    prune_checkpoints(tmp_path, keep_last=2, keep_every=4)
-    kept = sorted(path.stem for path in tmp_path.iterdir())
-    assert kept == ["0000004", "0000008", "0000009", "0000010", "mine"]
+
+    def kept(whole: range, **keep) -> list[int]:
+        names = {f"{step:07d}.pt" for step in whole}
+        prune_checkpoints(tmp_path, 10, names, **keep)
+        return sorted(int(path.stem) for path in tmp_path.glob("0*.pt"))
+
+    every = list(range(1, 13))
+    assert kept(range(1, 13), keep_last=None, keep_every=None) == every
+    assert kept(range(10, 13), keep_last=2, keep_every=None) == every  # only one up to step 10
+    assert kept(range(5, 8), keep_last=2, keep_every=4) == [4, *range(6, 13)]  # 8, 9 may be bad
+    assert kept(range(5, 11), keep_last=2, keep_every=4) == [4, 8, 9, 10, 11, 12]
+    assert (tmp_path / "mine.pt").exists()
+
+
+def test_a_resumed_run_never_prunes_what_it_can_read_in_favour_of_what_it_cannot(tmp_path):
+    saving = dict(ckpt_every=10, keep_last=2, min_free_disk=0.0)
+    assert train.Training(config(tmp_path, max_steps=30, saving=SaveConfig(**saving))).run() == 0
+    folder = next(tmp_path.rglob("0000030.pt")).parent
+    cut = folder / "0000030.pt"
+    cut.write_bytes(cut.read_bytes()[:1000])
+    saving = SaveConfig(ckpt_every=3, keep_last=1, min_free_disk=0.0)
+    again = config(tmp_path, max_steps=29, saving=saving, resume="latest")
+    with pytest.warns(UserWarning, match="passed over"):
+        assert train.Training(again).run() == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["0000029.pt", "0000030.pt"]
+    assert read_checkpoint(folder / "0000029.pt")["step"] == 29
+    assert cut.stat().st_size == 1000  # of a later step: somebody may want to look at it
+
+
+def test_training_goes_on_during_a_slow_write_and_the_file_is_the_state_of_its_step(
+    tmp_path, monkeypatch
+):
+    """Between the call and the end of the write the weights change; the file must not."""
+    release, steps_meanwhile = Event(), []
+
+    def slow(path, state, *rest):
+        assert release.wait(60)
+        save_checkpoint(path, state, *rest)
+
+    monkeypatch.setattr("training.loop.save_checkpoint", slow)
+    saving = SaveConfig(ckpt_every=3, min_free_disk=0.0)
+    training = train.Training(config(tmp_path, max_steps=6, saving=saving))
+    make_step, expected = training.train_step, {}
+
+    def step(images, labels):
+        if training.step == 3:  # its checkpoint has been handed over
+            expected.update({k: v.clone() for k, v in training.network.state_dict().items()})
+        if 3 <= training.step < 6:
+            steps_meanwhile.append(release.is_set())
+        if training.step == 5:
+            release.set()
+        return make_step(images, labels)
+
+    training.train_step = step
+    assert training.run() == 0
+    assert steps_meanwhile == [False, False, False]
+    written = read_checkpoint(next(tmp_path.rglob("0000003.pt")))
+    assert all(torch.equal(written["model"][key], value) for key, value in expected.items())
+    last = read_checkpoint(next(tmp_path.rglob("0000006.pt")))["model"]
+    assert not all(torch.equal(last[key], value) for key, value in expected.items())
+
+
+def test_a_write_that_fails_ends_the_run(tmp_path, monkeypatch):
+    def full(path, state, *rest):
+        raise OSError(f"checkpoint {path}: cannot be written (disk full)")
+
+    monkeypatch.setattr("training.loop.save_checkpoint", full)
+    saving = SaveConfig(ckpt_every=2, min_free_disk=0.0)
+    training = train.Training(config(tmp_path, max_steps=50, saving=saving))
+    with pytest.raises(OSError, match="disk full"):
+        training.run()
+    assert training.step < 50
 
 
 def test_held_out_losses_by_time(tmp_path):
@@ -185,10 +253,9 @@ def test_held_out_losses_by_time(tmp_path):
     training = train.Training(
         config(tmp_path, dataset_name=None, data_path=str(folder), val_data_path=str(folder))
     )
-    validation = training.monitors.validation
-    losses = validation.losses(training.parallel.ema, training.encoding, training.transport)
+    held_out = training.monitors["held_out_loss"]
+    losses = held_out.losses()
     bins = [losses.pop(f"val_loss_t0.{i}") for i in range(10)]
     assert set(losses) == {"val_loss"}
     assert losses["val_loss"] == pytest.approx(np.mean(bins)) == pytest.approx(2, rel=0.1)
-    again = validation.losses(training.parallel.ema, training.encoding, training.transport)
-    assert again["val_loss"] == losses["val_loss"]
+    assert held_out.losses()["val_loss"] == losses["val_loss"]

@@ -16,25 +16,25 @@ class OneProcess:
 
 
 def test_meter_averages_over_the_window():
-    meter = Meter(OneProcess(), ["a", "b"])
+    meter = Meter(OneProcess())
     for step in range(1, 5):
-        meter.add([torch.tensor(float(step)), torch.tensor(10.0)])
+        meter.add({"a": torch.tensor(float(step)), "b": torch.tensor(10.0)})
     assert meter.averages() == {"a": 2.5, "b": 10.0}
-    meter.add([torch.tensor(7.0), torch.tensor(1.0)])
+    meter.add({"a": torch.tensor(7.0), "b": torch.tensor(1.0)})
     assert meter.averages() == {"a": 7.0, "b": 1.0}
 
 
 def test_meter_continues_a_window_from_its_state():
-    values = [torch.tensor(v) for v in (0.1, 0.2, 0.3, 0.4)]
-    whole, before = Meter(OneProcess(), ["a"]), Meter(OneProcess(), ["a"])
+    values = [{"a": torch.tensor(v)} for v in (0.1, 0.2, 0.3, 0.4)]
+    whole, before = Meter(OneProcess()), Meter(OneProcess())
     for meter in (whole, before):
-        meter.add(values[:1])
-        meter.add(values[1:2])
+        meter.add(values[0])
+        meter.add(values[1])
     whole.fold()
-    after = Meter(OneProcess(), ["a"], json.loads(json.dumps(before.fold())))
+    after = Meter(OneProcess(), json.loads(json.dumps(before.fold())))
     for meter in (whole, after):
-        meter.add(values[2:3])
-        meter.add(values[3:])
+        meter.add(values[2])
+        meter.add(values[3])
     assert whole.averages() == after.averages()
 
 

@@ -10,33 +10,76 @@ The batch is that of one pass: one process, one accumulation part. So this loss,
 depends on the number of processes and parts.
 """
 
+from __future__ import annotations
+
 import math
-from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from runtime.flags import require
+from training.methods.method import Materials, Method, Regularizer, block_number, depth_of
 
-from data.batch import Batch
-from layersync.capture import BlockRecorder
-from training.config import DispersiveConfig
-from training.objective import Regularizer
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor
+
+    from data.batch import Batch
+    from models import SiT
+    from training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class DispersiveConfig(Method):
+    """--loss-type dispersive, within a pass of a process; the defaults are its PyTorch code's."""
+
+    dispersive_weight: float = 0.25
+    """weight of the dispersive loss"""
+    dispersive_tau: float = 1.0
+    """its temperature"""
+    dispersive_depth: int | None = None
+    """block whose output is dispersed, counted from 1; the last one unless given"""
+
+    def check(self, c: TrainConfig) -> None:
+        for name in ("dispersive_weight", "dispersive_tau"):
+            require(self, name, getattr(self, name) > 0, "positive")
+
+    def check_pass(self, c: TrainConfig, samples: int) -> None:
+        if samples < 2:
+            raise ValueError(
+                f"--global-batch-size {c.global_batch_size}: the dispersive loss compares the "
+                f"samples that one process sees in one pass, which are {samples} here; give a "
+                f"larger batch, fewer processes or fewer --accumulation-steps"
+            )
+
+    def depth(self, model: str) -> int:
+        return block_number("dispersive_depth", self.dispersive_depth, depth_of(model), model)
+
+    def folder_parts(self, model: str) -> list[str]:
+        return [f"{self.depth(model)}", f"lambda{self.dispersive_weight:g}"]
+
+    def make(self, given: Materials) -> Regularizer:
+        return DispersiveRegularizer(given.network, self.depth(given.config.model), self)
 
 
 class DispersiveRegularizer(Regularizer):
     """Adds one number to the loss of each sample: it is a property of the batch."""
 
-    names = ("dispersive_loss",)
+    name = "dispersive_loss"
 
-    def __init__(self, network: nn.Module, config: DispersiveConfig):
-        self.config, self.depth = config, config.dispersive_depth
-        self.recorder = BlockRecorder({self.depth: network.blocks[self.depth - 1]})
+    def __init__(self, network: SiT, depth: int, config: DispersiveConfig):
+        from layersync.capture import BlockRecorder
+
+        self.config, self.depth = config, depth
+        self.recorder = BlockRecorder({depth: network.blocks[depth - 1]})
 
     def capture(self) -> AbstractContextManager:
         return self.recorder.recording()
 
-    def losses(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         (tokens,) = self.recorder.take()[self.depth]
         loss = dispersive_loss(tokens, self.config.dispersive_tau)
-        return self.config.dispersive_weight * loss, [loss]
+        return self.config.dispersive_weight * loss, {self.name: loss}
 
     def announcement(self) -> str:
         c = self.config
@@ -47,7 +90,7 @@ class DispersiveRegularizer(Regularizer):
 
 
 def dispersive_loss(tokens: Tensor, tau: float) -> Tensor:
-    """The scalar L of tokens (N, T, D), in float32."""
+    """Compute the scalar L of tokens (N, T, D), in float32."""
     z = tokens.float().flatten(1)  # (N, T * D)
     z = (z - z.mean(0)) / math.sqrt(z.shape[1])  # no distance changes; the products below get small
     squares = z.square().sum(1)

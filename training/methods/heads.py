@@ -17,22 +17,21 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from training.config import OptimConfig
+from training.methods.method import Regularizer
 from training.optimizer import make_optimizer
 from training.parallel import WHOLE, load_optimizer_state
 
 
 class Heads:
-    """The heads of these regularisers, each under the regulariser's first logged name.
+    """The heads of these regularisers, each under its regulariser's name.
 
     A regulariser then calls its head with its wrapper around it, which synchronises gradients.
     """
 
-    def __init__(self, regularizers: list, accelerator, config: OptimConfig):
+    def __init__(self, regularizers: list[Regularizer], accelerator, config: OptimConfig):
         own = [regularizer for regularizer in regularizers if regularizer.head is not None]
         self.accelerator = accelerator
-        self.modules = nn.ModuleDict(
-            {regularizer.names[0]: regularizer.head for regularizer in own}
-        )
+        self.modules = nn.ModuleDict({regularizer.name: regularizer.head for regularizer in own})
         for regularizer in own:
             regularizer.head = accelerator.prepare_model(regularizer.head)
         self.wrapped = [regularizer.head for regularizer in own]

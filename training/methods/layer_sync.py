@@ -1,15 +1,188 @@
 """LayerSync in the training loop: lambda times minus the cosine of paired blocks (paper, Eq. 4)."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from __future__ import annotations
 
-from torch import Tensor, nn
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
-from data.batch import Batch
-from layersync import LayerSync
-from training.config import RegScheduleConfig
-from training.methods.schedule import SimilarityStop, weight_at
-from training.objective import Regularizer
+from runtime.flags import flag, require
+from training.methods.method import (
+    Materials,
+    Method,
+    Regularizer,
+    changed,
+    depth_of,
+    family,
+    no_effect,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor
+
+    from data.batch import Batch
+    from models import SiT
+    from training.config import TrainConfig
+
+# Published, by model family (paper, Sec. 4). S has B's 12 blocks and takes B's; Ti is of no paper.
+PUBLISHED_LAMBDAS = {"XL": 0.2, "L": 0.2, "B": 0.3, "S": 0.3, "Ti": 0.3}
+
+
+@dataclass(frozen=True)
+class RegScheduleConfig:
+    """lambda of LayerSync over training, and where in time it acts; the paper's is constant."""
+
+    reg_scheduler: Literal["constant", "linear", "cosine", "polynomial"] = "constant"
+    """how lambda goes from --reg-weight to --reg-weight-end"""
+    reg_warmup_steps: int = 0
+    """steps over which lambda rises linearly from 0 before that"""
+    reg_decay_steps: int | None = None
+    """step at which the end value is reached; the last one unless given"""
+    reg_weight_end: float = 0.0
+    """lambda at the end"""
+    reg_power: float = 2.0
+    """exponent of the polynomial"""
+    reg_cutoff_step: int | None = None
+    """lambda is 0 from this step on"""
+    reg_similarity_threshold: float | None = None
+    """lambda is 0 where a moving average of the similarity is over this"""
+    reg_similarity_decay: float = 0.99
+    """decay of that average"""
+    reg_threshold_mode: Literal["permanent", "recoverable"] = "permanent"
+    """whether lambda stays 0 when the similarity falls again"""
+    reg_t_range: tuple[float, float] = (0.0, 1.0)
+    """only samples with t in this range are aligned (0 is noise)"""
+
+    def check(self) -> None:
+        """Raise `ValueError` for values out of range, and for those without effect."""
+        require(self, "reg_warmup_steps", self.reg_warmup_steps >= 0, "at least 0")
+        require(self, "reg_weight_end", self.reg_weight_end >= 0, "at least 0")
+        require(self, "reg_power", self.reg_power > 0, "positive")
+        cutoff, threshold = self.reg_cutoff_step, self.reg_similarity_threshold
+        require(self, "reg_cutoff_step", cutoff is None or cutoff >= 1, "at least 1")
+        in_range = threshold is None or -1 <= threshold <= 1
+        require(self, "reg_similarity_threshold", in_range, "a cosine, in [-1, 1]")
+        require(self, "reg_similarity_decay", 0 <= self.reg_similarity_decay < 1, "in [0, 1)")
+        low, high = self.reg_t_range
+        require(self, "reg_t_range", 0 <= low < high <= 1, "LOW HIGH with 0 <= LOW < HIGH <= 1")
+        decays = self.reg_decay_steps is None or self.reg_decay_steps > self.reg_warmup_steps
+        require(self, "reg_decay_steps", decays, "more than --reg-warmup-steps")
+        if self.reg_scheduler == "constant":
+            for name in ("reg_decay_steps", "reg_weight_end"):
+                value = getattr(self, name)
+                if value:
+                    raise ValueError(
+                        f"{flag(name)} {value} has no effect with --reg-scheduler constant"
+                    )
+
+
+@dataclass(frozen=True)
+class LayerSyncSettings(Method):
+    """Settings of LayerSync, whose flags lie at the top level of a run's settings."""
+
+    loss_type: str
+    encoder_depth: int | None
+    gt_encoder_depth: int | None
+    multi_blocks_match: str | None
+    reg_weight: float | None
+    schedule: RegScheduleConfig
+
+    @classmethod
+    def of(cls, c: TrainConfig) -> LayerSyncSettings:
+        return cls(
+            loss_type=c.loss_type,
+            encoder_depth=c.encoder_depth,
+            gt_encoder_depth=c.gt_encoder_depth,
+            multi_blocks_match=c.multi_blocks_match,
+            reg_weight=c.reg_weight,
+            schedule=c.reg_schedule,
+        )
+
+    @property
+    def acts(self) -> bool:
+        """Whether the loss names it."""
+        return self.several or "layer_sync" in self.loss_type.split("+")
+
+    @property
+    def several(self) -> bool:
+        return self.loss_type == "multiple_sync"
+
+    @property
+    def watched(self) -> bool:
+        given = self.encoder_depth, self.gt_encoder_depth
+        return not self.acts and any(depth is not None for depth in given)
+
+    def check(self, c: TrainConfig) -> None:
+        require(self, "reg_weight", self.reg_weight is None or self.reg_weight >= 0, "at least 0")
+        if self.several and self.multi_blocks_match is None:
+            raise ValueError('--loss-type multiple_sync needs --multi-blocks-match "[(4,7),(3,8)]"')
+        ignored = ("encoder_depth", "gt_encoder_depth") if self.several else ("multi_blocks_match",)
+        for name in ignored:
+            value = getattr(self, name)
+            if value is not None and value != "[]":  # the original's default
+                raise ValueError(
+                    f"{flag(name)} {value} has no effect with --loss-type {self.loss_type}"
+                )
+        self.schedule.check()
+
+    def check_unused(self, c: TrainConfig, named: list[str]) -> None:
+        """Refuse lambda where another method has its own; vanilla runs of old scripts give it."""
+        if not named:
+            return
+        if self.reg_weight is not None:
+            own = f"its own is --{named[0]}-weight"
+            raise ValueError(f"--reg-weight {self.reg_weight}: {no_effect(c)}; {own}")
+        for name in changed(self.schedule):
+            raise ValueError(f"{flag(name)} {getattr(self.schedule, name)}: {no_effect(c)}")
+
+    def resolved(self, model: str) -> tuple[list[tuple[int, int]], float]:
+        """Return ([(student, teacher), ...], lambda), flags first and then the published values.
+
+        Without LayerSync it is ([], 0), or one pair to be watched with weight 0. `ValueError` for
+        an unknown model or for pairs that do not fit it.
+        """
+        from layersync import check_pairs, parse_pairs, suggest_pair  # imports torch
+
+        depth = depth_of(model)
+        if not (self.acts or self.watched):
+            return [], 0.0
+        published = PUBLISHED_LAMBDAS[family(model)]
+        weight = published if self.reg_weight is None else self.reg_weight
+        given = self.encoder_depth, self.gt_encoder_depth
+        names = "--encoder-depth, --gt-encoder-depth"
+        suggested = suggest_pair(depth)
+        pairs = [tuple(s if g is None else g for g, s in zip(given, suggested, strict=True))]
+        if self.several:
+            names, pairs = "--multi-blocks-match", parse_pairs(self.multi_blocks_match)
+        try:
+            return list(check_pairs(pairs, depth)), weight if self.acts else 0.0
+        except ValueError as error:
+            raise ValueError(f"{names}: {error}") from None
+
+    def folder_parts(self, model: str) -> list[str]:
+        pairs, weight = self.resolved(model)
+        if not weight:
+            return []
+        return [*(f"{student}-{teacher}" for student, teacher in pairs), f"lambda{weight:g}"]
+
+    def make(self, given: Materials) -> Regularizer:
+        pairs, weight = self.resolved(given.config.model)
+        return LayerSyncRegularizer(
+            network=given.network,
+            pairs=pairs,
+            weight=weight,
+            schedule=self.schedule,
+            last_step=given.last_step,
+            reduce=partial(given.accelerator.reduce, reduction="mean"),
+        )
+
+
+def layer_sync_settings(c: TrainConfig) -> tuple[list[tuple[int, int]], float]:
+    """Return the pairs and lambda of a run, see `LayerSyncSettings.resolved`."""
+    return LayerSyncSettings.of(c).resolved(c.model)
 
 
 class LayerSyncRegularizer(Regularizer):
@@ -21,53 +194,58 @@ class LayerSyncRegularizer(Regularizer):
         reduce: the mean of a tensor over all processes.
     """
 
+    name = "sync_loss"
+
     def __init__(
         self,
-        network: nn.Module,
+        *,
+        network: SiT,
         pairs: list[tuple[int, int]],
         weight: float,
         schedule: RegScheduleConfig,
         last_step: int,
         reduce: Callable[[Tensor], Tensor],
     ):
+        from layersync import LayerSync, ScheduledWeight
+        from training.methods.schedule import reg_schedule
+
         self.sync, self.weight = LayerSync(network.blocks, pairs), weight
-        self.schedule, self.last_step = schedule, last_step
+        self.schedule = schedule
         device = next(network.parameters()).device
-        stops = weight and schedule.reg_similarity_threshold is not None
-        self.stop = SimilarityStop(schedule, reduce, device) if stops else None
-        self.names = ["sync_loss", *(f"similarity_{s}_{t}" for s, t in self.sync.pairs)]
+        coefficient = reg_schedule(schedule, weight, last_step)
+        self.coefficient = ScheduledWeight(coefficient, reduce, device) if weight else None
         self.varies = weight and schedule != RegScheduleConfig(reg_t_range=schedule.reg_t_range)
-        if self.varies:
-            self.names.append("reg_weight")
 
     def capture(self) -> AbstractContextManager:
         return self.sync.capture()
 
-    def losses(self, batch: Batch) -> tuple[Tensor | None, list[Tensor]]:
+    def losses(self, batch: Batch) -> tuple[Tensor | None, dict[str, Tensor]]:
         losses = self.sync.loss(reduction="none")  # (N,)
-        logged = [losses.mean(), *self.sync.similarity_tensors().values()]
-        if not self.weight:
+        logged = {self.name: losses.mean()}
+        for (student, teacher), similarity in self.sync.similarity_tensors().items():
+            logged[f"similarity_{student}_{teacher}"] = similarity
+        if self.coefficient is None:
             return None, logged
-        weight = weight_at(self.schedule, self.weight, batch.step, self.last_step)
-        if self.stop:
-            weight = (weight * self.stop.active).to(losses.dtype)
+        weight = self.coefficient.at(batch.step)
+        if not isinstance(weight, int | float):  # a threshold may have switched it off
+            weight = weight.to(losses.dtype)
         if self.varies:
-            logged.append(losses.new_ones(()) * weight)
+            logged["reg_weight"] = losses.new_ones(()) * weight
         low, high = self.schedule.reg_t_range
         if (low, high) != (0, 1):
             losses = losses * ((batch.t >= low) & (batch.t <= high))
         return weight * losses, logged
 
-    def finish_step(self, logged: list[Tensor]) -> None:
-        if self.stop:
-            self.stop.update(-logged[0])
+    def finish_step(self, logged: dict[str, Tensor]) -> None:
+        if self.coefficient:
+            self.coefficient.update(-logged[self.name])
 
     def state(self) -> dict[str, Tensor]:
-        return {"similarity_stop": self.stop.state.cpu()} if self.stop else {}
+        return self.coefficient.state_dict() if self.coefficient else {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        if self.stop:
-            self.stop.state = state["similarity_stop"].to(self.stop.state.device)
+        if self.coefficient:
+            self.coefficient.load_state_dict(state)
 
     def announcement(self) -> str:
         pairs = ", ".join(f"blocks[{s - 1}] -> blocks[{t - 1}]" for s, t in self.sync.pairs)

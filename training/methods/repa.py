@@ -7,51 +7,110 @@ grid of as many patches as the network has tokens. The MLP has two hidden layers
 is trained, and not part of the network.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from data.batch import Batch
-from data.feature_cache import CachedFeatures
-from data.source_protocol import mirror
-from layersync.alignment import sample_cosine
-from layersync.capture import BlockRecorder
-from models.encoders import PatchEncoder
-from training.config import REPAConfig
-from training.methods.heads import make_head
-from training.objective import Regularizer
+from runtime.flags import free, require
+from training.methods.method import Materials, Method, Regularizer, block_number, family
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor, nn
+
+    from data.batch import Batch
+    from data.feature_cache import CachedFeatures
+    from models import SiT
+    from models.encoders import PatchEncoder
+    from training.config import TrainConfig
 
 HIDDEN = 2048
+# 4 for B and 8 for L and XL, as its authors say; S takes B's. Ti is of no paper.
+REPA_DEPTHS = {"XL": 8, "L": 8, "B": 4, "S": 4, "Ti": 3}
+
+
+@dataclass(frozen=True)
+class REPAConfig(Method):
+    """--loss-type repa, and repa+layer_sync."""
+
+    repa_weight: float = 0.5
+    """weight of REPA"""
+    repa_depth: int | None = None
+    """block that is aligned, counted from 1; the paper's for the model unless given"""
+    repa_encoder: str = "vit_base_patch14_dinov2.lvd142m"
+    """the encoder of clean images, by timm's name"""
+    repa_encoder_weights: str | None = free(None)
+    """a file with its weights; they are downloaded once unless given"""
+    repa_features: str | None = free(None)
+    """a folder of its features that scripts/cache_features.py made; unless given, each step
+    encodes its images"""
+
+    trains_head = True
+
+    def check(self, c: TrainConfig) -> None:
+        require(self, "repa_weight", self.repa_weight > 0, "positive")
+        if self.repa_features and self.repa_encoder_weights:
+            raise ValueError(
+                "--repa-encoder-weights has no effect with --repa-features: they were encoded "
+                "already"
+            )
+        if self.repa_features and c.streaming:
+            raise ValueError(
+                "--repa-features: streamed images have no numbers to find their features by; "
+                "leave out --repa-features or --streaming"
+            )
+
+    def depth(self, model: str) -> int:
+        return block_number("repa_depth", self.repa_depth, REPA_DEPTHS[family(model)], model)
+
+    def folder_parts(self, model: str) -> list[str]:
+        return [f"{self.depth(model)}", f"lambda{self.repa_weight:g}"]
+
+    def make(self, given: Materials) -> Regularizer:
+        depth = self.depth(given.config.model)
+        features = cached_features(given) if self.repa_features else encoded_patches(given)
+        return REPARegularizer(given.network, features, depth, self, given.head_seed)
 
 
 class REPARegularizer(Regularizer):
-    """Args:
-    features: of a batch's images, mirrored where drawn: (N, T, `features.width`).
-    seed: of the head's weights.
+    """Adds minus the cosine between a block's tokens, through a head, and the features.
+
+    Args:
+        features: of a batch's images, mirrored where drawn: (N, T, `features.width`).
+        depth: the block, counted from 1.
+        seed: of the head's weights.
     """
 
-    names = ("repa_loss",)
+    name = "repa_loss"
+    head: nn.Module
 
     def __init__(
         self,
-        network: nn.Module,
-        features: "EncodedPatches | CachedFeatures",
+        network: SiT,
+        features: EncodedPatches | CachedFeatures,
+        depth: int,
         config: REPAConfig,
         seed: int,
     ):
-        self.features, self.config, self.depth = features, config, config.repa_depth
-        self.recorder = BlockRecorder({self.depth: network.blocks[self.depth - 1]})
+        from layersync.capture import BlockRecorder
+        from training.methods.heads import make_head
+
+        self.features, self.config, self.depth = features, config, depth
+        self.recorder = BlockRecorder({depth: network.blocks[depth - 1]})
         self.head = make_head([network.pos_embed.shape[-1], HIDDEN, HIDDEN, features.width], seed)
 
     def capture(self) -> AbstractContextManager:
         return self.recorder.recording()
 
-    def losses(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        from layersync.alignment import sample_cosine
+
         (tokens,) = self.recorder.take()[self.depth]
         losses = -sample_cosine(self.head(tokens), self.features(batch))  # (N,)
-        return self.config.repa_weight * losses, [losses.mean()]
+        return self.config.repa_weight * losses, {self.name: losses.mean()}
 
     def announcement(self) -> str:
         c, count = self.config, sum(p.numel() for p in self.head.parameters())
@@ -78,8 +137,56 @@ class EncodedPatches:
         self.encoder, self.mirrors, self.autocast = encoder, mirrors, autocast
         self.width = encoder.width
 
-    @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
+        """Compute (N, T, D), without gradient."""
+        import torch
+
+        from data.source_protocol import mirror
+
         images = mirror(batch.images, batch.mirrored) if self.mirrors else batch.images
-        with self.autocast():
-            return self.encoder(images)  # (N, T, D)
+        with torch.no_grad(), self.autocast():
+            return self.encoder(images)
+
+
+def encoded_patches(given: Materials) -> EncodedPatches:
+    """Make the encoder, for as many patches as the network has tokens."""
+    from models.encoders import PatchEncoder
+
+    c, source = given.config, given.source
+    if source.latents:
+        raise ValueError(
+            f"--loss-type {c.loss_type}: --data-path {c.data_path} holds latents, and "
+            f"REPA's encoder sees images; give --repa-features FOLDER, made of the same images by "
+            f"scripts/cache_features.py, or the images themselves"
+        )
+    network = (given.load_encoder or pretrained_encoder)(c.repa)
+    try:
+        encoder = PatchEncoder(network, given.network.x_embedder.grid_size[0])
+    except AttributeError as error:
+        raise ValueError(f"--repa-encoder {c.repa.repa_encoder}: {error}") from None
+    device, autocast = given.accelerator.device, given.accelerator.autocast
+    return EncodedPatches(encoder.to(device), source.mirrors, autocast)
+
+
+def pretrained_encoder(c: REPAConfig) -> nn.Module:
+    from models.encoders import load_vision_transformer
+
+    return load_vision_transformer(
+        c.repa_encoder, c.repa_encoder_weights, "--repa-encoder", "--repa-encoder-weights"
+    )
+
+
+def cached_features(given: Materials) -> CachedFeatures:
+    """Open a cache of features that was made of the run's images."""
+    from data.feature_cache import CachedFeatures, data_of
+    from data.order import StepBatches
+
+    c, source = given.config, given.source
+    expected = dict(
+        encoder=c.repa.repa_encoder,
+        image_size=c.image_size,
+        side=given.network.x_embedder.grid_size[0],
+        **data_of(source),
+    )
+    batches = StepBatches(len(source), c.global_batch_size, c.global_seed, 0, 0, range(0))
+    return CachedFeatures(c.repa.repa_features, expected, batches, source.mirrors)

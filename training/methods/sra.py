@@ -9,41 +9,109 @@ it is trained, and not part of the network.
 The teacher makes a whole forward pass, as in the authors' code.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from data.batch import Batch
-from layersync.capture import BlockRecorder
-from training.config import SRAConfig
-from training.methods.heads import make_head
-from training.objective import Regularizer
-from transport import Transport
+from runtime.flags import require
+from training.methods.method import Materials, Method, Regularizer, block_number, family
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor, nn
+
+    from data.batch import Batch
+    from models import SiT
+    from training.config import TrainConfig
+    from transport import Transport
+
+# Published for XL and B. L's blocks are at the same fractions of the depth as XL's; S has B's depth
+# and takes B's. Ti is of no paper.
+SRA_DEPTHS = {"XL": (8, 20), "L": (7, 17), "B": (3, 8), "S": (3, 8), "Ti": (2, 5)}
+
+
+@dataclass(frozen=True)
+class SRAConfig(Method):
+    """--loss-type sra: self-representation alignment."""
+
+    sra_weight: float = 0.2
+    """weight of SRA"""
+    sra_beta: float = 0.05
+    """distance from which its smooth L1 is linear"""
+    sra_shift: float = 0.2
+    """the teacher sees a time later (nearer to data) by a draw from U(0, this)"""
+    sra_student_depth: int | None = None
+    """student block, counted from 1; the paper's for the model unless given"""
+    sra_teacher_depth: int | None = None
+    """teacher block, of the EMA model; the paper's for the model unless given"""
+
+    trains_head = True
+
+    def check(self, c: TrainConfig) -> None:
+        require(self, "sra_weight", self.sra_weight > 0, "positive")
+        for name in ("sra_beta", "sra_shift"):
+            require(self, name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
+
+    def depths(self, model: str) -> tuple[int, int]:
+        """Return student and teacher, flags first and then the published ones."""
+        student, teacher = SRA_DEPTHS[family(model)]
+        student = block_number("sra_student_depth", self.sra_student_depth, student, model)
+        teacher = block_number("sra_teacher_depth", self.sra_teacher_depth, teacher, model)
+        if student > teacher:
+            raise ValueError(
+                f"--sra-student-depth {student} lies behind --sra-teacher-depth {teacher}: the "
+                f"student is the earlier block"
+            )
+        return student, teacher
+
+    def folder_parts(self, model: str) -> list[str]:
+        student, teacher = self.depths(model)
+        return [f"{student}-{teacher}", f"lambda{self.sra_weight:g}"]
+
+    def make(self, given: Materials) -> Regularizer:
+        return SRARegularizer(
+            network=given.network,
+            ema=given.ema,
+            transport=given.transport,
+            depths=self.depths(given.config.model),
+            config=self,
+            seed=given.head_seed,
+            autocast=given.accelerator.autocast,
+        )
 
 
 class SRARegularizer(Regularizer):
-    """Args:
-    network, ema: the trained network and its moving average.
-    seed: of the head's weights.
-    autocast: a context manager for the teacher's pass.
+    """Adds the student's distance to the teacher.
+
+    Args:
+        network, ema: the trained network and its moving average.
+        depths: (student, teacher), counted from 1.
+        seed: of the head's weights.
+        autocast: a context manager for the teacher's pass.
     """
 
-    names = ("sra_loss",)
+    name = "sra_loss"
+    head: nn.Module
 
     def __init__(
         self,
-        network: nn.Module,
-        ema: nn.Module,
+        *,
+        network: SiT,
+        ema: SiT,
         transport: Transport,
+        depths: tuple[int, int],
         config: SRAConfig,
         seed: int,
         autocast: Callable[[], AbstractContextManager],
     ):
+        from layersync.capture import BlockRecorder
+        from training.methods.heads import make_head
+
         self.ema, self.transport, self.config, self.autocast = ema, transport, config, autocast
-        student, teacher = config.sra_student_depth, config.sra_teacher_depth
+        self.depths = student, teacher = depths
         self.student = BlockRecorder({"student": network.blocks[student - 1]})
         self.teacher = BlockRecorder({"teacher": ema.blocks[teacher - 1]})
         width = network.pos_embed.shape[-1]
@@ -52,27 +120,32 @@ class SRARegularizer(Regularizer):
     def capture(self) -> AbstractContextManager:
         return self.student.recording()
 
-    def losses(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        from torch.nn.functional import smooth_l1_loss
+
         (tokens,) = self.student.take()["student"]
         predicted, target = self.head(tokens).float(), self.targets(batch).float()  # (N, T, D)
-        losses = F.smooth_l1_loss(predicted, target, reduction="none", beta=self.config.sra_beta)
+        losses = smooth_l1_loss(predicted, target, reduction="none", beta=self.config.sra_beta)
         losses = losses.flatten(1).mean(1)  # (N,)
-        return self.config.sra_weight * losses, [losses.mean()]
+        return self.config.sra_weight * losses, {self.name: losses.mean()}
 
-    @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
-        """The teacher's tokens (N, T, D)."""
-        t = (batch.t + self.config.sra_shift * batch.draws.uniform()).clamp(max=1)
-        x_t = self.transport.path.x_t(t, batch.x_0, batch.x_1)
-        with self.autocast(), self.teacher.recording():
-            self.ema(x_t, t, **batch.conditions)
-        (tokens,) = self.teacher.take()["teacher"]
-        return tokens
+        """Compute the teacher's tokens (N, T, D), without gradient."""
+        import torch
+
+        with torch.no_grad():
+            t = (batch.t + self.config.sra_shift * batch.draws.uniform()).clamp(max=1)
+            x_t = self.transport.path.x_t(t, batch.x_0, batch.x_1)
+            with self.autocast(), self.teacher.recording():
+                self.ema(x_t, t, **batch.conditions)
+            (tokens,) = self.teacher.take()["teacher"]
+            return tokens
 
     def announcement(self) -> str:
         c, count = self.config, sum(p.numel() for p in self.head.parameters())
+        student, teacher = self.depths
         return (
-            f"SRA: blocks[{c.sra_student_depth - 1}] -> blocks[{c.sra_teacher_depth - 1}] of the "
+            f"SRA: blocks[{student - 1}] -> blocks[{teacher - 1}] of the "
             f"EMA at t + U(0, {c.sra_shift:g}), lambda {c.sra_weight:g}, "
             f"a head of {count / 1e6:.2f}M parameters"
         )

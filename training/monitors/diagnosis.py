@@ -6,10 +6,8 @@ the student's output z, through which both terms of the loss reach it and all bl
     |d L_velocity / d z|,   |d L_sync / d z| (without lambda),   the angle between them.
 """
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.batch import Batch
 from evaluation.blocks.sync_effect import (
@@ -21,32 +19,38 @@ from evaluation.blocks.sync_effect import (
 )
 from layersync.alignment import sample_cosine
 from layersync.capture import BlockRecorder
-from transport import Transport
+from training.config import TrainConfig
+from training.methods.layer_sync import layer_sync_settings
+from training.monitors.monitor import Moment, Monitor, Watched
+from training.tracking import RunLog
 
 
-class Diagnosis:
-    """Looks at pairs of the network in training; changes nothing.
+class Diagnosis(Monitor):
+    """The pairs of blocks on the images of the step just made, as many as fit in one pass."""
 
-    Args:
-        network: with `blocks` that return tokens (N, T, D).
-        pairs: (student, teacher), counted from 1.
-        add_up: the sum of a tensor over all processes, a collective.
-    """
+    def __init__(self, run: Watched):
+        self.run, self.network, self.transport = run, run.parallel.network, run.transport
+        self.pairs, _ = layer_sync_settings(run.config)
+        self.numbers = sorted({number for pair in self.pairs for number in pair})
+        blocks = self.network.blocks
+        self.recorder = BlockRecorder({n: blocks[n - 1] for n in self.numbers})
 
-    def __init__(
-        self,
-        network: nn.Module,
-        transport: Transport,
-        pairs: list[tuple[int, int]],
-        add_up: Callable[[Tensor], Tensor],
-    ):
-        self.network, self.transport, self.add_up = network, transport, add_up
-        self.pairs = pairs
-        self.numbers = sorted({number for pair in pairs for number in pair})
-        self.recorder = BlockRecorder({n: network.blocks[n - 1] for n in self.numbers})
+    @staticmethod
+    def interval(c: TrainConfig) -> int:
+        return c.diagnose_every
 
-    def values(self, batch: Batch, autocast) -> dict[str, float]:
-        """Named numbers of this process's `batch`, joined over all; ranks are of the first's."""
+    def look(self, now: Moment, log: RunLog) -> None:
+        part = slice(len(now.labels) // self.run.config.engine.accumulation_steps)
+        batch = self.run.draw(now.images[part], now.labels[part], now.step, self.run.shard[part])
+        log.write_extra(now.step, self.values(batch))
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """Sum a tensor over all processes, a collective."""
+        return self.run.accelerator.reduce(tensor, reduction="sum")
+
+    def values(self, batch: Batch) -> dict[str, float]:
+        """Compute named numbers of all processes' batches; ranks are of the first process's."""
+        autocast = self.run.accelerator.autocast()
         with self.recorder.recording(), autocast:
             losses = self.transport.training_losses(
                 self.network, batch.x_1, batch.conditions, t=batch.t, x0=batch.x_0

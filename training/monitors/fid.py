@@ -11,29 +11,30 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.encoding import Encoding
 from evaluation.options import MetricOptions
 from evaluation.scorers import load_scorer
 from runtime.randomness import image_streams
 from sampling.labels import random_labels
 from training.config import TrainConfig
-from transport import Sampler, Transport
+from training.monitors.monitor import Moment, Monitor, Watched
+from training.tracking import RunLog
+from transport import Sampler
 
 
-class InTraining:
+class FID(Monitor):
     """Samples shared out over the processes and scored against a reference; no guidance.
 
     Raises `ValueError` when the reference or the networks that score cannot be used.
     """
 
-    def __init__(self, config: TrainConfig, encoding: Encoding, transport: Transport):
-        self.config, self.codec = config.evaluation, encoding.codec
-        self.latent_shape = encoding.latent_shape
-        self.seed = config.global_seed
-        self.sample = Sampler(transport).sample_ode(
+    def __init__(self, run: Watched):
+        self.ema, self.config, self.codec = run.ema, run.config.evaluation, run.encoding.codec
+        self.latent_shape = run.encoding.latent_shape
+        self.seed = run.config.global_seed
+        self.sample = Sampler(run.transport).sample_ode(
             sampling_method="heun2", num_steps=self.config.eval_steps, trajectory=False
         )
-        size = config.image_size
+        size = run.config.image_size
         options = MetricOptions(inception_weights=self.config.eval_inception_weights)
         shape = size, size, self.codec.image_channels
         self.scorer = load_scorer(self.config.eval_ref, shape, "this run", options)
@@ -43,19 +44,26 @@ class InTraining:
                 f"--eval-samples {self.config.eval_samples}: fewer than the {count} processes"
             )
 
-    def __call__(self, ema) -> dict[str, float]:
-        """{"eval_fid": ..., ...} on the first process, {} on the others; a collective."""
-        labels = self.labels(range(self.config.eval_samples), ema.num_classes)
-        scores = self.scorer.evaluate(self.batches(ema), labels)
+    @staticmethod
+    def interval(c: TrainConfig) -> int:
+        return c.evaluation.eval_every
+
+    def look(self, now: Moment, log: RunLog) -> None:
+        log.write_extra(now.step, self.scores())
+
+    def scores(self) -> dict[str, float]:
+        """Compute {"eval_fid": ..., ...} on the first process, {} on others; a collective."""
+        labels = self.labels(range(self.config.eval_samples))
+        scores = self.scorer.evaluate(self.batches(), labels)
         return {f"eval_{name}": value for name, value in scores.metrics.items()} if scores else {}
 
-    def labels(self, numbers: range, classes: int) -> np.ndarray | None:
+    def labels(self, numbers: range) -> np.ndarray | None:
         """Labels of images `numbers` (n,), as `draw` draws them; None but on the first process."""
         if not self.scorer.processes.first:
             return None
-        return random_labels(image_streams(self.seed, numbers), classes).numpy()
+        return random_labels(image_streams(self.seed, numbers), self.ema.num_classes).numpy()
 
-    def batches(self, ema) -> Iterator[Tensor]:
+    def batches(self) -> Iterator[Tensor]:
         """This process's share of the images, in order: uint8 (n, H, W, C), on the CPU."""
         processes, size = self.scorer.processes, self.config.eval_batch_size
         share = processes.share(self.config.eval_samples)
@@ -66,7 +74,7 @@ class InTraining:
         )
         for start in range(0, longest, size):
             numbers = range(share.start + start, share.start + start + size)
-            images = self.draw(ema, numbers)
+            images = self.draw(numbers)
             count = max(0, min(size, len(share) - start))
             if count:
                 yield images[:count].cpu()
@@ -74,9 +82,9 @@ class InTraining:
         bar.close()
 
     @torch.no_grad()
-    def draw(self, ema, numbers: range) -> Tensor:
+    def draw(self, numbers: range) -> Tensor:
         """Images `numbers` as sample_ddp.py makes them, uint8 (n, H, W, C)."""
-        streams = image_streams(self.seed, numbers, next(ema.parameters()).device)
-        labels = random_labels(streams, ema.num_classes)
-        latents = self.sample(streams.normal(self.latent_shape), ema, y=labels)[-1]
+        streams = image_streams(self.seed, numbers, next(self.ema.parameters()).device)
+        labels = random_labels(streams, self.ema.num_classes)
+        latents = self.sample(streams.normal(self.latent_shape), self.ema, y=labels)[-1]
         return self.codec.decode(latents)

@@ -112,7 +112,7 @@ def test_held_out_images_are_probed_where_there_are_any(tmp_path):
     folder = folder_of_images(str(tmp_path / "held-out"), 8, per_class=20)
     data = dict(dataset_name=None, data_path=folder, val_data_path=folder, num_classes=2)
     training = train.Training(short(tmp_path, probe_every=2, **data))
-    assert training.probing.source is training.monitors.validation.source
+    assert training.monitors["block_probes"].probing.source.root == folder
 
 
 def test_data_without_classes_is_refused_before_anything_is_written(tmp_path):
@@ -139,5 +139,5 @@ def test_cached_latents_are_probed_like_their_images(tmp_path):
         training = train.Training(short(tmp_path / "results", probe_every=2, **data))
         assert training.encoding.latent_shape == (4, 4, 4)
         given = training.parallel.ema, training.encoding, training.transport
-        values.append(training.probing.values(*given))
+        values.append(training.monitors["block_probes"].probing.values(*given))
     assert values[0] == pytest.approx(values[1], rel=1e-4)

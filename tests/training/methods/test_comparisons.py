@@ -20,9 +20,9 @@ from scripts.cache_features import FeatureConfig
 from scripts.cache_features import main as cache_features
 from scripts.cache_latents import CacheConfig
 from scripts.cache_latents import main as cache_latents
-from training import loop
+from training.building import build_network
 from training.checkpoint import save_checkpoint
-from training.checks import check_train_config, layer_sync_settings
+from training.checks import check_train_config
 from training.config import (
     DispersiveConfig,
     EngineConfig,
@@ -33,7 +33,7 @@ from training.config import (
     SRAConfig,
     TrainConfig,
 )
-from training.methods.comparisons import with_depths
+from training.methods.layer_sync import layer_sync_settings
 from training.tracking import read_log
 
 METHODS = ["dispersive", "sra", "repa", "repa+layer_sync"]
@@ -103,7 +103,7 @@ def test_heads_learn_and_stay_out_of_the_network(config, tmp_path, loss_type):
     before = train.Training(config(loss_type, run_name="start")).update.heads.modules.state_dict()
     assert before.keys() == after["heads"].keys()
     assert not any(torch.equal(before[key], after["heads"][key]) for key in before)
-    network = loop.build_network(after["arch"], 0).state_dict()
+    network = build_network(after["arch"], 0).state_dict()
     assert after["model"].keys() == after["ema"].keys() == network.keys()
     named = {key.rsplit(".", 1)[0] for key in after["opt"]["state"]}
     assert not any("loss" in name for name in named)
@@ -339,14 +339,12 @@ def test_latents_need_features_of_the_same_images(config, tmp_path, photos, feat
 
 
 def test_defaults_are_the_papers():
-    xl = TrainConfig(loss_type="sra")
-    assert with_depths(xl).sra == SRAConfig(0.2, 0.05, 0.2, 8, 20)
-    b = with_depths(TrainConfig(loss_type="sra", model="SiT-B/2")).sra
-    assert (b.sra_student_depth, b.sra_teacher_depth) == (3, 8)
-    assert with_depths(TrainConfig(loss_type="repa")).repa.repa_depth == 8
-    assert with_depths(TrainConfig(loss_type="repa", model="SiT-B/2")).repa.repa_depth == 4
-    dispersive = with_depths(TrainConfig(loss_type="dispersive")).dispersive
-    assert dispersive == DispersiveConfig(0.25, 1.0, 28)
+    c = TrainConfig()
+    assert c.sra == SRAConfig(0.2, 0.05, 0.2) and c.dispersive == DispersiveConfig(0.25, 1.0)
+    assert c.sra.depths("SiT-XL/2") == (8, 20) and c.sra.depths("SiT-B/2") == (3, 8)
+    assert c.repa.repa_weight == 0.5
+    assert c.repa.depth("SiT-XL/2") == 8 and c.repa.depth("SiT-B/2") == 4
+    assert c.dispersive.depth("SiT-XL/2") == 28
     assert layer_sync_settings(TrainConfig(loss_type="repa")) == ([], 0)
     assert layer_sync_settings(TrainConfig(loss_type="repa+layer_sync")) == ([(8, 16)], 0.2)
 

@@ -1,6 +1,5 @@
 """Dispersive loss, SRA and REPA against their formulas, written out in NumPy."""
 
-import dataclasses
 from contextlib import nullcontext
 from copy import deepcopy
 
@@ -13,12 +12,10 @@ from data.source_protocol import mirror
 from models import find_model
 from models.encoders import PatchEncoder
 from runtime.randomness import step_streams
-from training.config import TrainConfig
-from training.methods.comparisons import with_depths
-from training.methods.dispersive import DispersiveRegularizer, dispersive_loss
+from training.methods.dispersive import DispersiveConfig, DispersiveRegularizer, dispersive_loss
 from training.methods.heads import make_head
-from training.methods.repa import EncodedPatches, REPARegularizer
-from training.methods.sra import SRARegularizer
+from training.methods.repa import EncodedPatches, REPAConfig, REPARegularizer
+from training.methods.sra import SRAConfig, SRARegularizer
 from training.objective import Objective
 from transport import create_transport
 
@@ -65,10 +62,17 @@ class Features:
         return self.make()
 
 
-def settings(method, **changes):
-    """The method's, for SiT-Ti/2."""
-    c = with_depths(TrainConfig(model="SiT-Ti/2", loss_type=method))
-    return dataclasses.replace(getattr(c, method), **changes)
+def sra(network, ema):
+    """SRA of a SiT-Ti/2."""
+    return SRARegularizer(
+        network=network,
+        ema=ema,
+        transport=TRANSPORT,
+        depths=(2, 5),
+        config=SRAConfig(),
+        seed=0,
+        autocast=nullcontext,
+    )
 
 
 def hidden(network, depth, x, t, batch):
@@ -84,7 +88,7 @@ def objective(regularizer, network, batch):
     """(loss, {name: value})"""
     whole = Objective(TRANSPORT, [regularizer])
     loss, values = whole(network, batch, nullcontext())
-    return loss, dict(zip(whole.names, [value.item() for value in values], strict=True))
+    return loss, {name: value.item() for name, value in values.items()}
 
 
 def numpy_mlp(head, x):
@@ -127,7 +131,7 @@ def test_dispersive_gradient_is_that_of_the_direct_formula():
 
 
 def test_dispersive_loss_of_the_last_block_is_added(network, batch):
-    regularizer = DispersiveRegularizer(network, settings("dispersive"))
+    regularizer = DispersiveRegularizer(network, 8, DispersiveConfig())
     loss, logged = objective(regularizer, network, batch)
     x_t = TRANSPORT.path.x_t(batch.t, batch.x_0, batch.x_1)
     expected = numpy_dispersive(hidden(network, 8, x_t, batch.t, batch), 1.0)
@@ -139,7 +143,7 @@ def test_sra_formula(network, batch):
     ema = deepcopy(network).eval().requires_grad_(False)
     for p in ema.parameters():
         p.mul_(0.9)
-    regularizer = SRARegularizer(network, ema, TRANSPORT, settings("sra"), 0, nullcontext)
+    regularizer = sra(network, ema)
     again = deepcopy(batch.draws).uniform()
     loss, logged = objective(regularizer, network, batch)
     t = np.minimum(batch.t.numpy() + 0.2 * again.numpy(), 1).astype(np.float32)
@@ -156,7 +160,7 @@ def test_sra_formula(network, batch):
 
 def test_repa_formula(network, batch):
     target = torch.randn(6, 16, 24)
-    regularizer = REPARegularizer(network, Features(lambda: target), settings("repa"), 0)
+    regularizer = REPARegularizer(network, Features(lambda: target), 3, REPAConfig(), 0)
     loss, logged = objective(regularizer, network, batch)
     x_t = TRANSPORT.path.x_t(batch.t, batch.x_0, batch.x_1)
     ours = numpy_mlp(regularizer.head, hidden(network, 3, x_t, batch.t, batch))
@@ -171,14 +175,14 @@ def test_gradients_reach_the_blocks_up_to_the_student_and_the_head_only(network,
     """Of the regulariser alone: not the blocks after it, not the teacher, not the encoder."""
     ema = deepcopy(network).eval()
     if method == "dispersive":
-        regularizer, last = DispersiveRegularizer(network, settings(method, dispersive_depth=4)), 4
+        regularizer, last = DispersiveRegularizer(network, 4, DispersiveConfig()), 4
     elif method == "sra":
-        regularizer = SRARegularizer(network, ema, TRANSPORT, settings(method), 0, nullcontext)
+        regularizer = sra(network, ema)
         last = 2
     else:
         encoder = torch.nn.Linear(1, 24)
         features = Features(lambda: encoder(torch.rand(6, 16, 1)))
-        regularizer = REPARegularizer(network, features, settings(method), 0)
+        regularizer = REPARegularizer(network, features, 3, REPAConfig(), 0)
         last = 3
     with regularizer.capture():
         network(batch.x_1, batch.t, **batch.conditions)

@@ -1,6 +1,7 @@
 """lambda over training: closed forms, the stop by similarity, and that a resumed run goes on."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -8,15 +9,17 @@ import torch
 from launching import TINY_DIGITS, logged_rows
 
 import train
+from layersync import ScheduledWeight
 from training.checks import check_train_config
 from training.config import RegScheduleConfig, SaveConfig
-from training.methods.schedule import SimilarityStop, weight_at
+from training.methods.schedule import reg_schedule
 from training.tracking import read_log
 
 
 def weights(steps=8, weight=0.5, **settings):
     c = RegScheduleConfig(**settings)
-    return [weight_at(c, weight, step, last_step=steps) for step in range(steps + 1)]
+    schedule = reg_schedule(c, weight, last_step=steps)
+    return [schedule.at(step) for step in range(steps + 1)]
 
 
 def test_constant_is_the_default():
@@ -53,13 +56,67 @@ def test_stops_over_a_threshold(mode, expected):
     c = RegScheduleConfig(
         reg_similarity_threshold=0.5, reg_similarity_decay=0.5, reg_threshold_mode=mode
     )
-    stop = SimilarityStop(c, lambda mean: mean, "cpu")
-    assert stop.active == 1
+    coefficient = ScheduledWeight(reg_schedule(c, 1.0, 5), lambda mean: mean, "cpu")
+    assert coefficient.at(0) == 1
     found = ""
     for similarity in (0.2, 1.0, 0.4, 0.0, 0.0):
-        stop.update(torch.tensor(similarity))
-        found += str(int(stop.active))
+        coefficient.update(torch.tensor(similarity))
+        found += str(int(coefficient.at(0)))
     assert found == expected
+
+
+def written_out(c, weight, step, last_step):
+    """lambda as runs before the library had a schedule computed it, operation by operation."""
+    if c.reg_cutoff_step is not None and step >= c.reg_cutoff_step:
+        return 0.0
+    if step < c.reg_warmup_steps:
+        return weight * (step + 1) / c.reg_warmup_steps
+    end = last_step if c.reg_decay_steps is None else c.reg_decay_steps
+    done = min(1.0, (step - c.reg_warmup_steps) / max(1, end - c.reg_warmup_steps))
+    left = {
+        "constant": 1.0,
+        "linear": 1 - done,
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+        "polynomial": (1 - done) ** c.reg_power,
+    }[c.reg_scheduler]
+    end_weight = weight if c.reg_scheduler == "constant" else c.reg_weight_end
+    return end_weight + (weight - end_weight) * left
+
+
+@pytest.mark.parametrize("scheduler", ["constant", "linear", "cosine", "polynomial"])
+def test_the_numbers_of_earlier_runs_are_kept_bit_for_bit(scheduler):
+    decays = scheduler != "constant"
+    grid = itertools.product((0, 3, 7), (None, 11) if decays else (None,), (None, 13))
+    for warmup, decay, cutoff in grid:
+        c = RegScheduleConfig(
+            reg_scheduler=scheduler, reg_warmup_steps=warmup, reg_decay_steps=decay,
+            reg_cutoff_step=cutoff, reg_weight_end=0.07 if decays else 0.0, reg_power=1.7,
+        )  # fmt: skip
+        for last_step in (5, 17):
+            schedule = reg_schedule(c, 0.3, last_step)
+            steps = range(20)
+            expected = [written_out(c, 0.3, step, last_step) for step in steps]
+            assert [schedule.at(step) for step in steps] == expected
+
+
+@pytest.mark.parametrize("mode", ["permanent", "recoverable"])
+def test_the_average_of_earlier_runs_is_kept_bit_for_bit_and_their_state_is_read(mode):
+    c = RegScheduleConfig(
+        reg_similarity_threshold=0.5, reg_similarity_decay=0.9, reg_threshold_mode=mode
+    )
+    coefficient = ScheduledWeight(reg_schedule(c, 0.3, 9), lambda mean: mean, "cpu")
+    state = torch.tensor([0.02, 0.1, 1.0], dtype=torch.float64)  # of a checkpoint
+    coefficient.load_state_dict({"similarity_stop": state})
+    for similarity in torch.rand(30, generator=torch.Generator().manual_seed(0)):
+        average = 0.9 * state[0] + (1 - 0.9) * similarity.double()
+        weights = 0.9 * state[1] + (1 - 0.9)
+        active = (average / weights <= 0.5).double()
+        if mode == "permanent":
+            active = active * state[2]
+        state = torch.stack([average, weights, active])
+        coefficient.update(similarity)
+        assert coefficient.state.equal(state)
+        assert coefficient.at(0).to(torch.float32).equal((0.3 * state[2]).to(torch.float32))
 
 
 def run(folder, **changes):
@@ -99,11 +156,11 @@ def test_a_stop_survives_a_resumed_run(tmp_path):
     resumed = run(tmp_path / "parts", reg_schedule=off, resume="latest")
     assert reg_weights(resumed) == reg_weights(whole)
     assert logged_rows(resumed.folder) == logged_rows(whole.folder)
-    stop = whole.objective.regularizers[0].stop
+    coefficient = whole.objective.regularizers[0].coefficient
     torch.testing.assert_close(
-        resumed.objective.regularizers[0].stop.state, stop.state, rtol=0, atol=0
+        resumed.objective.regularizers[0].coefficient.state, coefficient.state, rtol=0, atol=0
     )
-    assert stop.state[1] == pytest.approx(1 - 0.9**4)
+    assert coefficient.state[1] == pytest.approx(1 - 0.9**4)
 
 
 def test_only_samples_in_the_range_of_t_are_aligned(tmp_path):
@@ -113,7 +170,7 @@ def test_only_samples_in_the_range_of_t_are_aligned(tmp_path):
         dataclasses.replace(TINY_DIGITS, reg_schedule=half, results_dir=str(tmp_path))
     )
     images, labels = zip(*(training.source[i] for i in range(8)), strict=True)
-    batch = training.draw(torch.stack(list(images)), torch.tensor(labels), range(8))
+    batch = training.draw(torch.stack(list(images)), torch.tensor(labels), 0, range(8))
     training.network.train()
     loss, values = training.objective(training.network, batch, training.parallel.autocast())
     sync = training.objective.regularizers[0].sync
@@ -123,7 +180,9 @@ def test_only_samples_in_the_range_of_t_are_aligned(tmp_path):
         )
     inside = (batch.t >= 0.5) * sync.loss(reduction="none")
     assert 0 < (batch.t >= 0.5).sum() < 8
-    torch.testing.assert_close(loss - values[1], 0.3 * inside.mean(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        loss - values["velocity_loss"], 0.3 * inside.mean(), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_a_schedule_to_the_end_cannot_be_resumed_to_another_end(tmp_path):

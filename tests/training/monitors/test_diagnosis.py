@@ -23,12 +23,12 @@ def diagnoses(folder):
 
 def test_the_norm_of_the_sum_follows_from_norms_and_angle(tmp_path):
     """The law of cosines, with autograd's gradient of velocity loss + L_sync at the student."""
-    training = train.Training(config(tmp_path))
+    training = train.Training(config(tmp_path, diagnose_every=100))
     training.run()  # a few steps, so that blocks are no longer the identity
     images, labels = zip(*(training.source[i] for i in range(8)), strict=True)
     images, labels = torch.stack(list(images)), torch.tensor(labels)
-    found = training.diagnose(images, labels)
-    batch = training.draw(images, labels, training.shard)
+    batch = training.draw(images, labels, training.step, training.shard)
+    found = training.monitors["diagnosis"].values(batch)
 
     tokens = []
     handle = training.network.blocks[1].register_forward_hook(lambda *call: tokens.append(call[2]))

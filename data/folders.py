@@ -1,0 +1,86 @@
+"""Folders of images: the one walk through them that training and evaluation share.
+
+Links are followed, since classes are often links to where the data lies, but a folder is visited
+once: a link to the folder itself, or to one above it, adds nothing.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+def walk_images(root: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder at or below `root` once, and the sorted names of the images in it.
+
+    Folders come in no particular order. One that can be reached directly and through a link is
+    visited directly; of several links to it, the first in the order of their paths counts.
+    `OSError` names a folder that cannot be listed.
+    """
+    own = os.path.realpath(root)
+    visited, starts = {own, *folders_above(own)}, deque([root])
+    while starts:
+        start = starts.popleft()
+        if start != root and not claim(start, visited):
+            continue
+        links = []
+        for folder, below, names in os.walk(start, onerror=raise_it):
+            paths = sorted(os.path.join(folder, name) for name in below)
+            links += [path for path in paths if os.path.islink(path)]
+            # a plain folder is known already where a link came before
+            known = {p for p in paths if not os.path.islink(p) and not claim(p, visited)}
+            below[:] = [name for name in below if os.path.join(folder, name) not in known]
+            yield folder, sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES))
+        starts.extend(sorted(links))
+
+
+def class_images(root: str) -> tuple[list[str], list[tuple[str, int]]]:
+    """Return the class names, and (path, label) of each image: one folder of `root` is a class.
+
+    Classes are numbered in the order of their names. Images come class by class, then in the order
+    of their folders' paths, then of their names. `ValueError` for a class without images, and
+    where there are no classes.
+    """
+    above = {os.path.realpath(root), *folders_above(os.path.realpath(root))}
+    with os.scandir(root) as entries:
+        folders = sorted(entry.name for entry in entries if entry.is_dir())
+    classes = [name for name in folders if os.path.realpath(os.path.join(root, name)) not in above]
+    found: dict[str, list[tuple[str, list[str]]]] = {name: [] for name in classes}
+    for folder, names in walk_images(root):
+        name = os.path.relpath(folder, root).split(os.sep)[0]
+        if names and name in found:
+            found[name].append((folder, names))
+    if empty := [name for name in classes if not found[name]]:
+        raise ValueError(
+            f"no images ({', '.join(IMAGE_SUFFIXES)}) in the folders of the classes "
+            f"{', '.join(empty[:5])}{', ...' * (len(empty) > 5)} that are not in another class "
+            f"already"
+        )
+    if not classes:
+        raise ValueError("no folders in it")
+    images = [
+        (os.path.join(folder, name), label)
+        for label, key in enumerate(classes)
+        for folder, names in sorted(found[key])
+        for name in names
+    ]
+    return classes, images
+
+
+def folders_above(path: str) -> Iterator[str]:
+    while path != (path := os.path.dirname(path)):
+        yield path
+
+
+def claim(folder: str, visited: set[str]) -> bool:
+    """Note that `folder` is visited; False if it was already."""
+    place = os.path.realpath(folder)
+    if place in visited:
+        return False
+    visited.add(place)
+    return True
+
+
+def raise_it(error: OSError) -> None:
+    raise error

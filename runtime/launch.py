@@ -1,0 +1,113 @@
+"""Which process of a launch this is: the one place that knows the launchers.
+
+torchrun says it by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. `srun python
+train.py` says it by variables of SLURM's own; `join_launch` then sets those five, before anything
+reads them. Without either the process is alone. The script of a batch job is alone as well: it has
+SLURM_NTASKS but is no step of the job. So is what starts in a shell that `srun --pty` opened.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping
+
+FIRST_PORT, PORTS = 20_000, 12_000  # below those that systems give to outgoing connections
+SECONDS_FOR_SCONTROL = 20
+
+
+def rank() -> int:
+    """Return this process's number in its launch, from 0."""
+    join_launch()
+    return int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    """Return the number of processes of this launch."""
+    join_launch()
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def local_rank() -> int:
+    """Return the number of this process's GPU among those that it sees."""
+    join_launch()
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def is_first_process() -> bool:
+    """Return whether this is process 0, which writes and speaks for all."""
+    return rank() == 0
+
+
+def join_launch() -> None:
+    """Describe a step of SLURM as torchrun does, in the environment; else change nothing.
+
+    Variables that are set already are kept: MASTER_ADDR and MASTER_PORT are the user's to choose.
+    """
+    if "RANK" not in os.environ and is_slurm_task(os.environ):
+        for name, value in describe_task(os.environ).items():
+            os.environ.setdefault(name, value)
+
+
+def is_slurm_task(env: Mapping[str, str]) -> bool:
+    """Return whether these variables are those of one of several tasks that srun started."""
+    several = int(env.get("SLURM_STEP_NUM_TASKS") or 1) > 1
+    return several and "SLURM_PROCID" in env and "SLURM_PTY_PORT" not in env
+
+
+def describe_task(env: Mapping[str, str]) -> dict[str, str]:
+    """Translate the variables of a task of SLURM to those of torchrun."""
+    local, node = int(env.get("SLURM_LOCALID", 0)), int(env.get("SLURM_NODEID", 0))
+    visible = [name for name in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    hosts = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", "")
+    job, step = int(env.get("SLURM_JOB_ID", 0)), int(env.get("SLURM_STEP_ID", 0))
+    described = {
+        "RANK": env["SLURM_PROCID"],
+        "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"],
+        # with one GPU bound to each task, every task sees its own as number 0
+        "LOCAL_RANK": str(local % len(visible) if visible else local),
+        "MASTER_PORT": str(FIRST_PORT + (31 * job + step) % PORTS),
+        "OMP_NUM_THREADS": "1",  # as torchrun sets it
+    }
+    if "MASTER_ADDR" not in env:
+        described["MASTER_ADDR"] = address_of(first_host(hosts))
+    if "SLURM_STEP_TASKS_PER_NODE" in env:
+        on_node = tasks_per_node(env["SLURM_STEP_TASKS_PER_NODE"])[node]
+        described["LOCAL_WORLD_SIZE"] = str(on_node)
+    return described
+
+
+def first_host(nodes: str) -> str:
+    """Return the first name of SLURM's list of nodes: of "rack[1-2]n[07-09,12],login" rack1n07."""
+    for match in re.finditer(r"\[[^]]*\]|,", nodes):
+        if match[0] == ",":
+            nodes = nodes[: match.start()]
+            break
+    return re.sub(r"\[([^],-]*)[^]]*\]", r"\1", nodes) or "127.0.0.1"
+
+
+def tasks_per_node(counts: str) -> list[int]:
+    """Return the number of tasks of each node: "8(x2),4" is [8, 8, 4]."""
+    found = []
+    for part in counts.split(","):
+        count, _, times = part.rstrip(")").partition("(x")
+        found += [int(count)] * int(times or 1)
+    return found
+
+
+def address_of(host: str) -> str:
+    """Return `host` if the network knows it, else the address that SLURM has for that node."""
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        if shutil.which("scontrol"):
+            said = subprocess.run(
+                ["scontrol", "--oneliner", "show", "node", host],
+                capture_output=True,
+                text=True,
+                timeout=SECONDS_FOR_SCONTROL,
+            ).stdout
+            known = re.search(r"\bNodeAddr=(\S+)", said)
+            return known[1] if known else host
+    return host

@@ -1,0 +1,158 @@
+"""The commands of a study as the user writes them: read, checked, and known by what they compute.
+
+Every check raises a `ValueError` of one line that names the flag and the remedy.
+"""
+
+import contextlib
+import io
+import shlex
+from pathlib import Path
+
+from runtime.command import parse_command
+from sampling.presets import expand_preset
+from sampling.sample_config import ODE, SDE, check_sample_config
+from training.checks import check_train_config
+from training.config import TrainConfig
+
+BEFORE_PROGRAM = ("python", "python3", "-m")
+RULE = set(" -─╭╮╰╯│|")
+
+
+def read_words(flag: str, text: str, program: str) -> list[str]:
+    """The words after the program in a command, as "train.py ..." or "python -m evaluation ..."."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"{flag}: {error}; check the quotes in {text!r}") from None
+    start = next((i for i, word in enumerate(words) if Path(word).name == program), None)
+    if start is None or any(Path(word).name not in BEFORE_PROGRAM for word in words[:start]):
+        raise ValueError(
+            f"{flag} {text!r}: it must be a command of {program}, as in {flag} '{program} ...'; "
+            f"--processes-per-cell sets torchrun's processes"
+        )
+    return words[start + 1 :]
+
+
+def parse_quietly(flag: str, config, words: list[str], program: str):
+    """`config` from a command's words; its parser's complaint as one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            return parse_command(config, words, program)
+    except SystemExit as exit:
+        reason = complaint(said.getvalue()) if exit.code else "leave out --help"
+        raise ValueError(f"{flag}: {program} does not take this command: {reason}") from None
+
+
+def complaint(said: str) -> str:
+    """The message in what tyro prints: a title, a rule or frame, the message, another rule."""
+    message: list[str] = []
+    for line in said.strip().splitlines()[1:]:
+        if set(line) <= RULE and message:
+            break
+        message += [line.strip(" │|")] if not set(line) <= RULE else []
+    return " ".join(message) or " ".join(said.split())
+
+
+def refuse(flag: str, words: list[str], refused: dict[str, str]) -> None:
+    """`ValueError` if a word is one of the `refused` flags, with the reason that is given there."""
+    for word in words:
+        name = word.partition("=")[0].replace("_", "-")
+        if name in refused:
+            raise ValueError(f"{flag}: leave out {name}, {refused[name]}")
+
+
+# --- training
+
+SWEPT = {
+    name: "which the sweep sets"
+    for name in (
+        "--encoder-depth", "--gt-encoder-depth", "--reg-weight", "--loss-type",
+        "--multi-blocks-match", "--global-seed", "--results-dir", "--run-name", "--resume",
+        "--wandb-run-name",
+    )
+} | {"--epochs": "and give --max-steps, the budget of every cell"}  # fmt: skip
+
+
+def read_base(text: str) -> tuple[list[str], TrainConfig]:
+    """The flags of the training command that all cells share, and what they mean."""
+    words = read_words("--base", text, "train.py")
+    refuse("--base", words, SWEPT)
+    config = parse_quietly("--base", TrainConfig, words, "train.py")
+    if config.max_steps is None:
+        raise ValueError("--base: --max-steps is missing, the budget of every cell")
+    if config.ckpt and not config.fine_tune:
+        raise ValueError("--base: --ckpt resumes one run; with --fine-tune all cells start from it")
+    try:
+        check_train_config(config)
+    except ValueError as error:
+        raise ValueError(f"--base: {error}") from None
+    return words, config
+
+
+def evaluated_steps(config: TrainConfig, which: str) -> list[int]:
+    """Steps whose checkpoints are sampled and evaluated: the last, or all that are written."""
+    assert config.max_steps is not None  # read_base has seen to it
+    last, every = config.max_steps, config.saving.ckpt_every
+    if which == "last":
+        return [last]
+    if config.saving.keep_last:
+        raise ValueError("--checkpoints all: leave out --keep-last in --base, it removes them")
+    return [*range(every, last, every), last]
+
+
+# --- sampling
+
+SAMPLED = {
+    "--ckpt": "which is each cell's",
+    "--out": "which is in each cell's folder",
+    "--sample-dir": "which is each cell's folder",
+    "--global-seed": "which is each cell's, so that seeds differ in their samples too",
+}
+
+
+def read_sample(text: str, refused: dict[str, str] = SAMPLED) -> tuple[list[str], ODE | SDE]:
+    """The words of a sampling command without checkpoint and output, and what they mean."""
+    words = read_words("--sample", text, "sample_ddp.py")
+    refuse("--sample", words, refused)
+    if not words:
+        raise ValueError("--sample: give ODE, SDE or --preset after sample_ddp.py")
+    try:
+        expanded = expand_preset(words)
+    except ValueError as error:
+        raise ValueError(f"--sample: {error}") from None
+    config = parse_quietly("--sample", {"ODE": ODE, "SDE": SDE}, expanded, "sample_ddp.py")
+    try:
+        check_sample_config(config)
+    except ValueError as error:
+        raise ValueError(f"--sample: {error}") from None
+    return words, config
+
+
+# --- evaluation
+
+EVALUATED = {
+    "--out": "which is in each cell's folder",
+    "--results": "which is in each cell's folder",
+}
+
+
+def read_evaluate(text: str):
+    """The words of `python -m evaluation` without samples and output, and what they mean."""
+    from evaluation.__main__ import Score
+    from evaluation.options import check_metrics
+
+    words = read_words("--evaluate", text, "evaluation")
+    refuse("--evaluate", words, EVALUATED)
+    config = parse_quietly("--evaluate", Score, ["X.npz", *words], "python -m evaluation")
+    try:
+        check_metrics(config.metrics)
+    except ValueError as error:
+        raise ValueError(f"--evaluate: {error}") from None
+    return words, config
+
+
+def check_reference(config) -> None:
+    """`ValueError` if the reference of an evaluation is not there."""
+    if config.ref != "digits" and not Path(config.ref).exists():
+        raise ValueError(f"--evaluate: --ref {config.ref}: no such file or folder")

@@ -1,0 +1,58 @@
+"""The settings of a command that determine its numbers: those not at their defaults.
+
+Recipes of cells are made of these, so a setting that a later version adds changes no recipe.
+"""
+
+import dataclasses
+
+from runtime.flags import plain
+from sampling.sample_config import ODE, SDE, solver_settings
+from training.config import TrainConfig
+
+PER_CELL = ("ckpt", "out", "sample_dir", "global_seed", "preset", "save_png")
+
+
+def departures(config, free: bool = True) -> dict:
+    """The settings that are not at their defaults: what a later version adds changes no recipe.
+
+    Args:
+        free: whether settings count that shape nothing a training run computes.
+    """
+    changed: dict = {}
+    for field in dataclasses.fields(config):
+        value, default = getattr(config, field.name), field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if dataclasses.is_dataclass(value):
+            changed |= departures(value, free)
+        elif value != default and (free or not field.metadata.get("free")):
+            changed[field.name] = plain(value)
+    return changed
+
+
+def training_recipe(config: TrainConfig) -> dict:
+    return departures(config, free=False) | {
+        "max_steps": config.max_steps,
+        "data_path": config.data_path,
+        "ckpt": config.ckpt,
+    }
+
+
+def sampling_recipe(config: ODE | SDE) -> dict:
+    own = {"solver": type(config).__name__, **departures(config)}
+    return {key: value for key, value in own.items() if key not in PER_CELL}
+
+
+def expected_of_samples(config: ODE | SDE) -> dict:
+    """Values that the recipe in the samples must hold."""
+    return {
+        "num_samples": config.num_fid_samples,
+        "cfg_scale": config.cfg_scale,
+        "guidance_interval": config.guidance_interval,
+        "solver": solver_settings(config),
+    }
+
+
+def evaluation_recipe(config) -> dict:
+    changed = departures(config)
+    return {k: v for k, v in changed.items() if k not in ("samples", "out", "results")}

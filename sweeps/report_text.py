@@ -1,0 +1,39 @@
+"""Pieces that reports of all kinds of sweeps are made of."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from sweeps.cells import Cell, read_record, seconds
+from sweeps.overview import duration
+
+
+def as_csv(head: list[str], rows: list[list]) -> str:
+    """A table as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    return text.getvalue()
+
+
+def failure(cell: Cell) -> str:
+    """The failed command of a cell and its reason, empty if none failed."""
+    failed = read_record(cell)["failure"]
+    return f"{failed['command']}: {failed['reason']}" if failed else ""
+
+
+def failures(cells: Sequence[Cell], states: Mapping[str, str]) -> list[str]:
+    """A line for each failed cell, with where to read on."""
+    failed = [cell for cell in cells if states[cell.name] == "failed"]
+    return [f"{cell.name} failed: {failure(cell)}; see {cell.log}" for cell in failed]
+
+
+def progress_line(cells: Sequence[Cell], states: Mapping[str, str]) -> str:
+    """Numbers of cells by state, and the time that a finished one took."""
+    counts = Counter(states.values())
+    parts = [f"{n} {name}" for name, n in sorted(counts.items())]
+    line = f"{len(cells)} cells: {', '.join(parts)}."
+    times = [sum(seconds(c).values()) for c in cells if states[c.name] == "finished"]
+    if times:
+        line += f" A finished cell took {duration(sum(times) / len(times))} on average."
+    return line

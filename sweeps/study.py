@@ -1,0 +1,181 @@
+"""A kind of sweep, and the one mechanism that plans, runs and reports all kinds.
+
+    run_sweep(PairStudy, config, grid, pool=pool, cluster=cluster)    # -> exit code
+    report_sweep(PairStudy, Path("results/sweep"))
+
+A study says which points there are, what each one runs and what has come of them: it is a class
+with what `Study` lists, in a file of its own, and a short script with its command line. Cells,
+their folder, processes, SLURM and the overview are the same for all (sweeps/cells.py,
+sweeps/sweep_folder.py, sweeps/pool.py, sweeps/slurm.py).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from runtime.command import usage_errors
+from sweeps.cells import Cell, Command, to_do
+from sweeps.pool import PoolConfig, launches
+from sweeps.slurm import ClusterConfig, check_settings, work_through
+from sweeps.sweep_folder import check_same_sweep, join_sweep, load_sweep
+
+
+class Point(Protocol):
+    """One cell's place in a sweep: hashable, and the same after being stored."""
+
+    @property
+    def name(self) -> str:
+        """Name of the cell's folder."""
+
+    def settings(self) -> dict:
+        """Itself as JSON, for sweep.json and cell.json."""
+
+
+P = TypeVar("P", bound=Point)
+
+
+class Study(Protocol[P]):
+    """Commands, read and checked, and the cells of any points.
+
+    Made from its settings, as the command line gives them; raises `ValueError` for bad ones.
+
+    Args:
+        title: what messages call this kind of sweep.
+        flags: the command line's flag of each part of `recipe`, for messages.
+        folder: everything is written in here.
+    """
+
+    title: ClassVar[str]
+    flags: ClassVar[dict[str, str]]
+    folder: Path
+
+    def __init__(self, config: Any): ...
+
+    def points(self, grid: Any) -> list[P]:
+        """The points of a grid, each once; `ValueError` for a grid that is empty or cannot be."""
+
+    def check_inputs(self) -> None:
+        """`ValueError` if a file that the cells read is not there."""
+
+    def recipe(self) -> dict:
+        """Everything that determines the cells' numbers, {part: {setting: value} or value}."""
+
+    def cell(self, point: P) -> Cell:
+        """The folder, settings and commands of a point."""
+
+    def cost(self, cells: Sequence[Cell], parallel: int) -> list[str]:
+        """Lines on what the cells that are left will cost."""
+
+    def report(self, cells: Sequence[Cell]) -> list[str]:
+        """Write what there is to say so far; returns lines for the terminal."""
+
+    def stored(self) -> dict:
+        """The study as sweep.json keeps it, JSON-compatible."""
+
+    @classmethod
+    def load(cls, stored: dict, folder: Path, *args: Any, **options: Any) -> "Study[P]":
+        """The study that `stored` gave, moved to `folder`.
+
+        Args:
+            options: of the report, each None for the study's own.
+
+        Raises `ValueError`, `KeyError` or `TypeError` for what another kind of study stored.
+        """
+
+    @classmethod
+    def load_points(cls, cells: Sequence[dict]) -> list[P]:
+        """The points with these settings, in the order in which they are shown."""
+
+
+def run_sweep(
+    kind: type[Study[P]],
+    config,
+    grid,
+    *,
+    pool: PoolConfig,
+    cluster: ClusterConfig,
+    dry_run: bool = False,
+) -> int:
+    """Run what is not finished of a grid of points, then report; returns the exit code.
+
+    Bad input ends the program before anything is written.
+
+    Args:
+        config: the study's settings.
+        grid: the points asked for, as `Study.points` takes them.
+        dry_run: print every command that is left and what it costs, and run nothing.
+    """
+    with usage_errors():
+        study = kind(config)
+        study.check_inputs()
+        points = study.points(grid)
+        check_settings(pool, cluster)
+        check_same_sweep(study)
+        cells = [study.cell(point) for point in points]
+        if dry_run:
+            cost = study.cost(cells, pool.parallel)
+            print("\n".join([*commands_left(cells, pool), *([""] if cost else []), *cost]))
+            return 0
+        join_sweep(study, points)
+    code = work_through(cells, pool, cluster, study.folder)
+    report_sweep(kind, study.folder)
+    return code
+
+
+def report_sweep(kind: type[Study[P]], folder: Path, **options) -> int:
+    """Report what is finished so far of the sweep in a folder; returns the exit code."""
+    with usage_errors():
+        study, cells = load_sweep(kind, folder, **options)
+        lines = study.report(cells)
+    print("\n".join(["", *lines]))
+    return 0
+
+
+def commands_left(cells: Sequence[Cell], pool: PoolConfig) -> list[str]:
+    """The commands that must still run, as one would type them, under their cells' names."""
+    launch, lines = launches(pool)[0], []
+    for cell in cells:
+        left = to_do(cell)
+        lines.append(f"\n# {cell.name}{'' if left else ': finished'}")
+        for command in left:
+            words = [word.replace("{cell}", str(cell.folder)) for word in command.words]
+            lines.append(launch.shown(words))
+    return lines
+
+
+def sample_and_evaluate(
+    *,
+    sample: Sequence,
+    evaluate: Sequence,
+    stem: str,
+    expects: dict,
+    inputs: tuple[str, ...] = (),
+    keep_samples: bool = False,
+    suffix: str = "",
+) -> list[Command]:
+    """The two commands that every study ends with: STEM.npz, then STEM.metrics.json.
+
+    Args:
+        sample: flags of sample_ddp.py with the checkpoint, and with {samples} for the .npz.
+        evaluate: flags of `python -m evaluation` without samples and output.
+        stem: name of the files inside the cell's folder.
+        expects: values that the samples' recipe must hold.
+        inputs: files inside the folder that sampling reads.
+        keep_samples: whether the .npz stays when it is evaluated.
+        suffix: what tells the commands' names from others in the cell: " 0000700".
+    """
+    samples, metrics = f"{stem}.npz", f"{stem}.metrics.json"
+    words = [str(word).replace("{samples}", "{cell}/" + samples) for word in sample]
+    flags = ["{cell}/" + samples, *map(str, evaluate), "--out", "{cell}/" + metrics]
+    return [
+        Command(f"sample{suffix}", ("sample_ddp.py", *words), inputs=inputs, outputs=(samples,)),
+        Command(
+            f"evaluate{suffix}",
+            ("-m", "evaluation", *flags),
+            inputs=(samples,),
+            outputs=(metrics,),
+            result=True,
+            expects=expects,
+            discards=() if keep_samples else (samples,),
+        ),
+    ]

@@ -1,0 +1,160 @@
+"""From settings to a run at its first step: checks, processes, data, network, where it starts.
+
+Nothing is written here but the lock of the run's folder, and every error is a `ValueError` for the
+user.
+"""
+
+import dataclasses
+import sys
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from data.encoding import Encoding
+from data.order import batch_shard
+from data.source_protocol import Source
+from data.sources import load_source
+from models import SiT, find_model
+from models.trained import load_weights, start_from_weights
+from runtime.locks import OutputLock
+from training.checks import check_train_config
+from training.config import TrainConfig
+from training.methods.method import Materials, Regularizer
+from training.methods.methods import check_pass, make_regularizers
+from training.parallel import Parallel, resolve_precision, start_accelerator
+from training.runs import claim_folder, find_checkpoint, read_start, run_folder
+from transport import Transport, create_transport
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a run consists of before its optimizer is made."""
+
+    config: TrainConfig
+    """with the precision that "auto" means here"""
+    folder: Path
+    lock: OutputLock
+    """held as long as this is referred to: one launch at a time trains in the folder"""
+    accelerator: Accelerator
+    shard: range
+    """positions of this process in the global batch"""
+    transport: Transport
+    encoding: Encoding
+    """with the source of the data"""
+    last_step: int
+    """where the run ends"""
+    arch: dict
+    """what rebuilds the network: arguments of `build_network`"""
+    parallel: Parallel
+    """the network and its moving average"""
+    regularizers: list[Regularizer]
+    start: dict | None
+    """the checkpoint to continue from, its weights already in the network; None at step 0"""
+    start_path: Path | None
+    """where that was read"""
+
+
+def build_run(config: TrainConfig) -> Built:
+    """Check the settings, then make everything in the order in which it can be refused."""
+    check_train_config(config)
+    config = with_precision(config)
+    folder = run_folder(config)
+    lock = claim_folder(config, folder)
+    with lock.released_on_error():
+        return build_in(config, folder, lock)
+
+
+def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
+    """Make the run in its folder, which this launch has for itself."""
+    path = find_checkpoint(config, folder)
+    transport = create_transport(**dataclasses.asdict(config.transport))
+
+    accelerator = start_accelerator(config.engine, folder, config.wandb)
+    shard = share_of_batch(config, accelerator)
+
+    source = load_source(config, config.global_batch_size)
+    encoding = Encoding(config, config.model, source, accelerator.device)
+    last_step = end_of_run(config, source)
+
+    arch = describe_network(config, encoding)
+    network = build_network(arch, config.global_seed)
+    start = None
+    if path:
+        start = read_start(config, arch, len(source), last_step, path)
+        load_weights(network, start["model"], path)
+    elif config.fine_tune:
+        start_from_weights(network, config.ckpt)
+    ema = deepcopy(network).eval().requires_grad_(False)
+    parallel = Parallel(network, ema, accelerator, config.engine)
+
+    materials = Materials(
+        config=config,
+        last_step=last_step,
+        network=network,
+        ema=ema,
+        transport=transport,
+        source=source,
+        accelerator=accelerator,
+    )
+    return Built(
+        config=config,
+        folder=folder,
+        lock=lock,
+        accelerator=accelerator,
+        shard=shard,
+        transport=transport,
+        encoding=encoding,
+        last_step=last_step,
+        arch=arch,
+        parallel=parallel,
+        regularizers=make_regularizers(materials),
+        start=start,
+        start_path=path,
+    )
+
+
+def with_precision(config: TrainConfig) -> TrainConfig:
+    """Return the settings as they are recorded: with what "auto" means on this machine."""
+    precision = resolve_precision(config.engine.precision)
+    engine = dataclasses.replace(config.engine, precision=precision)
+    return dataclasses.replace(config, engine=engine)
+
+
+def share_of_batch(config: TrainConfig, accelerator: Accelerator) -> range:
+    """Return this process's positions in the global batch; `ValueError` if it is not shared evenly.
+
+    Methods may refuse a share that is too small for them.
+    """
+    parts = config.engine.accumulation_steps
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    shard = batch_shard(config.global_batch_size, rank, world_size, parts)
+    check_pass(config, len(shard) // parts)
+    return shard
+
+
+def end_of_run(config: TrainConfig, source: Source) -> int:
+    """Return the number of the last step, by --epochs or by --max-steps, whichever is less."""
+    epoch = len(source) // config.global_batch_size
+    return min(config.epochs * epoch, config.max_steps or sys.maxsize)
+
+
+def describe_network(config: TrainConfig, encoding: Encoding) -> dict:
+    """Return what a checkpoint says of the network: arguments of `build_network`."""
+    channels, size, _ = encoding.latent_shape
+    return dict(
+        name=config.model,
+        input_size=size,
+        in_channels=channels,
+        num_classes=config.num_classes,
+        learn_sigma=True,
+    )
+
+
+def build_network(arch: dict, seed: int) -> SiT:
+    """Build the network that `arch` describes, its initial weights drawn from `seed`."""
+    torch.manual_seed(seed)
+    sizes = {key: value for key, value in arch.items() if key != "name"}
+    return find_model(arch["name"])(**sizes)

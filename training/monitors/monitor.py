@@ -1,0 +1,84 @@
+"""The type of a monitor, which looks at a run every so many steps and changes nothing.
+
+A monitor is a file in this folder with a class that has a row in training/monitors/monitors.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+from torch import Tensor
+
+from data.batch import Batch
+from data.encoding import Encoding
+from data.source_protocol import IndexedSource, Source
+from data.sources import load_indexed
+from training.config import TrainConfig
+from training.parallel import Parallel
+from training.tracking import RunLog
+from transport import Transport
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Everything of a run that a monitor may look at."""
+
+    config: TrainConfig
+    parallel: Parallel
+    transport: Transport
+    encoding: Encoding
+    draw: Callable[..., Batch]
+    """makes a batch as the training step does, see `StepDraws`"""
+    shard: range
+    """positions of this process in the global batch"""
+
+    @property
+    def ema(self):
+        """The moving average of the network, which samples are made with."""
+        return self.parallel.ema
+
+    @property
+    def accelerator(self):
+        return self.parallel.accelerator
+
+    @property
+    def source(self) -> Source:
+        """The data that is trained on."""
+        return self.encoding.source
+
+    @cached_property
+    def held_out(self) -> IndexedSource | None:
+        """The data of --val-data-path, if there is any; `ValueError` when it cannot be used."""
+        c = self.config
+        if not c.val_data_path:
+            return None
+        named = dict(data_path=c.val_data_path, dataset_name=None)
+        source = load_indexed(replace(c, **named), batch=1, given="--val-data-path")
+        source.check_codec(self.encoding.codec, c.image_size)
+        return source
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A run just after a step, before the next one."""
+
+    step: int
+    """steps done"""
+    images: Tensor
+    """this process's share of the last step's batch, as the source gives it: (N, *source.shape)"""
+    labels: Tensor
+    """(N,)"""
+
+
+class Monitor(Protocol):
+    """Made at the start of a run, where it raises `ValueError` for what it cannot look at."""
+
+    def __init__(self, run: Watched): ...
+
+    @staticmethod
+    def interval(c: TrainConfig) -> int:
+        """Return the number of steps between two looks, 0 for never."""
+
+    def look(self, now: Moment, log: RunLog) -> None:
+        """Look at the run and log what is seen; called on every process."""
