@@ -11,7 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hostile.rows import CKPT, IMAGES, LATENTS, ODE, PIXELS, RESUME, SCORE, SUGGEST, Row
+from hostile.rows import (
+    CKPT,
+    IMAGES,
+    LATENTS,
+    ODE,
+    PIXELS,
+    RESUME,
+    SCORE,
+    SCORE_PIXELS,
+    SUGGEST,
+    Row,
+)
 
 GOOD = CKPT.removeprefix("{box}/")
 ALTERED = "{here}/altered.pt"
@@ -363,7 +374,7 @@ SAMPLES = {
 
 def sample_file_rows() -> Iterator[Row]:
     score = PIXELS.replace("{box}/samples.npz", "{here}/altered.npz")
-    reference = PIXELS.replace("--ref digits", "--ref {here}/altered.npz")
+    reference = PIXELS.replace("--ref digits", "--ref {here}/altered.npz --pixels")
     for what, prepare in SAMPLES.items():
         yield Row(f"score samples: {what}", score, r"altered\.npz", prepare)
         if what != "has too few labels":  # of which the message speaks above already
@@ -373,8 +384,8 @@ def sample_file_rows() -> Iterator[Row]:
         yield Row(f"score samples: cut at {share}", score, r"altered\.npz", cut)
     for at in (0.25, 0.5):  # in arr_0 and its neighbours
         yield Row(f"score samples: a byte at {at}", score, r"altered\.npz", flip("samples.npz", at))
-        inception = SCORE.replace("{box}/rgb.npz --ref", "{here}/altered.npz --ref")
-        yield Row(f"score rgb: a byte at {at}", inception, r"altered\.npz", flip("rgb.npz", at))
+        rgb = SCORE_PIXELS.replace("{box}/rgb.npz --ref", "{here}/altered.npz --ref")
+        yield Row(f"score rgb: a byte at {at}", rgb, r"altered\.npz", flip("rgb.npz", at))
     half = {"mu": np.zeros(4), "sigma": np.eye(4)}
     for what, arrays in {
         "half of the statistics": half,
@@ -520,7 +531,9 @@ BROKEN = {
 
 def image_rows() -> Iterator[Row]:
     train = f"{IMAGES} --data-path {{here}}/images"
-    score = SCORE.replace("{box}/rgb.npz --ref {box}/rgb.npz", "{here}/images --ref {box}/rgb.npz")
+    score = SCORE_PIXELS.replace(
+        "{box}/rgb.npz --ref {box}/rgb.npz", "{here}/images --ref {box}/images"
+    )
     for what, content in BROKEN.items():
 
         def prepare(here: Path, box: Path, content: bytes = content) -> None:

@@ -102,8 +102,8 @@ def flag_rows() -> list[Row]:
     ]
 
 
-# minus one and more than 64 bits mean something, or are refused by what they do
-TRAIN_MAY = ("repa-weight", "repa-depth", "train-eps", "sample-eps")
+# a cosine of -1 is one; REPA looks for its encoder first
+TRAIN_MAY = ("repa-weight", "repa-depth", "reg-similarity-threshold=-1")
 
 ONE_BY_ONE = [
     # --- words that are no values
@@ -190,7 +190,7 @@ ONE_BY_ONE = [
     Row("cache without codec", CACHE.replace("{box}/vae", "none"), "--vae"),
     Row("cache codec of no folder", CACHE.replace("{box}/vae", "{here}/none"), "--vae"),
     Row("cache verify nothing", "scripts/cache_latents.py --out {here}/none --verify", "none"),
-    Row("features of no weights", FEATURES, "none.pth"),
+    Row("features of no weights", FEATURES.replace("vit.pth", "none.pth"), "none.pth"),
     Row("suggest times outside", f"{SUGGEST} --times 0.5 1.5", "--times"),
     Row("suggest out of another kind", SUGGEST.replace("pairs.json", "pairs.txt"), "--out"),
     Row("convert to another kind", CONVERT.replace(".safetensors", ".pt"), r"weights\.pt"),

@@ -26,6 +26,7 @@ ODE = (
 SDE = ODE.replace("ODE", "SDE").replace("euler", "Euler")
 PIXELS = "-m evaluation {box}/samples.npz --ref digits --out {here}/a.metrics.json"
 SCORE = "-m evaluation {box}/rgb.npz --ref {box}/rgb.npz --out {here}/a.metrics.json"
+SCORE_PIXELS = f"{SCORE} --pixels"
 REFERENCE = "-m evaluation reference {box}/rgb.npz -o {here}/ref.npz"
 CACHE = (
     "scripts/cache_latents.py --data-path {box}/images --vae {box}/vae --image-size 16 "
@@ -33,7 +34,7 @@ CACHE = (
 )
 FEATURES = (
     "scripts/cache_features.py --data-path {box}/images --image-size 16 --num-workers 0 "
-    "--encoder vit_tiny_patch16_224 --encoder-weights {box}/none.pth --out {here}/features"
+    "--encoder vit_tiny_patch16_224 --encoder-weights {box}/vit.pth --out {here}/features"
 )
 SUGGEST = f"scripts/suggest_pair.py --ckpt {CKPT} --probe-samples 40 --out {{here}}/pairs.json"
 CONVERT = f"scripts/convert_checkpoint.py {CKPT} {{here}}/weights.safetensors"
