@@ -7,12 +7,13 @@ and hold back for a moment, because the launcher stops the first when another on
 """
 
 import errno
+import io
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 from runtime.flags import COMMON, check_numbers, check_ranges
@@ -21,6 +22,7 @@ from runtime.launch import is_first_process, rank
 EXIT_USAGE = 2
 EXIT_FAILED = 1
 HOLD_BACK_SECONDS = 20
+FRAME = set(" -─╭╮╰╯│|")  # what the parser draws around its messages
 
 
 class RunError(Exception):
@@ -46,27 +48,53 @@ def parse_command(
         program: what --help calls it, as it is called unless given.
         description: what --help says first, the docstring of `config` unless given.
 
-    A bad flag ends the program with exit code 2.
+    A bad flag ends the program with one line and exit code 2.
     """
     import tyro
 
+    program = program or program_name()
     cli = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
+    framed = io.StringIO()
     try:
-        parsed = cli(
-            config,
-            prog=program or program_name(),
-            args=args,
-            description=description,
-            console_outputs=is_first_process(),
-        )
+        with redirect_stderr(framed):
+            parsed = cli(
+                config,
+                prog=program,
+                args=args,
+                description=description,
+                console_outputs=is_first_process(),
+            )
     except SystemExit as exit:
         if exit.code not in (None, 0):
+            if is_first_process():
+                line = f"{program}: error: {complaint(framed.getvalue())}; see {program} --help"
+                print(line, file=sys.stderr, flush=True)
             hold_back()
         raise
+    print(framed.getvalue(), end="", file=sys.stderr)  # a warning
     with usage_errors():
         check_numbers(parsed)
         check_ranges(parsed, COMMON)
     return parsed
+
+
+def complaint(framed: str) -> str:
+    """The parser's message in one line, out of the frame in which it is printed.
+
+    Args:
+        framed: a title, sections between rules (the message, flags that may be meant, a hint), and
+            the frame around them.
+    """
+    sections: list[list[str]] = [[]]
+    for line in framed.strip().splitlines()[1:]:
+        if set(line) <= FRAME:
+            sections.append([])
+        else:
+            sections[-1].append(line.strip(" │|"))
+    message, *others = [" ".join(lines).rstrip(".") for lines in sections if lines] or [""]
+    meant = next((text for text in others if text.startswith("Perhaps you meant")), "")
+    flags = re.findall(r"--[\w-]+(?= [A-Z{\[])", meant)
+    return message + (f"; perhaps you meant {' or '.join(flags)}" if flags else "")
 
 
 @contextmanager

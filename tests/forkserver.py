@@ -46,6 +46,8 @@ class ForkedProcess:
         self.returncode: int | None = None
         self.peak_memory: int | None = None
         """bytes, once it has ended"""
+        self.processor_time: float | None = None
+        """seconds of it and the processes that it waited for, once it has ended"""
 
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
@@ -81,11 +83,12 @@ class ForkedProcess:
         if self.returncode is None:
             self.connection.settimeout(timeout)
             try:
-                status, kilobytes = struct.unpack("iq", self.connection.recv(16))
+                status, kilobytes, seconds = struct.unpack("iqd", self.connection.recv(24))
             except (TimeoutError, BlockingIOError):
                 return None
             self.returncode = os.waitstatus_to_exitcode(status)
             self.peak_memory = kilobytes * 1024
+            self.processor_time = seconds
             self.connection.close()
         return self.returncode
 
@@ -218,7 +221,8 @@ def watch(connection: socket.socket) -> None:
     connection.sendall(struct.pack("i", pid))
     _, status, usage = os.wait4(pid, 0)
     with contextlib.suppress(OSError):  # nobody listens any more
-        connection.sendall(struct.pack("iq", status, usage.ru_maxrss))
+        seconds = usage.ru_utime + usage.ru_stime
+        connection.sendall(struct.pack("iqd", status, usage.ru_maxrss, seconds))
     os._exit(0)
 
 

@@ -5,7 +5,6 @@ import pytest
 
 from sweeps.command_words import (
     check_reference,
-    complaint,
     evaluated_steps,
     read_base,
     read_evaluate,
@@ -56,7 +55,7 @@ def test_bad_training_commands_are_refused_in_one_line(base, message):
         ("sample_ddp.py ODE --ckpt a.pt", r"--sample: leave out --ckpt, which is each cell's"),
         ("sample_ddp.py ODE --out=a.npz", r"--sample: leave out --out"),
         ("sample_ddp.py ODE --global-seed 1", r"--sample: leave out --global-seed"),
-        ("sample_ddp.py ODE --cfg-scale 0", r"--sample: --cfg-scale 0.0: it must be at least 1"),
+        ("sample_ddp.py ODE --cfg-scale 0", r"--sample: .*--cfg-scale 0.0: it must be at least 1"),
         ("sample_ddp.py SDE --preset sit-ode-dopri5", r"--sample: --preset sit-ode-dopri5 is for"),
         ("sample_ddp.py PDE", r"--sample: sample_ddp.py does not take this command: .*PDE"),
     ],
@@ -103,7 +102,8 @@ def test_known_metrics_are_those_that_the_evaluation_gives():
     assert known_metrics(digits) == list(pixel_metrics(labelled, labelled))
     flags = "--ref r.npz --kid --fd-dinov2 --fid-at 100"
     _, everything = read_evaluate(f"python -m evaluation {flags}")
-    assert set(known_metrics(everything)) == {*TITLES, "fid_at_100"}
+    both = {*known_metrics(digits), *known_metrics(everything)}
+    assert both == {*TITLES, "fid_at_100"}
     assert set(RISING) == {
         "inception_score", "precision", "recall", "pixel_precision", "pixel_recall",
         "classifier_score", "label_agreement",
@@ -130,10 +130,3 @@ def test_unknown_models_are_refused(study_config):
     base = study_config().base.replace("SiT-Ti/2", "SiT-X/2")
     with pytest.raises(ValueError, match=r"--base: --model SiT-X/2: no such model"):
         PairStudy(study_config(base=base))
-
-
-def test_complaints_are_found_in_frames_too():
-    framed = (
-        "╭─ Title ───╮\n│ One line  │\n│ goes on.  │\n│ ───────── │\n│ More help │\n╰───────────╯"
-    )
-    assert complaint(framed) == "One line goes on."
