@@ -1,18 +1,28 @@
-# make demo    train, sample and score twice on the embedded digits (no download, two processes)
-# make test    the test suite, on two cores; JOBS=8 for eight
-# make lock    compile requirements.lock from pyproject.toml, the one place that declares dependencies
+# make demo       train, sample and score twice on the embedded digits (no download, two processes)
+# make lint       ruff, its formatter and mypy
+# make test       the test suite, on two cores; JOBS=8 for eight; it ends with its ten slowest
+# make test-slow  the tests that are slow by nature
+# make lock       compile requirements.lock from pyproject.toml, where dependencies are declared
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 EXTRAS := --extra experiments --extra dev
 
-.PHONY: demo test lock clean
+.PHONY: demo lint test test-slow lock clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/demo.py
 
+lint: .venv/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 10
+
+test-slow: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --durations 10
 
 # Everything comes hash-checked from the lock file: first uv alone, which then installs the rest.
 .venv/ready: requirements.lock

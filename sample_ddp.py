@@ -13,6 +13,7 @@ import sys
 
 from runtime.command import parse_command, run_errors, usage_errors
 from runtime.launch import is_first_process, rank, world_size
+from runtime.outcome import finished
 from sampling.presets import expand_preset
 from sampling.sample_config import ODE, SAMPLE, SDE
 
@@ -41,6 +42,7 @@ def main(config: ODE | SDE) -> None:
                 print(f"{parts.out} is complete already")
     if lock:
         lock.release()
+    finished()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ if __name__ == "__main__":
 
 import sys
 
+from runtime.outcome import finished
 from training.loop import Training, announce
 
 
@@ -31,7 +32,10 @@ def main(config: TrainConfig) -> None:
     announce(training)
     checkpoints = training.folder / "checkpoints"
     with run_errors(f"What {checkpoints} holds is whole; --resume latest continues from there"):
-        sys.exit(training.run())
+        code = training.run()
+    if code == 0:
+        finished()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from data.latent_manifest import (
 from runtime.command import RunError
 from runtime.files import check_folder_writable, remove_leftovers, write_bytes
 from runtime.locks import OutputLock, lock_output
+from runtime.outcome import progressed
 from runtime.schema import check_value
 
 LOCK = "lock"  # in the folder of what is not finished
@@ -227,3 +228,4 @@ class ShardWriter:
         checksums = {"moments": file_sha256(moments), "labels": file_sha256(labels)}
         record = dict(count=count, sha256=checksums, unreadable=self.unreadable)
         cache.write(f"{PROGRESS}/{k:05d}.json", to_json(record))
+        progressed()

@@ -21,6 +21,7 @@ from evaluation.make_reference import MakeReference
 from evaluation.options import MetricOptions, check_metrics
 from runtime.command import parse_command, program_name, usage_errors
 from runtime.launch import is_first_process
+from runtime.outcome import finished
 
 Positional = tyro.conf.Positional
 
@@ -145,6 +146,7 @@ def main() -> None:
     config = parse_command(config_class, sys.argv[2:] if word else None, program)
     with usage_errors():
         run(config)
+    finished()
 
 
 if __name__ == "__main__":

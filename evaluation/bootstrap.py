@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from evaluation.metric_inception_score import inception_score
+from runtime.progress import over
 
 NORMAL_95 = 1.96
 ROWS = 4096
@@ -35,7 +35,7 @@ def deviations(
     """
     random = np.random.default_rng(seed)
     found = {"fid": [], "inception_score": []}
-    for _ in tqdm(range(resamples), desc="bootstrap", unit="resample"):
+    for _ in over(range(resamples), "bootstrap", "resample"):
         chosen = random.integers(len(pool), size=len(pool))
         drawn = weighted_statistics(pool, np.bincount(chosen, minlength=len(pool)), device)
         found["fid"].append(distance(*drawn))

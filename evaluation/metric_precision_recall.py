@@ -7,9 +7,9 @@ the share of generated samples in a ball of the reference, recall the reverse.
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from runtime.processes import exact_float32
+from runtime.progress import Progress
 
 BLOCK = 2**23  # distances in memory at a time: 32 MB, and three times that while they form
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -39,8 +39,10 @@ def precision_recall(
         if not np.isfinite(features).all():
             raise ValueError(f"{name}: features hold values that are not finite")
     a, b = (Points(features, DTYPES[dtype], device) for features in (reference, generated))
-    bar = tqdm(total=2 * len(a) + len(b), desc="neighbours", disable=not progress)
-    with bar, exact_float32():
+    with (
+        Progress("neighbours", 2 * len(a) + len(b), "image", shown=progress) as bar,
+        exact_float32(),
+    ):
         radii_a, radii_b = radii(a, k, bar), radii(b, k, bar)
         in_a = torch.zeros(len(b), dtype=torch.bool, device=device)
         in_b = torch.zeros(len(a), dtype=torch.bool, device=device)
@@ -70,7 +72,7 @@ class Points:
     def __len__(self) -> int:
         return len(self.exact)
 
-    def distances(self, other: "Points", bar: tqdm):
+    def distances(self, other: "Points", bar: Progress):
         """Yields rows, a slice, and the distances (rows, M) of these to all of `other`, float32."""
         step = max(1, BLOCK // len(other))
         for start in range(0, len(self), step):
@@ -85,7 +87,7 @@ class Points:
             bar.update(rows.stop - rows.start)
 
 
-def radii(points: Points, k: int, bar: tqdm) -> Tensor:
+def radii(points: Points, k: int, bar: Progress) -> Tensor:
     """Squared distance of each point to its k-th nearest neighbour, (N,)."""
     found = torch.empty(len(points), device=points.exact.device)
     for rows, distances in points.distances(points, bar):

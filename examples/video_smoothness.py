@@ -96,7 +96,9 @@ def measure(seed: int, args: argparse.Namespace) -> dict[str, tuple[float | None
     upright = drifting_squares([(1, 0), (-1, 0)])
     pair = args.student, args.teacher
     train(base, LayerSync(base.blocks, [pair]), sideways, args, args.base_steps, weight=0)
-    found = {"the real videos": (None, frame_smoothness(upright["latents"]))}
+    found: dict[str, tuple[float | None, float]] = {
+        "the real videos": (None, frame_smoothness(upright["latents"]))
+    }
     for way, (weight, crepa_weight) in WAYS.items():
         print(f"seed {seed}, {way}")
         transformer = copy.deepcopy(base)

@@ -47,11 +47,11 @@ def split_mask(mask: Mask | None, shapes: Sequence[tuple[int, int]]) -> list[Ten
                 f"mask: expected a bool tensor (N, T), True where a token counts, got {found}; "
                 f"mask.bool() makes one of numbers"
             )
-    found = [tuple(given.shape) for given in masks]
+    given_shapes = [tuple(given.shape) for given in masks]
     masks = [given.flatten(1) if given.dim() > 1 else given for given in masks]
     if [tuple(given.shape) for given in masks] != list(shapes):
         raise ValueError(
-            f"mask: shapes {found} do not fit the tokens (N, T) {list(shapes)} of the captured "
-            f"passes; give one mask for all of them, or a list with one for each"
+            f"mask: shapes {given_shapes} do not fit the tokens (N, T) {list(shapes)} of the "
+            f"captured passes; give one mask for all of them, or a list with one for each"
         )
     return masks

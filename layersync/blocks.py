@@ -143,7 +143,9 @@ def module_tree(model: nn.Module) -> str:
     what = "lists of modules" if lists else "children"
     shown = lists or dict(model.named_children())
     parts = [
-        f"{name}.* ({Blocks(list(child)).summary()})" if lists else f"{name} ({kind(child)})"
+        f"{name}.* ({Blocks(list(child.children())).summary()})"
+        if lists
+        else f"{name} ({kind(child)})"
         for name, child in shown.items()
     ]
     return f"{kind(model)} has the {what}: {', '.join(parts)}." if parts else f"{kind(model)}."

@@ -92,7 +92,7 @@ class CREPA(Recording):
         )  # fmt: skip
         reader = TokenReader(select, batch_first, channels_first)
         self._hidden = HiddenStates(self.blocks, self.pair, reader.states)
-        self.coefficient = ScheduledWeight(schedule or Schedule(), reduce)
+        self.coefficient: ScheduledWeight = ScheduledWeight(schedule or Schedule(), reduce)
         self.projector = Projector(width, device or device_of(self.blocks[self.pair[0] - 1]))
         self._logged: dict[str, Tensor] = {}
 
@@ -201,6 +201,7 @@ class CREPA(Recording):
         that of c[i, i]; `crepa_cutoff` is whether lambda is 0.
         """
         self.similarity_tensors()
+        assert self._weight is not None  # there has been a loss
         weight = float(self._weight)
         logs = {
             "crepa_loss": self._logged["loss"].item(),

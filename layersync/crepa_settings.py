@@ -83,9 +83,9 @@ def read_crepa_settings(
             f"{PREFIX}teacher_block_index: {teacher} is not as deep as {PREFIX}block_index, "
             f"{student}; choose the same block or a deeper one"
         )
-    neighbours = {f.name: values[f.name] for f in fields(Neighbours) if f.name in values}
+    frames = {f.name: values[f.name] for f in fields(Neighbours) if f.name in values}
     try:
-        neighbours = Neighbours(**neighbours)
+        neighbours = Neighbours(**frames)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{PREFIX}{error}") from None
     return CREPASettings(student, teacher, read_schedule(values, loaded, last_step), neighbours)
@@ -93,7 +93,7 @@ def read_crepa_settings(
 
 def read(name: str, value: Any) -> Any:
     """The value of a setting, of a text too; what is of another type is refused later."""
-    kind = READ[name]
+    kind: Any = READ[name]
     if kind is bool:
         return as_bool(f"{PREFIX}{name}", value)
     return str(value).strip().lower() if kind is str else number(value, kind)

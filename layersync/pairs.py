@@ -63,7 +63,8 @@ def check_numbers(pair: Pair, depth: int, found: str = "") -> Pair:
     """
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise ValueError(f"pair: {pair!r} is not a (student, teacher) pair like (8, 16)")
-    student, teacher = pair = tuple(pair)
+    pair = tuple(pair)  # type: ignore[assignment]  # of two: checked above
+    student, teacher = pair
     if not all(type(number) is int for number in pair):
         raise ValueError(f"pair {pair}: block numbers are integers, counted from 1")
     if student > teacher:

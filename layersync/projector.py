@@ -1,6 +1,7 @@
 """CREPA's projector: p = Linear(LayerNorm(z)), D -> D, in float32, trained with the model."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,7 +34,7 @@ class Projector(nn.Sequential):
 
     def make(self, width: int) -> None:
         """Make the layers, with torch's initial weights."""
-        made = {"device": self.made_on, "dtype": torch.float32}
+        made: dict[str, Any] = {"device": self.made_on, "dtype": torch.float32}
         self.append(nn.LayerNorm(width, **made)).append(nn.Linear(width, width, **made))
         for parameter in self.parameters():
             parameter.register_hook(average_gradient)
@@ -53,9 +54,10 @@ class Projector(nn.Sequential):
         if not len(self):
             self.made_on = states.device
             self.make(width)
-        if self[0].normalized_shape != (width,):
+        norm: Any = self[0]
+        if norm.normalized_shape != (width,):
             raise ValueError(
-                f"width: the projector has {self[0].normalized_shape[0]}, but the student's "
+                f"width: the projector has {norm.normalized_shape[0]}, but the student's "
                 f"tokens have {width}, {tuple(states.shape)}; give CREPA(..., width={width})"
             )
         if not self.shared and not any(map(sharded, self.parameters())):

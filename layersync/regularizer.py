@@ -145,19 +145,23 @@ class LayerSync(Recording):
     def logs(self) -> dict[str, float]:
         """The last loss, weighted, and the mean cosine over pairs, under SimpleTuner's names."""
         similarity = torch.stack(list(self.similarity_tensors().values())).mean()
+        assert self._loss is not None  # set with the similarities, before them
         logs = {"layersync_loss": self._loss.item(), "layersync_similarity": similarity.item()}
-        return logs | ({"layersync_weight": float(self._weight)} if self.coefficient else {})
+        if self.coefficient is not None and self._weight is not None:
+            logs["layersync_weight"] = float(self._weight)
+        return logs
 
     def _combine(self, cosines: list[Tensor]) -> Tensor:
         """The mean over pairs, or their weighted sum, (N,); in float32 under autocast too."""
         if self.weights is None:
             return torch.stack(cosines).mean(dim=0)
-        return sum(weight * cosine for weight, cosine in zip(self.weights, cosines, strict=True))
+        first, *others = (w * cosine for w, cosine in zip(self.weights, cosines, strict=True))
+        return sum(others, start=first)
 
     def _cosine(self, tokens: dict[int, list[Tensor]], pair: Pair, mask: Mask | None) -> Tensor:
         """The cosine of a pair for each sample of each pass, (N,)."""
         students, teachers = (tokens[number] for number in pair)
-        masks = split_mask(mask, [tuple(student.shape[:2]) for student in students])
+        masks = split_mask(mask, [(len(student), student.shape[1]) for student in students])
         passes = zip(students, teachers, masks, strict=True)
         return torch.cat([sample_cosine(*tensors) for tensors in passes])
 
@@ -166,7 +170,7 @@ class LayerSync(Recording):
         outputs, tokens = self._hidden.take()
         for pair in self.pairs:
             for i in range(len(outputs[pair[0]])):
-                found = {n: (outputs[n][i], tokens[n][i].shape) for n in pair}
+                found = {n: (outputs[n][i], tuple(tokens[n][i].shape)) for n in pair}
                 if len({shape for _, shape in found.values()}) > 1:
                     raise ValueError(self._mismatch(pair, found))
         for student in sorted({student for student, _ in self.pairs}):

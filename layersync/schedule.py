@@ -112,6 +112,7 @@ class Schedule:
             return self.weight * done / self.warmup_steps
         if self.scheduler == "constant":
             return self.weight
+        assert self.decay_steps is not None  # for it is not constant
         span = max(1, self.decay_steps - self.warmup_steps)
         left = LEFT[self.scheduler](min(1.0, (step - self.warmup_steps) / span), self.power)
         return self.weight_end + (self.weight - self.weight_end) * left

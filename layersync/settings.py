@@ -54,7 +54,7 @@ class Settings:
 
     @property
     def pair(self) -> Pair:
-        return self.student_block, self.teacher_block
+        return self.student_block, self.teacher_block  # type: ignore[return-value]
 
 
 def read_settings(source: Mapping[str, Any] | str | os.PathLike) -> Settings | None:

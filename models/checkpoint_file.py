@@ -39,10 +39,10 @@ def read_pickled(path: str | Path, mmap: bool) -> dict:
     except pickle.UnpicklingError as error:
         if not zipfile.is_zipfile(path):
             raise ValueError(f"checkpoint {path}: truncated, or not a PyTorch file") from None
-        reason = [line for line in str(error).splitlines() if "GLOBAL" in line] or ["unknown"]
+        lines = [line for line in str(error).splitlines() if "GLOBAL" in line] or ["unknown"]
         raise ValueError(
             f"checkpoint {path}: holds more than tensors and plain values, which is not unpickled "
-            f"({reason[0].strip()[:120]})"
+            f"({lines[0].strip()[:120]})"
         ) from None
     except Exception as error:  # torch.load fails in as many ways as there are foreign files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

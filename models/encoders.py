@@ -1,5 +1,7 @@
 """Pretrained vision transformers of timm's, frozen: loading them, and their patch features."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ def load_vision_transformer(
 
     if weights:
         check_file(weights, f"{weights_flag} {weights}")
-    local = dict(pretrained_cfg_overlay=dict(file=weights)) if weights else {}
+    local: dict[str, Any] = dict(pretrained_cfg_overlay=dict(file=weights)) if weights else {}
     try:
         network = timm.create_model(name, pretrained=True, num_classes=0, **settings, **local)
     except Exception as error:  # the hub's, safetensors' and timm's own, of any kind
@@ -48,7 +50,10 @@ class PatchEncoder(nn.Module):
     Raises `AttributeError` when the network has no such grid.
     """
 
-    def __init__(self, network: nn.Module, side: int):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Any, side: int):
         from timm.data import resolve_model_data_config
 
         super().__init__()

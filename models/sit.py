@@ -5,6 +5,7 @@ arXiv 2401.08740). Parameter names and shapes are those of the official checkpoi
 """
 
 import math
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import Attention, Mlp, PatchEmbed
@@ -87,10 +88,10 @@ class SiT(nn.Module):
                 nn.init.zeros_(module.bias)
         projection = self.x_embedder.proj  # a convolution, initialised as the linear map it is
         nn.init.xavier_uniform_(projection.weight.view(projection.weight.shape[0], -1))
-        nn.init.zeros_(projection.bias)
+        nn.init.zeros_(self.x_embedder.get_parameter("proj.bias"))
         nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
-        nn.init.normal_(self.t_embedder.mlp[0].weight, std=0.02)
-        nn.init.normal_(self.t_embedder.mlp[2].weight, std=0.02)
+        nn.init.normal_(self.t_embedder.get_parameter("mlp.0.weight"), std=0.02)
+        nn.init.normal_(self.t_embedder.get_parameter("mlp.2.weight"), std=0.02)
         for layer in (*self.blocks, self.final_layer):
             nn.init.zeros_(layer.adaLN_modulation[1].weight)
         nn.init.zeros_(self.final_layer.linear.weight)
@@ -195,7 +196,8 @@ class TimestepEmbedder(nn.Module):
         exponent = torch.arange(half, dtype=torch.float32, device=t.device) / half
         angles = t.float()[:, None] * torch.exp(-math.log(10_000) * exponent)  # (N, half)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+        first: Any = self.mlp[0]
+        return self.mlp(waves.to(first.weight.dtype))
 
 
 class LabelEmbedder(nn.Module):

@@ -8,16 +8,17 @@ for tests and for trying a set-up out before renting a cluster.
 
 import math
 from functools import partial
+from typing import Any
 
 from models.sit import SiT
 
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "S": dict(depth=12, hidden_size=384, num_heads=6),
     "B": dict(depth=12, hidden_size=768, num_heads=12),
     "L": dict(depth=24, hidden_size=1024, num_heads=16),
     "XL": dict(depth=28, hidden_size=1152, num_heads=16),
 }
-TINY = dict(depth=8, hidden_size=64, num_heads=4)
+TINY: dict[str, Any] = dict(depth=8, hidden_size=64, num_heads=4)
 
 SiT_models = {
     f"SiT-{size}/{patch}": partial(SiT, patch_size=patch, **dimensions)

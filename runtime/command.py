@@ -2,25 +2,30 @@
 
 What ends a run later through no fault of the program is said by the process that meets it.
 
-Under torchrun every process meets the same bad flag. The first one says so; the others keep quiet
-and hold back for a moment, because the launcher stops the first when another one exits before it.
+All processes of a launch meet the same bad flag. The first one says so; the others keep quiet and
+hold back for a moment, because the launcher stops the first when another one exits before it. What
+is said here also goes to the launcher's outcome file (runtime/outcome.py), unless it may pass.
 """
 
 import errno
 import io
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
+from typing import Any
 
 from runtime.flags import COMMON, check_numbers, check_ranges
 from runtime.launch import is_first_process, rank
+from runtime.outcome import failed, finished
 
 EXIT_USAGE = 2
 EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130  # as shells count Ctrl-C
 HOLD_BACK_SECONDS = 20
 FRAME = set(" -─╭╮╰╯│|")  # what the parser draws around its messages
 
@@ -40,6 +45,7 @@ def parse_command(
     args: list[str] | None = None,
     program: str | None = None,
     description: str | None = None,
+    recorded: bool = True,
 ):
     """Build `config` from the command line, or the one that its first word names.
 
@@ -47,13 +53,14 @@ def parse_command(
         args: the command line's words, `sys.argv[1:]` unless given.
         program: what --help calls it, as it is called unless given.
         description: what --help says first, the docstring of `config` unless given.
+        recorded: whether this is the program's own command line, of which the outcome file tells.
 
     A bad flag ends the program with one line and exit code 2.
     """
     import tyro
 
     program = program or program_name()
-    cli = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
+    cli: Any = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
     framed = io.StringIO()
     try:
         with redirect_stderr(framed):
@@ -65,11 +72,16 @@ def parse_command(
                 console_outputs=is_first_process(),
             )
     except SystemExit as exit:
-        if exit.code not in (None, 0):
-            if is_first_process():
-                line = f"{program}: error: {complaint(framed.getvalue())}; see {program} --help"
-                print(line, file=sys.stderr, flush=True)
-            hold_back()
+        if exit.code in (None, 0):
+            if recorded:
+                finished()  # --help
+            raise
+        reason = f"{complaint(framed.getvalue())}; see {program} --help"
+        if is_first_process():
+            print(f"{program}: error: {reason}", file=sys.stderr, flush=True)
+        if recorded:
+            failed(reason, EXIT_USAGE)
+        hold_back()
         raise
     print(framed.getvalue(), end="", file=sys.stderr)  # a warning
     with usage_errors():
@@ -98,18 +110,32 @@ def complaint(framed: str) -> str:
 
 
 @contextmanager
+def interrupts() -> Iterator[None]:
+    """Turn Ctrl-C into one line and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if is_first_process():
+            print(f"\n{program_name()}: stopped by Ctrl-C", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+@contextmanager
 def usage_errors() -> Iterator[None]:
     """Turn bad input or what the operating system refuses while setting up into one line.
 
     A `ValueError`, `RunError` or `OSError` ends the program with exit code 2.
     """
     try:
-        yield
+        with interrupts():
+            yield
     except (ValueError, RunError, OSError) as error:
         if not is_first_process():
             hold_back()  # still here after that: the first one has no such error
             print(f"[rank {rank()}] ", end="", file=sys.stderr)
         print(f"{program_name()}: error: {in_one_line(error)}", file=sys.stderr, flush=True)
+        if not may_pass(error):
+            failed(in_one_line(error), EXIT_USAGE)
         raise SystemExit(EXIT_USAGE) from None
 
 
@@ -117,23 +143,37 @@ def usage_errors() -> Iterator[None]:
 def run_errors(remedy: str) -> Iterator[None]:
     """Turn bad data, a failing disk or a killed worker into one line and exit code 1."""
     try:
-        yield
-    except (RunError, OSError) as error:
-        first, *more = in_one_line(error).strip().splitlines() or [type(error).__name__]
-        # from a loader's process it comes with the traceback there, the error in the last line
-        reason = re.sub(r"^[\w.]+: ", "", more[-1]) if more else first
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        reason = (
-            f"{str(error).splitlines()[0].rstrip('. ')}: a data loading process was killed from "
-            f"outside, often for want of memory; fewer --num-workers need less"
-        )
-    else:
+        with interrupts():
+            yield
         return
+    except (RunError, OSError, RuntimeError) as error:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises wherever the program is
+        passes = may_pass(error)
+        if isinstance(error, ConnectionError) or "DataLoader worker" in str(error):
+            said = str(error).splitlines()[0].rstrip(". ")
+            reason = (
+                f"{said}: a data loading process was killed from outside, often for want of "
+                f"memory; fewer --num-workers need less"
+            )
+        elif isinstance(error, RunError | OSError):
+            first, *more = in_one_line(error).strip().splitlines() or [type(error).__name__]
+            # from a loader's process it comes with the traceback there, the error in the last line
+            reason = re.sub(r"^[\w.]+: ", "", more[-1]) if more else first
+        else:
+            raise
     who = "" if is_first_process() else f"[rank {rank()}] "
     print(f"\n{who}{program_name()}: error: {reason}. {remedy}", file=sys.stderr, flush=True)
+    if not passes:
+        failed(reason, EXIT_FAILED)
     raise SystemExit(EXIT_FAILED)
+
+
+PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLCK, errno.EINTR, errno.EREMOTEIO)
+
+
+def may_pass(error: Exception) -> bool:
+    """Return whether the same command might succeed later: a network file system, a busy output."""
+    return getattr(error, "errno", None) in PASSING or getattr(error, "may_pass", False)
 
 
 REFUSALS = {  # what the operating system refuses: why, and what to do
@@ -164,7 +204,7 @@ def in_one_line(error: Exception) -> str:
         return reason[0].upper() + reason[1:]
     name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
     if error.errno == errno.EINVAL and error.strerror != os.strerror(errno.EINVAL):
-        reason = error.strerror  # of this project, which says more
+        reason = error.strerror or reason  # of this project, which says more
     return f"{name}: {reason}"
 
 

@@ -25,6 +25,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from runtime.files import NO_LOCKS
 from runtime.launch import is_first_process, world_size
@@ -44,6 +45,8 @@ HELD: "weakref.WeakValueDictionary[str, OutputLock]" = weakref.WeakValueDictiona
 
 class InUse(ValueError):
     """Another launch is writing the same output."""
+
+    may_pass = True
 
 
 def lock_output(
@@ -82,7 +85,8 @@ class OutputLock:
     """The lock of one output; `lock_output` makes it."""
 
     def __init__(self, output: str | Path, path: Path):
-        self.output, self.path, self.file = output, path, None
+        self.output, self.path = output, path
+        self.file: BinaryIO | None = None
         self.made: list[Path] = []  # folders that were missing, the innermost first
 
     def take(self, patience: float) -> None:

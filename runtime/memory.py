@@ -7,7 +7,7 @@ MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")  # version 2, as seen from inside a container or a job
 
 
-def free_memory(device=None) -> int:
+def free_memory(device=None) -> float:
     """Return the bytes that can still be allocated on a torch device, or on the host if None.
 
     On the host it is what the system has available, or what the limit of the container or job

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -208,7 +209,8 @@ class CompressedArray:
     def __init__(self, path, info: zipfile.ZipInfo, shape: tuple[int, ...], dtype: np.dtype):
         self.path, self.info, self.shape, self.dtype = path, info, shape, dtype
         self.row_bytes = nbytes(shape[1:], dtype)
-        self.file = None
+        self.file: IO[bytes] | None = None
+        self.row = 0  # the next that `file` gives
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -217,7 +219,7 @@ class CompressedArray:
         start, stop, _ = rows.indices(len(self))
         with readable(self.path):
             if self.file is None or start < self.row:
-                self._restart()
+                self.file = self._restart()
             for left in range((start - self.row) * self.row_bytes, 0, -SKIP):
                 self.file.read(min(left, SKIP))
             data = self.file.read((stop - start) * self.row_bytes)
@@ -226,10 +228,11 @@ class CompressedArray:
         self.row = stop
         return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
 
-    def _restart(self) -> None:
-        self.file = zipfile.ZipFile(self.path).open(self.info)  # noqa: SIM115 - stays open
-        read_header(self.file)
+    def _restart(self) -> IO[bytes]:
+        file = zipfile.ZipFile(self.path).open(self.info)  # noqa: SIM115 - stays open
+        read_header(file)
         self.row = 0
+        return file
 
 
 def write_array(archive: zipfile.ZipFile, name: str, shape: tuple, dtype, blocks) -> None:

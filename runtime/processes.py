@@ -11,9 +11,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 
 from runtime.launch import local_rank, world_size
+from runtime.progress import Progress
 
 
 class Processes:
@@ -40,11 +40,11 @@ class Processes:
     def batches(self, images, batch_size: int, what: str) -> Iterator[np.ndarray]:
         """This process's share of `images`, batch by batch; the first one shows its progress."""
         share = self.share(len(images))
-        with tqdm(total=len(share), desc=what, unit="image", disable=not self.first) as bar:
+        with Progress(what, len(share), "image", shown=self.first) as progress:
             for start in range(share.start, share.stop, batch_size):
                 batch = images[start : min(start + batch_size, share.stop)]
                 yield batch
-                bar.update(len(batch))
+                progress.update(len(batch))
 
     def collect(self, tensor: Tensor) -> list[Tensor]:
         """Everyone's tensor (same dtype, any shapes of one rank), by rank; [] but on the first."""

@@ -1,40 +1,120 @@
-"""Stopping in good order when the scheduler says so.
+"""Stopping in good order: when the scheduler says so, before time is up, and on Ctrl-C.
 
-SLURM announces a preemption or the end of the time limit by SIGTERM, or by the signal that
-`--signal=USR1@120` asks for. The run then finishes its step, writes a checkpoint and ends with
-exit code 75 ("temporary failure, try again"); the same command with --resume latest continues.
+SLURM announces a preemption by SIGTERM, or by the signal that `--signal=USR1@120` asks for. The
+end of a job's time is known before, so that the run stops ahead of it. In each case it finishes
+its step, writes a checkpoint and ends with exit code 75 ("temporary failure, try again"); the same
+command with --resume latest continues.
 """
 
 import os
 import signal
 import threading
+import time
+from datetime import datetime
 
 import torch
 
+from runtime.command import program_name
+from runtime.job_time import job_end
+from runtime.launch import is_first_process
+
 EXIT_PREEMPTED = 75
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+NAMES = {signal.SIGINT: "Ctrl-C"}
 STEPS_BETWEEN_CHECKS = 8  # with several processes, which must agree and so wait for each other
+MARGIN_SECONDS = 30.0  # to spare at the end of a job's time, besides what is expected
+BYTES_PER_SECOND = 100e6  # of a disk, until a checkpoint has been written
+FORWARDING_SECONDS = 5.0  # in which torchrun passes on what its processes got themselves
 
 
 class StopRequest:
-    """Remembers that a signal came, and lets the processes agree on it."""
+    """Remembers that a signal came or that time is up, and lets the processes agree on it.
 
-    def __init__(self, accelerator):
-        self.accelerator, self.signalled = accelerator, False
+    Args:
+        accelerator: of the process group.
+        checkpoint_bytes: size of a checkpoint, for how long the first one may take.
+    """
+
+    def __init__(self, accelerator, checkpoint_bytes: int = 0):
+        self.accelerator = accelerator
+        self.received: signal.Signals | None = None
+        self.received_at = 0.0
+        self.end = job_end() if accelerator.is_main_process else None
+        self.out_of_time = False
+        self.checkpoint_seconds = checkpoint_bytes / BYTES_PER_SECOND
+        self.looked, self.between_looks = time.monotonic(), 0.0
         for number in SIGNALS:
             signal.signal(number, self._remember)
 
-    def _remember(self, number, frame) -> None:
-        self.signalled = True
-
     def agreed(self, step: int) -> bool:
-        """Whether any process was signalled; a collective at every 8th step, else False."""
+        """Return whether any process has a reason; a collective at every 8th step, else False."""
         if self.accelerator.num_processes == 1:
-            return self.signalled
+            self._look_at_time()
+            return self.requested
         if step % STEPS_BETWEEN_CHECKS:
             return False
-        flag = torch.tensor(float(self.signalled), device=self.accelerator.device)
+        self._look_at_time()
+        flag = torch.tensor(float(self.requested), device=self.accelerator.device)
         return self.accelerator.reduce(flag, "sum").item() > 0
+
+    @property
+    def requested(self) -> bool:
+        return self.received is not None or self.out_of_time
+
+    @property
+    def reason(self) -> str:
+        """Why the processes agreed to stop, as the first process knows it."""
+        if self.received:
+            return NAMES.get(self.received, self.received.name)
+        if self.out_of_time:
+            return f"the end of the job's time at {datetime.fromtimestamp(self.end):%H:%M:%S}"
+        return "a signal to another process"
+
+    @property
+    def margin(self) -> float:
+        """Seconds before the end of the job's time at which to stop."""
+        return MARGIN_SECONDS + 2 * self.checkpoint_seconds + self.between_looks
+
+    def checkpoint_took(self, seconds: float) -> None:
+        """Learn how long the last checkpoint took, on the process that writes."""
+        self.checkpoint_seconds = seconds
+
+    def _look_at_time(self) -> None:
+        now = time.monotonic()
+        self.between_looks, self.looked = now - self.looked, now
+        if self.end is None or time.time() < self.end - self.margin or self.out_of_time:
+            return
+        self.end = job_end(ask=True) or self.end  # the job's time may have been extended
+        self.out_of_time = time.time() >= self.end - self.margin
+
+    def _remember(self, number: int, frame) -> None:
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self.received_at = signal.Signals(number), now
+            if is_first_process():
+                say(
+                    f"{self.reason}: the run finishes this step, writes a checkpoint and ends; "
+                    f"once more ends it at once"
+                )
+        elif self._insists(number, now):
+            if is_first_process():
+                say(f"{NAMES.get(number, signal.Signals(number).name)} again: ended at once")
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    def _insists(self, number: int, now: float) -> bool:
+        """Whether somebody asks again, and not only a launcher or a scheduler that repeats."""
+        if number == signal.SIGUSR1:
+            return False
+        if number == signal.SIGTERM and "SLURM_JOB_ID" in os.environ:
+            return False  # at the end of its grace time it sends SIGKILL
+        passed_on = "TORCHELASTIC_RUN_ID" in os.environ
+        return not passed_on or now - self.received_at > FORWARDING_SECONDS
+
+
+def say(text: str) -> None:
+    """Write a line from a signal handler, which must not use what it may have interrupted."""
+    os.write(2, f"\n{program_name()}: {text}\n".encode())
 
 
 def obey_parent_only(worker: int) -> None:

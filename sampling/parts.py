@@ -9,6 +9,7 @@ time, and parts are removed only when the .npz has been read back and holds them
 
 import json
 import math
+import os
 import shutil
 import zipfile
 import zlib
@@ -28,6 +29,7 @@ from runtime.files import (
 )
 from runtime.locks import OutputLock, lock_output
 from runtime.npz import open_member, read_header, write_array
+from runtime.outcome import progressed
 from runtime.png import is_own_picture
 from sampling.pictures import Pictures
 from sampling.stored_recipe import (
@@ -143,14 +145,17 @@ class SampleParts:
         return k in self.known_whole
 
     def images_finished(self) -> int:
-        """Images of all processes so far, by the files there are."""
-        return sum(len(self.images_of(k)) for k in range(self.batches) if self.path(k).exists())
+        """Images of all processes so far, by one listing of the files there are."""
+        names = {entry.name for entry in os.scandir(self.folder)} if self.folder.exists() else set()
+        there = (k for k in range(self.batches) if self.path(k).name in names)
+        return sum(len(self.images_of(k)) for k in there)
 
     def write(self, k: int, images: np.ndarray, **columns: np.ndarray) -> None:
         """Store batch k without the padding of the last one; columns are per image."""
         keep = len(self.images_of(k))
         content = {"images": images[:keep]} | {n: c[:keep] for n, c in columns.items()}
         replace_file(self.path(k), lambda file: np.savez(file, **content))
+        progressed()
 
     def write_pictures(self, k: int, images: np.ndarray | None = None) -> None:
         """Write the images of batch k as files, if asked for; unless given, those that are stored.

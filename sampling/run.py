@@ -2,10 +2,10 @@
 
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from models import load_codec
 from models.codecs import latent_size
@@ -14,6 +14,7 @@ from runtime.command import RunError
 from runtime.memory import free_memory
 from runtime.png import save_grid
 from runtime.processes import choose_device
+from runtime.progress import Progress
 from runtime.randomness import image_streams
 from sampling.checkpoint_settings import open_checkpoint
 from sampling.labels import balanced_labels, random_labels
@@ -108,22 +109,28 @@ class Sampling:
     def run(self, rank: int, world_size: int) -> None:
         """Sample this process's batches; the first process then waits for all and assembles."""
         parts = self.parts
-        progress = tqdm(
-            desc=parts.out.stem,
-            initial=parts.images_finished(),
-            total=parts.count,
-            unit="image",
-            disable=rank > 0,
-            mininterval=1,
-            miniters=0,  # a batch may take minutes: its evaluations are shown as they come
-            smoothing=0,
-        )
+        if rank > 0:
+            self.sample_batches(rank, world_size, lambda: None)
+            return
+        there, name = parts.images_finished(), parts.out.stem
+        with Progress(name, parts.count, "image", initial=there) as progress:
 
-        def show(evaluations: int) -> None:
-            progress.set_postfix(nfe=evaluations, refresh=False)
-            progress.update(0)
+            def show(evaluations: int) -> None:  # a batch may take minutes
+                progress.update(0, f"{evaluations} evaluations")
 
-        self.network.on_evaluation = show
+            self.network.on_evaluation = show
+            self.sample_batches(rank, world_size, lambda: progress.reach(parts.images_finished()))
+            while progress.done < parts.count:
+                time.sleep(POLL_SECONDS)
+                progress.reach(parts.images_finished())
+            save_grid(parts.head(PREVIEW), parts.preview)
+            progress.say(f"picture {parts.preview}")
+            recipe = parts.assemble()
+            progress.say(f"{parts.out}: {parts.count} images, NFE {recipe['nfe']['mean']:g}")
+
+    def sample_batches(self, rank: int, world_size: int, written: Callable[[], None]) -> None:
+        """Sample the batches of a process that are not there; `written()` after each."""
+        parts = self.parts
         for k in range(rank, parts.batches, world_size):
             if parts.finished(k):
                 parts.write_pictures(k)
@@ -131,15 +138,7 @@ class Sampling:
             images, columns = self.batch(k)
             parts.write_pictures(k, images)
             parts.write(k, images, **columns)
-            progress.update(parts.images_finished() - progress.n)
-        while rank == 0 and progress.n < parts.count:
-            time.sleep(POLL_SECONDS)
-            progress.update(parts.images_finished() - progress.n)
-        progress.close()
-        if rank == 0:
-            save_grid(parts.head(PREVIEW), parts.preview)
-            recipe = parts.assemble()
-            print(f"{parts.out}: {parts.count} images, NFE {recipe['nfe']['mean']:g}")
+            written()
 
     def finish_pictures(self, rank: int, world_size: int) -> None:
         """Write this process's share of the pictures of a set that is finished already."""

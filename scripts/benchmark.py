@@ -26,7 +26,7 @@ npz          writing random 256 x 256 images as a sampling run does and assembli
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from runtime.command import parse_command, usage_errors
@@ -120,7 +120,7 @@ def main(c: Benchmark) -> None:
         if "npz" in c.parts:
             assembly.check(c)
     print(f"{device_name()}; torch {torch.__version__}, {torch.get_num_threads()} threads")
-    record = dict(device=device_name(), torch=torch.__version__, settings=asdict(c))
+    record: dict[str, Any] = dict(device=device_name(), torch=torch.__version__, settings=asdict(c))
     if {"steps", "sampling"} & set(c.parts):
         peaks = record["matmul"] = matmul_peaks(c.precisions, c.clock)
         for precision, rate in peaks.items():

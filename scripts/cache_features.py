@@ -47,7 +47,6 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from torch.utils.data import DataLoader, Subset
-from tqdm import tqdm
 
 from data.feature_cache import DONE, FEATURES, MANIFEST, FeatureSettings, data_of, write_settings
 from data.sources import open_source
@@ -56,6 +55,8 @@ from runtime.files import check_folder_writable, replacing
 from runtime.flags import require
 from runtime.launch import join_launch
 from runtime.locks import lock_output
+from runtime.outcome import finished, progressed
+from runtime.progress import Progress
 
 LOCK = "cache.lock"
 
@@ -135,7 +136,7 @@ class Caching:
             Subset(self.source, todo), self.config.batch_size, num_workers=self.config.num_workers
         )
         start, first = 0, self.state.is_main_process
-        with tqdm(total=len(todo), desc=self.folder.name, unit="image", disable=not first) as bar:
+        with Progress(self.folder.name, len(todo), "image", shown=first) as progress:
             for images, _ in loader:
                 rows = todo[start : start + len(images)]
                 images = images.to(self.state.device, non_blocking=True)
@@ -143,8 +144,9 @@ class Caching:
                 features[rows] = views.half().cpu().numpy()  # (n, 2, T, D)
                 features.flush()
                 done[rows] = True
+                progressed()
                 start += len(images)
-                bar.update(len(images))
+                progress.update(len(images))
         self.state.wait_for_everyone()
         if first:
             write_settings(self.folder, self.settings)
@@ -179,6 +181,7 @@ def main(config: FeatureConfig) -> None:
         caching = Caching(config)
     with run_errors(f"What is in {config.out} is kept: the same command continues"):
         caching.run()
+    finished()
 
 
 if __name__ == "__main__":

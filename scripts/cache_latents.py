@@ -22,11 +22,12 @@ from data.data_config import DataConfig
 from runtime.command import (
     RunError,
     parse_command,
-    program_name,
     run_errors,
     usage_errors,
 )
 from runtime.launch import is_first_process, rank, world_size
+from runtime.outcome import finished
+from runtime.progress import Progress, over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,6 @@ import time
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from data.decoding import UnreadableImage
 from data.latent_manifest import CacheSettings
@@ -118,15 +118,18 @@ class Caching:
     def run(self) -> None:
         """Encode this process's shards; the first process then waits for all of them."""
         cache = self.cache
+        name, total, there = cache.root.name, cache.settings.images, cache.images_written()
+        with Progress(name, total, "image", initial=there, shown=self.rank == 0) as progress:
+            self.encode(progress)
+            while self.rank == 0 and not cache.complete():
+                time.sleep(POLL_SECONDS)
+                self.show(progress)
+
+    def encode(self, progress: Progress) -> None:
+        """Encode this process's shards, those that are not there."""
+        cache = self.cache
         own = range(self.rank, cache.shards, self.world_size)
         shards = [k for k in own if not cache.finished(k)]
-        self.progress = tqdm(
-            desc=cache.root.name,
-            initial=cache.images_written(),
-            total=cache.settings.images,
-            unit="image",
-            disable=self.rank > 0,
-        )
         slices = {k: cut(cache.images_of(k), self.config.batch_size) for k in shards}
         batches = iter(self.loader([batch for k in shards for batch in slices[k]]))
         for k in shards:
@@ -137,18 +140,13 @@ class Caching:
                         {"index": i, "image": self.names[i], "error": error} for i, error in errors
                     ]
                     shard.add(self.moments(images), labels, unreadable)
-                    self.show_progress()
-        while self.rank == 0 and not cache.complete():
-            time.sleep(POLL_SECONDS)
-            self.show_progress()
-        self.show_progress(last=True)
-        self.progress.close()
+                    self.show(progress)
 
-    def show_progress(self, last: bool = False) -> None:
-        """Of all processes together, on the first one."""
-        if self.rank == 0 and (last or time.time() - self.looked >= POLL_SECONDS):
+    def show(self, progress: Progress) -> None:
+        """Show the progress of all processes together, on the first one."""
+        if self.rank == 0 and time.time() - self.looked >= POLL_SECONDS:
             self.looked = time.time()
-            self.progress.update(max(0, self.cache.images_written() - self.progress.n))
+            progress.reach(max(progress.done, self.cache.images_written()))
 
     def loader(self, batches: list[range]) -> DataLoader:
         return DataLoader(
@@ -183,11 +181,10 @@ class Caching:
         nothing_left = len(unreadable) == cache.settings.images
         if new and (nothing_left or not self.config.skip_unreadable):
             cache.reject()
-            sys.exit(
-                f"{program_name()}: error: {len(new)} of {cache.settings.images} images "
+            raise RunError(
+                f"{len(new)} of {cache.settings.images} images "
                 f"cannot be read, listed above: put good files in their places, or add "
-                f"--skip-unreadable to leave them out, and give the command again. All other "
-                f"shards are kept"
+                f"--skip-unreadable to leave them out, and give the command again"
             )
         manifest = cache.finish()
         self.lock.release()
@@ -265,7 +262,7 @@ def check_disk(cache: CacheWriter, min_free_disk: float) -> None:
 
 def verify(root: str) -> None:
     source = LatentSource(root)
-    for shard in tqdm(source.shards, desc=f"verifying {root}", unit="shard"):
+    for shard in over(source.shards, f"verifying {root}", "shard"):
         source.check_shard(shard, checksums=True)
     print(f"{root}: {len(source)} images in {len(source.shards)} shards, all checksums hold")
 
@@ -273,13 +270,17 @@ def verify(root: str) -> None:
 def main(config: CacheConfig) -> None:
     with usage_errors():
         if config.verify:
-            return verify(config.out) if is_first_process() else None
+            if is_first_process():
+                verify(config.out)
+            return finished()
         caching = Caching(config, rank(), world_size())
     safe = f"Nothing that is finished in {config.out} is lost: the same command continues"
     with run_errors(safe):
         caching.run()
     if is_first_process():
-        caching.finish()
+        with run_errors("All other shards are kept"):
+            caching.finish()
+    finished()
 
 
 if __name__ == "__main__":

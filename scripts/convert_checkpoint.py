@@ -16,6 +16,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from runtime.command import parse_command, usage_errors
+from runtime.files import check_writable, replacing
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,14 @@ def convert(c: Conversion) -> dict:
         raise ValueError(f"{target}: the name must end in .safetensors")
     if target.exists():
         raise ValueError(f"{target} exists: remove it, or give another name")
+    check_writable(target)
     trained = load_trained(c.source, c.weights)
     settings = {"config": json.dumps(trained.settings)} if trained.settings else {}
     metadata = {"format": "pt"} | settings
     if trained.reversed_time:
         metadata["time"] = "reversed"
-    temporary = target.with_suffix(".tmp")
-    save_file({key: w.contiguous() for key, w in trained.weights.items()}, temporary, metadata)
-    temporary.rename(target)
+    with replacing(target) as temporary:
+        save_file({key: w.contiguous() for key, w in trained.weights.items()}, temporary, metadata)
     return trained.arch
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -78,8 +79,11 @@ def print_table(metrics: dict[str, dict]) -> None:
 
 def draw(path: Path) -> None:
     """Loss and similarity over steps above, samples of both runs and real digits below."""
+    above = ["loss"] * 3 + ["similarity"] * 3
+    below = [RUNS[0]] * 2 + [RUNS[1]] * 2 + ["real digits"] * 2
+    mosaic: list[Any] = [above, below]
     figure, axes = plt.subplot_mosaic(
-        [["loss"] * 3 + ["similarity"] * 3, [RUNS[0]] * 2 + [RUNS[1]] * 2 + ["real digits"] * 2],
+        mosaic,
         figsize=(11, 7.2),
         height_ratios=[1, 1.25],
         layout="constrained",

@@ -62,6 +62,7 @@ from evaluation.blocks.probed_images import Probing
 from evaluation.blocks.probes import BlockReport
 from models import find_model
 from models.trained import load_trained
+from runtime.files import check_writable, write_json
 from runtime.processes import choose_device
 from sampling.checkpoint_settings import settings_in_force
 from transport import create_transport
@@ -150,14 +151,31 @@ def write_record(path: Path, about: dict, report: BlockReport, candidates: list)
         "similarity": report.similarity.tolist(),
         "pairs": [dataclasses.asdict(candidate) for candidate in candidates],
     }
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(path, record)
+
+
+def record_path(config: PairConfig) -> Path:
+    """Return where the record goes; `ValueError` if it cannot, or if something else is there."""
+    beside = Path(config.ckpt if Path(config.ckpt).is_file() else Path(config.ckpt).name)
+    path = Path(config.out or beside.with_suffix(".pairs.json"))
+    for file in (path, path.with_suffix(".png")):
+        check_writable(file, f"--out {file}")
+    if path.exists():
+        try:
+            own = {"proposed", "weights_sha256"} <= set(json.loads(path.read_text()))
+        except (ValueError, TypeError):
+            own = False
+        if not own:
+            raise ValueError(
+                f"--out {path}: exists and is not a record of this program: give another name"
+            )
+    return path
 
 
 def main(config: PairConfig) -> None:
     with usage_errors():
+        path = record_path(config)
         suggestion = Suggestion(config)
-    beside = Path(config.ckpt if Path(config.ckpt).is_file() else Path(config.ckpt).name)
-    path = Path(config.out or beside.with_suffix(".pairs.json"))
     with run_errors("Nothing was written; repair that and give the command again"):
         report = suggestion.report()
         try:

@@ -13,10 +13,11 @@ may be removed once those are done; what a cell is for (metrics) may not.
 import fcntl
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from runtime.files import write_json
 
 State = Literal["finished", "failed", "running", "waiting"]
 HASHED_BYTES = 2**24  # larger files are known by their size
@@ -81,9 +82,7 @@ def read_record(cell: Cell) -> dict:
 
 def write_record(cell: Cell, record: dict) -> None:
     record |= {"name": cell.name, "settings": cell.settings, "recipe": cell.recipe}
-    temporary = cell.folder / f"cell.json.tmp{os.getpid()}"
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(temporary, cell.folder / "cell.json")
+    write_json(cell.folder / "cell.json", record, indent=1)
 
 
 def fingerprint(path: Path) -> dict:

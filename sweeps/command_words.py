@@ -37,7 +37,7 @@ def parse_quietly(flag: str, config, words: list[str], program: str):
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            return parse_command(config, words, program)
+            return parse_command(config, words, program, recorded=False)
     except SystemExit as exit:
         _, _, reason = said.getvalue().strip().partition(": error: ")
         reason = reason if exit.code else "leave out --help"

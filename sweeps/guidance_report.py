@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from runtime.files import write_text
 from sweeps.cells import Cell, results, state
 from sweeps.guidance_grid import EVERYWHERE, GuidancePoint
 from sweeps.guidance_study import GuidanceStudy
@@ -60,10 +61,10 @@ def write_guidance_report(f: GuidanceFindings) -> Path:
     folder, names = f.study.folder, f.columns
     head = ["scale", "low", "high", *names]
     cells = [[p.scale, *p.interval, *(row.get(n, "") for n in names)] for p, row in f.rows.items()]
-    (folder / "guidance.csv").write_text(as_csv(head, cells))
+    write_text(folder / "guidance.csv", as_csv(head, cells))
     if f.rows:
         draw(f, folder / "guidance.png")
-    (folder / "guidance.md").write_text("\n".join(markdown(f)) + "\n")
+    write_text(folder / "guidance.md", "\n".join(markdown(f)) + "\n")
     return folder / "guidance.md"
 
 

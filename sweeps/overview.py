@@ -1,16 +1,11 @@
 """Progress of a sweep: a bar with a status line on a terminal, lines with the time elsewhere."""
 
-import sys
 import time
 from collections.abc import Sequence
-from datetime import datetime
 
-from tqdm import tqdm
-
+from runtime.progress import Progress, duration
 from sweeps.cells import Cell, read_record, results, seconds
 from sweeps.process import CellRun
-
-SECONDS_BETWEEN_LINES = 60.0
 
 
 class Overview:
@@ -25,13 +20,9 @@ class Overview:
         self.parallel = parallel
         self.states = {cell.name: "waiting" for cell in cells}
         self.times: list[float] = []  # seconds of finished cells
-        self.bar = tqdm(
-            total=len(cells),
-            bar_format="{n_fmt}/{total_fmt} |{bar:12}| {elapsed}{postfix}",
-            dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
-        )
-        self.last_line, self.changed = time.monotonic(), False
+        self.progress = Progress("sweep", len(cells), "cell", lines=False)
+        self.progress.__enter__()
+        self.changed = False
 
     def set(self, cell: Cell, state: str, silent: bool = False) -> None:
         """`state` is one of sweeps.cells.State, or "busy": another process works on the cell."""
@@ -40,17 +31,14 @@ class Overview:
         self.states[cell.name] = state
         if state == "finished":
             self.times.append(sum(seconds(cell).values()))
-            self.bar.update(1)
+            self.progress.update()
         if not silent:
             self.changed = True
             self.say(f"{state:8s} {cell.name}{about(cell, state)}")
 
     def refresh(self, runs: Sequence[CellRun] = ()) -> None:
         """Show the counts, on a terminal at once and else once a minute."""
-        if not self.bar.disable:
-            self.bar.set_postfix_str(self.status(runs))
-        elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
-            self.say(self.status(runs))
+        self.progress.show(self.status(runs))
 
     def status(self, runs: Sequence[CellRun] = ()) -> str:
         """One line: how many cells are in which state, what is at work, the time left."""
@@ -75,12 +63,10 @@ class Overview:
         return [f"about {duration(left * mean / self.parallel)} left"]
 
     def say(self, line: str) -> None:
-        self.last_line = time.monotonic()
-        text = f"{datetime.now():%H:%M:%S} {line}"
-        print(text, flush=True) if self.bar.disable else tqdm.write(text)
+        self.progress.say(line)
 
     def close(self) -> None:
-        self.bar.close()
+        self.progress.__exit__()
 
 
 def about(cell: Cell, state: str) -> str:
@@ -110,12 +96,3 @@ def last_step(path) -> int:
 
     rows = read_log(path) if path.exists() else []
     return rows[-1]["step"] if rows else 0
-
-
-def duration(seconds: float) -> str:
-    """45 s, 12 min, 3.4 h, 2.1 d."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} d"

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from runtime.progress import duration
 from sampling.sample_config import ODE, SDE
 from sweeps.cells import Cell, seconds, to_do
-from sweeps.overview import duration
 from sweeps.pair_study import PairStudy
 
 EVALUATIONS = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}  # of a step, ODE

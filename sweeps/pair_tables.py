@@ -8,6 +8,7 @@ FOLDER/report/*.png          heat map, metric over lambda, metric over steps
 
 from pathlib import Path
 
+from runtime.files import write_text
 from sweeps.cells import seconds
 from sweeps.metric_names import label
 from sweeps.pair_findings import Findings, Row, change_of
@@ -21,10 +22,10 @@ def write_report(findings: Findings) -> Path:
     """Write everything into FOLDER/report; returns the Markdown file."""
     folder = findings.study.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "cells.csv").write_text(cells_csv(findings))
-    (folder / "summary.csv").write_text(summary_csv(findings))
+    write_text(folder / "cells.csv", cells_csv(findings))
+    write_text(folder / "summary.csv", summary_csv(findings))
     pictures = draw_all(findings, folder)
-    (folder / "report.md").write_text(markdown(findings, pictures))
+    write_text(folder / "report.md", markdown(findings, pictures))
     return folder / "report.md"
 
 

@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from runtime.outcome import TRIES, VARIABLE, progress_path, read_outcome
 from sweeps.cells import (
     Cell,
     Command,
@@ -34,7 +35,7 @@ EXIT_PREEMPTED = 75  # of train.py: it has saved, the same command continues
 SECONDS_TO_SAVE = 300  # between asking a command to stop and killing it
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1
-Outcome = Literal["finished", "failed", "stopped", "busy"]
+End = Literal["finished", "failed", "stopped", "busy"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Launch:
         return shlex.join([*start, *words])
 
     def environment(self) -> dict[str, str]:
-        variables = {"TQDM_MININTERVAL": "10"}  # progress bars in a log
+        # torchrun's, of newer versions: so long a checkpoint may take after a signal
+        variables = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_SAVE)}
         if self.threads:
             variables["OMP_NUM_THREADS"] = str(self.threads)
         variables |= os.environ  # what the user set holds
@@ -84,8 +86,10 @@ class CellRun:
 
     def __init__(self, cell: Cell, launch: Launch):
         self.cell, self.launch, self.started = cell, launch, time.monotonic()
-        self.outcome: Outcome | None = None
+        self.outcome: End | None = None
         self.kill_at: float | None = None  # when it is being stopped: time after which it is killed
+        self.told = cell.folder / "outcome.json"  # where a command says how it ended
+        self.tries = 0  # that ended without a word and without progress
         self.lock = lock(cell)
         if self.lock is None:
             self.outcome = "busy"
@@ -101,7 +105,7 @@ class CellRun:
         """The one that is running."""
         return self.waiting[0] if self.waiting and not self.outcome else None
 
-    def poll(self) -> Outcome | None:
+    def poll(self) -> End | None:
         """None while it works. Starts the next command when one has ended."""
         if self.outcome:
             return self.outcome
@@ -119,7 +123,7 @@ class CellRun:
             self._done()
         if self.kill_at and self.waiting:
             self._end("stopped")
-        elif not problem or self._preempted(code):
+        elif not problem or self._continues(code):
             self._start()
         else:
             self._failed(code, problem)
@@ -145,10 +149,11 @@ class CellRun:
         with open(self.cell.log, "a") as log:
             log.write(f"\n{datetime.now():%Y-%m-%d %H:%M:%S} $ {self.launch.shown(words)}\n")
             log.flush()
+            self.told.unlink(missing_ok=True)
             self.log_start, self.clock = self.cell.log.stat().st_size, time.monotonic()
             self.process = subprocess.Popen(
                 self.launch.argv(words),
-                env=self.launch.environment(),
+                env=self.launch.environment() | {VARIABLE: str(self.told)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -159,6 +164,7 @@ class CellRun:
 
     def _done(self) -> None:
         command, folder = self.waiting.pop(0), self.cell.folder
+        self.tries = 0
         self.record["done"][command.name] = {
             "words": list(command.words),
             "seconds": round(self.record["spent"].pop(command.name), 1),
@@ -178,6 +184,9 @@ class CellRun:
 
     def _reason(self, code: int, problem: str) -> str:
         """One line: what the command said last."""
+        told = read_outcome(self.told)
+        if told and told.outcome == "failed":
+            return f"{told.command}: error: {told.reason} (exit code {told.exit_code})"
         if code < 0:
             name = signal.Signals(-code).name
             memory = ", often for want of memory" if code == -signal.SIGKILL else ""
@@ -188,18 +197,27 @@ class CellRun:
         errors = [line for line in lines if ": error: " in line]  # as the project's programs say it
         return f"{[problem, *lines, *errors[:1]][-1]} ({problem})"
 
-    def _preempted(self, code: int) -> bool:
-        """Whether train.py was told to stop by somebody else; the same command continues."""
-        of_a_process = (
-            rf"exitcode\s*:\s*{EXIT_PREEMPTED}\b"  # as torchrun, which ends with 1, says it
-        )
-        return code == EXIT_PREEMPTED or bool(code == 1 and re.search(of_a_process, self._said()))
+    def _continues(self, code: int) -> bool:
+        """Whether the same command is to go on: it was told to stop by somebody else.
+
+        Of several processes torchrun ends with 1, whatever theirs ended with. One that stopped or
+        was killed has then written no outcome; what it does not know how to end neither, so that
+        without progress this is believed a few times only.
+        """
+        if code == EXIT_PREEMPTED:
+            return True
+        if code != 1 or self.launch.processes == 1 or read_outcome(self.told):
+            return False
+        progressed = progress_path(self.told)
+        self.tries = 0 if progressed.exists() else self.tries + 1
+        progressed.unlink(missing_ok=True)
+        return self.tries <= TRIES
 
     def _said(self) -> str:
         """Everything that the command has printed."""
         return self.cell.log.read_bytes()[self.log_start :].decode(errors="replace")
 
-    def _end(self, outcome: Outcome) -> None:
+    def _end(self, outcome: End) -> None:
         write_record(self.cell, self.record)
         self.lock.close()
         self.outcome = outcome

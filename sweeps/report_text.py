@@ -5,8 +5,8 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from runtime.progress import duration
 from sweeps.cells import Cell, read_record, seconds
-from sweeps.overview import duration
 
 
 def as_csv(head: list[str], rows: list[list]) -> str:

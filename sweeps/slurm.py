@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from runtime.command import EXIT_FAILED
+from runtime.files import write_json
 from runtime.flags import flag, require
 from sweeps.cells import Cell, state
 from sweeps.overview import Overview
@@ -186,7 +187,7 @@ class Jobs:
         new = executor.map_array(CellJob(launch), list(cells))
         self.jobs |= {cell.name: job for cell, job in zip(cells, new, strict=True)}
         numbers = {name: job.job_id for name, job in self.jobs.items()}
-        self.path.write_text(json.dumps({"cluster": self.cluster, "jobs": numbers}, indent=1))
+        write_json(self.path, {"cluster": self.cluster, "jobs": numbers}, indent=1)
 
 
 def submit_cells(cells: Sequence[Cell], pool: PoolConfig, c: ClusterConfig, folder: Path) -> int:

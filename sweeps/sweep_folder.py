@@ -6,11 +6,11 @@ numbers must be the same. Two calls that start at once take turns.
 
 import fcntl
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime.files import write_json
 from sweeps.cells import Cell, plain
 
 if TYPE_CHECKING:  # study.py drives all this
@@ -86,9 +86,7 @@ def join_sweep(study: "Study", points: Sequence["Point"]) -> None:
         known = check_same_sweep(study)
         asked = [plain(point.settings()) for point in points]
         manifest = study.stored() | {"cells": known + [s for s in asked if s not in known]}
-        temporary = study.folder / f"sweep.json.tmp{os.getpid()}"
-        temporary.write_text(json.dumps(manifest, indent=1) + "\n")
-        os.replace(temporary, study.folder / "sweep.json")
+        write_json(study.folder / "sweep.json", manifest, indent=1)
 
 
 def check_free(folder: Path) -> None:

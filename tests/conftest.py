@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forking import end_fork_server, reserve_fork_server
 from forkserver import ForkServer
 
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def fork_server():
+def fork_server(tmp_path_factory):
     """Starts the project's commands as processes, without waiting for their imports."""
-    with ForkServer() as server:
-        yield server
+    return ForkServer(tmp_path_factory.mktemp("forked"))
 
 
 GOLDEN_FILE = Path(__file__).parent / "golden" / "sit_tiny.npz"
@@ -48,9 +48,16 @@ def golden_arrays() -> dict[str, np.ndarray]:
 
 
 def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # not in xdist's workers, which share the first one's
+        config.fork_server = reserve_fork_server()
     config.addinivalue_line(
         "markers", "golden_family(name): run once for each `key` of this family of golden values"
     )
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        end_fork_server(config.fork_server)
 
 
 def pytest_generate_tests(metafunc):

@@ -100,7 +100,7 @@ def test_resumes_on_another_number_of_processes(folder, uninterrupted, tmp_path)
 
 
 def test_says_what_it_trains(folder, tmp_path):
-    said = check("train.py", *flags(folder, tmp_path, "run"), "--max-steps", 1)
+    said = check("train.py", *flags(folder, tmp_path, "run"), "--max-steps", 1, real=True)
     assert "blocks[1] -> blocks[4]" in said and "lambda 0.3" in said
     assert "26 images" in said
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))

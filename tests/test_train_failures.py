@@ -9,9 +9,9 @@ import subprocess
 import sys
 
 import numpy as np
-import psutil
 import pytest
-from launching import ENVIRONMENT, ROOT, TINY, TINY_DIGITS, command, lines, logged_rows, wait_until
+from forking import ENVIRONMENT, family, forked
+from launching import ROOT, TINY, TINY_DIGITS, command, lines, logged_rows, wait_until
 from launching import run as run_command
 from PIL import Image
 
@@ -99,11 +99,7 @@ def test_a_killed_loading_process_ends_the_run_with_one_line(images, tmp_path):
         text=True,
     )
     wait_until(lambda: lines(tmp_path / "run" / "metrics.jsonl") > 4, process)
-    loader = next(
-        child
-        for child in psutil.Process(process.pid).children()
-        if "--num-workers" in child.cmdline()  # forked, with the same command line
-    )
+    (loader,) = forked(process.pid).children()
     loader.send_signal(signal.SIGKILL)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 1 and "Traceback" not in said
@@ -135,11 +131,12 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_nodes_train_lose_one_and_resume(images, tmp_path):
     """The second node dies with all its processes; both are started again and finish."""
     nodes = two_nodes(images, tmp_path, free_port(), "--max-steps", 100_000)
     wait_until(lambda: lines(tmp_path / "run" / "metrics.jsonl") > 4, nodes[0])
-    for member in [*psutil.Process(nodes[1].pid).children(recursive=True), nodes[1]]:
+    for member in family(nodes[1].pid):
         member.send_signal(signal.SIGKILL)
     os.kill(nodes[0].pid, signal.SIGTERM)  # as a scheduler does with what is left of the job
     for node in nodes:

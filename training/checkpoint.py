@@ -28,6 +28,7 @@ from models.checkpoint_file import read_checkpoint
 from models.checkpoint_schema import check_finite
 from runtime.files import remove_leftovers, replace_file
 from runtime.launch import is_first_process
+from runtime.outcome import progressed
 from training.checkpoint_writer import torch_save
 
 
@@ -49,6 +50,7 @@ def save_checkpoint(
     except (OSError, RuntimeError) as error:  # torch wraps what the disk says
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         raise OSError(f"checkpoint {path}: cannot be written ({cause})") from error
+    progressed()
 
 
 def tensor_bytes(state) -> int:

@@ -8,17 +8,19 @@ What a run consists of is made in training/building.py.
 import dataclasses
 import math
 import sys
+import time
 from pathlib import Path
 from threading import Event
 
 from torch import Tensor
-from tqdm import tqdm
 
 from data.loader import make_loader
 from data.order import StepBatches
+from runtime.outcome import failed
+from runtime.progress import Progress, duration
 from runtime.signals import EXIT_PREEMPTED, StopRequest
 from training.building import build_run
-from training.checkpoint import prune_checkpoints, save_checkpoint
+from training.checkpoint import prune_checkpoints, save_checkpoint, tensor_bytes
 from training.checkpoint_writer import CheckpointWriter
 from training.config import TrainConfig
 from training.monitors.monitor import Moment, Watched
@@ -68,8 +70,16 @@ class Training:
             )
         )
         self.meter = Meter(self.accelerator, built.start and built.start["meter"])
-        self.stop = StopRequest(self.accelerator)
-        self.log = RunLog(self.accelerator, self.folder, self.config, self.step)
+        self.stop = StopRequest(self.accelerator, 4 * tensor_bytes(self.network.state_dict()))
+        self.progress = Progress(
+            self.folder.name,
+            self.last_step,
+            unit="step",
+            initial=self.step,
+            shown=self.accelerator.is_main_process,
+            lines=False,
+        )
+        self.log = RunLog(self.accelerator, self.folder, self.config, self.step, self.progress.say)
         self.writer = CheckpointWriter(self.write_checkpoint)
         # names of checkpoints that are known to be readable: the one just read, then those written
         self.whole = {built.start_path.name} if built.start_path else set()
@@ -83,37 +93,62 @@ class Training:
         c = self.config
         sizes = len(self.source), c.global_batch_size
         batches = StepBatches(*sizes, c.global_seed, self.step, self.last_step, self.shard)
-        progress = tqdm(
-            make_loader(self.source, batches, c.num_workers),
-            initial=self.step,
-            total=self.last_step,
-            desc=self.folder.name,
-            unit="step",
-            disable=not self.accelerator.is_main_process,
-        )
         self.network.train()
         stopping = False
-        for images, labels in progress:
-            self.writer.check()
-            self.meter.add(self.train_step(images, labels), self.step)
-            self.step += 1
-            if self.step % c.log_every == 0 or self.step == self.last_step:
-                values = {**self.meter.averages(), "lr": self.update.rate(self.step - 1)}
-                if not math.isfinite(values["loss"]):
+        with self.progress as progress:
+            for images, labels in make_loader(self.source, batches, c.num_workers):
+                self.writer.check()
+                self.meter.add(self.train_step(images, labels), self.step)
+                self.step += 1
+                progress.update()
+                if (self.step % c.log_every == 0 or self.step == self.last_step) and (
+                    not self.write_log()
+                ):
                     return self.not_finite()
-                self.log.write(self.step, values)
-                progress.set_postfix(loss=f"{values['loss']:.4f}")
-            stopping = self.stop.agreed(self.step)
-            last = stopping or self.step == self.last_step
-            due = last or self.step % c.saving.ckpt_every == 0
-            if due and not self.save(hurry=stopping):
-                return self.not_finite()
-            if stopping:
-                break
-            self.monitors(Moment(self.step, images, labels), self.log)
+                stopping = self.stop.agreed(self.step)
+                last = stopping or self.step == self.last_step
+                due = last or self.step % c.saving.ckpt_every == 0
+                if due and not self.save(hurry=stopping):
+                    return self.not_finite()
+                if stopping:
+                    break
+                self.monitors(Moment(self.step, images, labels), self.log)
+        return self.ended(stopping and self.step < self.last_step)
+
+    def write_log(self) -> bool:
+        """Log the averages since the last time, unless a loss was not finite: then False."""
+        values = {**self.meter.averages(), "lr": self.update.rate(self.step - 1)}
+        if math.isfinite(values["loss"]):
+            speed = self.log.write(self.step, values)
+            self.progress.say(self.in_words(values, speed))
+        return math.isfinite(values["loss"])
+
+    def in_words(self, values: dict[str, float], speed: float) -> str:
+        """A line for reading; metrics.jsonl has all values."""
+        words = [f"loss {values['loss']:.4f}"]
+        for name, value in values.items():
+            if name.startswith("similarity_"):
+                pair = name.removeprefix("similarity_").replace("_", "-")
+                words += [f"similarity {pair} {value:.4f}"]
+        images_left = (self.last_step - self.step) * self.config.global_batch_size
+        left = duration(images_left / speed) if speed else "?"
+        steps = f"step {self.step}/{self.last_step}"
+        return ", ".join([steps, *words, f"{speed:,.1f} images/s", f"{left} left"])
+
+    def ended(self, stopped: bool) -> int:
+        """Say how and why the run ended, on all processes at the same time; the exit code."""
         self.writer.wait()
+        self.accelerator.wait_for_everyone()  # a launcher ends all when the first one has ended
         self.log.close()
-        return EXIT_PREEMPTED if stopping and self.step < self.last_step else 0
+        place = f"step {self.step} of {self.last_step}"
+        if not stopped:
+            self.progress.say(f"finished: {place}, results in {self.folder}")
+            return 0
+        self.progress.say(
+            f"stopped at {place} by {self.stop.reason}: its checkpoint is written, the same "
+            f"command with --resume latest continues"
+        )
+        return EXIT_PREEMPTED
 
     def train_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Make one optimizer step; returns what is logged, means over this process's share."""
@@ -166,8 +201,11 @@ class Training:
 
     def write_checkpoint(self, path: Path, state: dict, cancelled: Event) -> None:
         """Write a checkpoint and then remove older ones, on the writer's thread."""
-        saving = self.config.saving
+        saving, start = self.config.saving, time.monotonic()
         save_checkpoint(path, state, saving.min_free_disk, cancelled)
+        seconds = time.monotonic() - start
+        self.stop.checkpoint_took(seconds)
+        self.progress.say(f"checkpoint {path} written in {duration(seconds)}")
         self.whole.add(path.name)
         prune_checkpoints(
             path.parent, state["step"], self.whole, saving.keep_last, saving.keep_every
@@ -176,13 +214,16 @@ class Training:
     def not_finite(self) -> int:
         """Say at which step a loss was not finite; the last checkpoint is from before."""
         step = self.meter.first_not_finite()
+        failed(f"the loss of step {step} is not finite", EXIT_NOT_FINITE)
         if self.accelerator.is_main_process:
             print(
                 f"\nthe loss of step {step} is not finite: stopped. The last checkpoint in "
                 f"{self.folder / 'checkpoints'} is from before; resume from it with a lower --lr, "
                 f"or with --max-grad-norm 1",
                 file=sys.stderr,
+                flush=True,
             )
+        self.accelerator.wait_for_everyone()
         return EXIT_NOT_FINITE
 
 

@@ -5,10 +5,12 @@ captured, averaged and saved is always the same object.
 """
 
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -22,6 +24,9 @@ from runtime.launch import join_launch
 from training.config import EngineConfig
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+# Others wait for the first process while it lists millions of files and takes the root of FID's
+# covariances; a process that died is noticed by the launcher, long before this.
+PATIENCE = timedelta(hours=1)
 
 
 def resolve_precision(precision: str) -> str:
@@ -45,6 +50,11 @@ def start_accelerator(config: EngineConfig, folder: Path, wandb: bool = False) -
         mixed_precision="bf16" if precision == "bf16" else "no",
         log_with=["tensorboard", *(["wandb"] if wandb else [])],
         project_dir=folder,
+        kwargs_handlers=[
+            # gradients live in the buckets that are exchanged, instead of being copied there
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=PATIENCE),
+        ],
     )
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -65,10 +66,24 @@ class Meter:
         return means
 
 
-class RunLog:
-    """metrics.jsonl, TensorBoard and, when asked, W&B; the first process writes."""
+MOST_SHOWN = 8  # values of a monitor in a line for reading
 
-    def __init__(self, accelerator, folder: Path, config, first_step: int):
+
+class RunLog:
+    """metrics.jsonl, TensorBoard and, when asked, W&B; the first process writes.
+
+    `say` prints a line for reading about what monitors log.
+    """
+
+    def __init__(
+        self,
+        accelerator,
+        folder: Path,
+        config,
+        first_step: int,
+        say: Callable[[str], None] = print,
+    ):
+        self.say = say
         self.accelerator, self.path = accelerator, folder / "metrics.jsonl"
         self.batch, self.clock, self.clock_step = config.global_batch_size, time.time(), first_step
         if accelerator.is_main_process:
@@ -89,14 +104,22 @@ class RunLog:
             },
         )
 
-    def write(self, step: int, values: dict[str, float]) -> None:
+    def write(self, step: int, values: dict[str, float]) -> float:
+        """Log running averages; returns the images per second since the last time."""
         now = time.time()
         speed = (step - self.clock_step) * self.batch / (now - self.clock)
         self.clock, self.clock_step = now, step
-        self.write_extra(step, {**values, "images_per_second": round(speed, 1)})
+        self._write(step, {**values, "images_per_second": round(speed, 1)})
+        return speed
 
     def write_extra(self, step: int, values: dict[str, float]) -> None:
         """A line with other values than the running averages."""
+        self._write(step, values)
+        shown = [f"{name} {value:.4g}" for name, value in list(values.items())[:MOST_SHOWN]]
+        more = f", and {len(values) - MOST_SHOWN} more values" if len(values) > MOST_SHOWN else ""
+        self.say(f"step {step}: {', '.join(shown)}{more}")
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
             with open(self.path, "a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
@@ -109,6 +132,7 @@ class RunLog:
         for tracker in self.accelerator.trackers:
             layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
             tracker.log_images(pixels, step=step, **layout)
+        self.say(f"step {step}: picture {path}")
 
     def close(self) -> None:
         self.accelerator.end_training()

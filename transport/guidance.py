@@ -39,7 +39,7 @@ class Guidance:
         if interval and not 0 <= interval[0] < interval[1] <= 1:
             raise ValueError(f"guidance interval {interval}: it must be low < high within [0, 1]")
         self.model, self.scale, self.channels, self.interval = model, scale, channels, interval
-        self.null_label = model.null_label if scale > 1 else None
+        self.null_label: int = model.null_label if scale > 1 else -1  # -1: never looked at
 
     def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         if self.scale == 1 or not self.guided_at(t):

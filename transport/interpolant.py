@@ -7,6 +7,7 @@ for t of shape (N,) they come as (N, 1, ..., 1).
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -118,4 +119,4 @@ class VP(Interpolant):
         return self.half_beta(t)  # the general formula, without dividing by sigma at the data end
 
 
-INTERPOLANTS = {"Linear": Linear, "GVP": GVP, "VP": VP}
+INTERPOLANTS: dict[str, Callable[[], Interpolant]] = {"Linear": Linear, "GVP": GVP, "VP": VP}

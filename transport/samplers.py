@@ -8,6 +8,7 @@ an SDE solver's last step comes on top.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -164,7 +165,7 @@ def ode_solver(method: str, num_steps: int, atol: float, rtol: float) -> Callabl
         grid = torch.linspace(start, stop, num_steps, device=first.device)
         report = grid if trajectory else grid[[0, -1]]
         if method in FIXED_ODE_METHODS:
-            options = {"grid_constructor": lambda f, y, t: grid}
+            options: dict[str, Any] = {"grid_constructor": lambda f, y, t: grid}
             return odeint(f, state, report, method=method, options=options)
         # Left alone, torchdiffeq steps past the end and interpolates back. That would ask the
         # network at times it knows nothing of, and VP's sigma at times where there is none.

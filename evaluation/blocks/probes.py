@@ -15,12 +15,12 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from evaluation.blocks.linear_probe import LinearAccuracy
 from evaluation.blocks.token_statistics import BlockSimilarity, EffectiveRank
 from layersync.capture import BlockRecorder
 from layersync.outputs import TokenReader
+from runtime.progress import Progress
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # the middles of fifths of [0, 1]: their mean is one over t
 
@@ -107,7 +107,7 @@ def probe_blocks(
     Raises `ValueError` if the model has no null label.
     """
     passes = len(times) * (len(fit) + len(held_out))
-    bar = tqdm(total=passes, desc="blocks", unit="batch", disable=not progress)
+    bar = Progress("blocks", passes, "batch", shown=progress)
 
     def shown(batches: Iterable[Batch]):
         for batch in batches:

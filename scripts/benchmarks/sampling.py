@@ -1,6 +1,7 @@
 """Sampling: what solver and guidance cost beyond the evaluations of the network."""
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -101,7 +102,8 @@ class Runs:
 
 def measure(name: str, batch: int, precision: str, compiled: bool, repeats: int) -> list[dict]:
     """A row for each case; a case's run and its bare evaluations are neighbours in time."""
-    runs, works = Runs(name, batch, precision, compiled), {}
+    runs = Runs(name, batch, precision, compiled)
+    works: dict[tuple[int, str], Callable] = {}
     counts = [runs.evaluations(case) for case in CASES]  # compiles and warms up, too
     for i, (case, count) in enumerate(zip(CASES, counts, strict=True)):
         works[i, "sampler"] = lambda case=case: runs.sample(case)

@@ -48,7 +48,8 @@ class Step:
         self.accelerator = Accelerator(cpu=DEVICE.type == "cpu")
         self.optimizer = make_optimizer(self.network, OptimConfig())
         self.update_ema = get_ema_multi_avg_fn(0.9999)
-        self.objectives, self.heads = {}, {}
+        self.objectives: dict[str, Objective] = {}
+        self.heads: dict[str, Heads] = {}
         for loss in ("vanilla", *losses):
             self.add_loss(TrainConfig(model=name, loss_type=loss))
         self.x_1 = torch.randn(batch, *LATENTS, device=DEVICE)

@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import TypeVar
 
 import torch
 
@@ -21,11 +22,14 @@ def seconds(work: Callable, clock: str = "wall") -> float:
     return CLOCKS[clock]() - start
 
 
+Name = TypeVar("Name", bound=Hashable)
+
+
 def alternate(
-    works: dict[str, Callable], repeats: int, warmup: int = 2, clock: str = "wall"
-) -> dict[str, list[float]]:
+    works: dict[Name, Callable], repeats: int, warmup: int = 2, clock: str = "wall"
+) -> dict[Name, list[float]]:
     """Seconds of each work, `repeats` times in turn, after `warmup` rounds that do not count."""
-    times = {name: [] for name in works}
+    times: dict[Name, list[float]] = {name: [] for name in works}
     for i in range(warmup + repeats):
         for name, work in works.items():
             taken = seconds(work, clock)

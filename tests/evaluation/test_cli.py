@@ -2,13 +2,11 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from launching import ENVIRONMENT, ROOT, check
+from launching import ROOT, check, run
 from PIL import Image
 
 from evaluation import Evaluator
@@ -16,11 +14,6 @@ from evaluation.__main__ import main
 from evaluation.options import MetricOptions
 from evaluation.pixel_scores import load_images, pixel_metrics
 from evaluation.results import COLUMNS, append_line, markdown_table, read_lines
-
-
-def evaluate(*args):
-    command = [sys.executable, "-m", "evaluation", *map(str, args)]
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
 
 
 def test_real_digits_score_as_real():
@@ -43,14 +36,13 @@ def test_prints_and_writes_scores_with_the_recipe(tmp_path):
     images, labels, _ = load_images("digits")
     recipe = json.dumps({"seed": 4})
     np.savez(tmp_path / "s.npz", arr_0=images[:300], labels=labels[:300], recipe=recipe)
-    done = evaluate(tmp_path / "s.npz", "--ref", "digits")
-    assert done.returncode == 0, done.stderr
+    printed = check("-m", "evaluation", tmp_path / "s.npz", "--ref", "digits")
     record = json.loads((tmp_path / "s.metrics.json").read_text())
     assert record["recipe"] == {"seed": 4}
     assert record["counts"] == {"samples": 300, "reference": 1797}
-    assert "not FID" in record["note"] and "not FID" in done.stdout
+    assert "not FID" in record["note"] and "not FID" in printed
     for name, value in record["metrics"].items():
-        assert name in done.stdout and f"{value:.4f}" in done.stdout
+        assert name in printed and f"{value:.4f}" in printed
 
 
 def test_pixel_scores_need_images_of_one_size():
@@ -59,7 +51,7 @@ def test_pixel_scores_need_images_of_one_size():
 
 
 def test_an_error_is_one_line(tmp_path):
-    done = evaluate(tmp_path / "none.npz", "--ref", "digits")
+    done = run("-m", "evaluation", tmp_path / "none.npz", "--ref", "digits", real=True)
     assert done.returncode == 2
     assert done.stderr.strip() == f"python -m evaluation: error: {tmp_path}/none.npz: no such file"
 

@@ -9,15 +9,16 @@ import sys
 
 import pytest
 import torch
-from launching import ENVIRONMENT, ROOT
+from forking import ENVIRONMENT, forked_python
+from launching import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
-def run(name: str, *arguments) -> str:
+def run(name: str, *arguments, python: str = sys.executable) -> str:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, ROOT / "examples" / name, *map(str, arguments)],
+        [python, ROOT / "examples" / name, *map(str, arguments)],
         env=ENVIRONMENT | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -95,7 +96,10 @@ def test_accelerate_loop_on_sd3_raises_the_similarity_and_resumes(tmp_path):
     settings |= {"layersync_teacher_block": 5, "layersync_lambda": 5.0}
     short = ["--batch-size", 8, "--lr", 2e-3, "--layersync-from", 50, "--output", tmp_path]
     command = ["sd3_accelerate.py", *short, "--layersync", json.dumps(settings)]
-    first, second = run(*command, "--steps", 75), run(*command, "--steps", 100, "--resume")
+    first, second = (
+        run(*command, "--steps", 75),
+        run(*command, "--steps", 100, "--resume", python=forked_python()),
+    )
     assert "from step 75 to 100" in second
     assert similarities(second)[-1] > similarities(first)[-1]
     from diffusers import SD3Transformer2DModel

@@ -46,7 +46,7 @@ class Outcome:
         if row.prepare:
             row.prepare(here, box)
         before = contents(here)
-        home = {"HOME": str(here), "HF_HUB_OFFLINE": "1", "HF_HOME": str(here / ".hub")}
+        home = {"HOME": str(here)}
         settings = dict(environment=home, memory=MEMORY, privileges=False)
         start = time.monotonic()
         process = server.start(row.words(here, box), folder=here, **settings)

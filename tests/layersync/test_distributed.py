@@ -2,9 +2,9 @@
 
 import os
 import subprocess
-import sys
 
-from launching import ENVIRONMENT, ROOT
+from forking import ENVIRONMENT, forked_python
+from launching import ROOT
 
 SCRIPT = """
 import copy
@@ -90,7 +90,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(tmp_path):
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     ranks = [
         subprocess.Popen(
-            [sys.executable, script, tmp_path, str(rank)],
+            [forked_python(), script, tmp_path, str(rank)],
             env=ENVIRONMENT | {"PYTHONPATH": path},
             stderr=subprocess.PIPE,
             text=True,

@@ -4,7 +4,8 @@ import subprocess
 import sys
 import zipfile
 
-from launching import ENVIRONMENT, ROOT
+from forking import ENVIRONMENT
+from launching import ROOT
 
 LOADED = """
 import sys

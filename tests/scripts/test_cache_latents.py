@@ -77,7 +77,8 @@ def content(root: Path) -> dict[str, bytes]:
 def test_one_and_two_processes_and_a_killed_run_write_the_same_files(images, vae, tmp_path):
     one, two, killed = (tmp_path / name for name in ("one", "two", "killed"))
     cache_here(config(images, vae, one))
-    assert f"{COUNT} images in 7 shards" in check(SCRIPT, *flags(images, vae, two), processes=2)
+    said = check(SCRIPT, *flags(images, vae, two), processes=2, real=True)
+    assert f"{COUNT} images in 7 shards" in said
     kill_when(
         lambda: len(list((killed / "progress").glob("0*.json"))) >= 2,
         *(SCRIPT, *flags(images, vae, killed)),
@@ -228,9 +229,10 @@ def test_mended_images_are_taken_and_nothing_else_is_redone(vae, tmp_path, capsy
     bad = [images / "class0" / "01.png", images / "class2" / "25.png"]
     bad[0].write_bytes(b"")
     bad[1].write_bytes(good[bad[1]][:99])
-    with pytest.raises(SystemExit, match="2 of 26 images cannot be read"):
+    with pytest.raises(SystemExit):
         main(config(images, vae, out))
-    assert all(str(path) in capsys.readouterr().err for path in bad[:1])
+    said = capsys.readouterr().err
+    assert "error: 2 of 26 images cannot be read" in said and all(str(path) in said for path in bad)
     times = {path.name: path.stat().st_mtime_ns for path in out.glob("moments-*")}
     for path in bad:
         path.write_bytes(good[path])
@@ -260,11 +262,12 @@ def test_skipped_images_are_left_out_listed_and_not_replaced(images, vae, tmp_pa
     assert content(out) == before
 
 
-def test_nothing_readable_is_an_error(vae, tmp_path):
+def test_nothing_readable_is_an_error(vae, tmp_path, capsys):
     (tmp_path / "images" / "class").mkdir(parents=True)
     (tmp_path / "images" / "class" / "a.png").write_bytes(b"")
-    with pytest.raises(SystemExit, match="1 of 1 images cannot be read"):
+    with pytest.raises(SystemExit):
         main(config(tmp_path / "images", vae, tmp_path / "out", skip_unreadable=True))
+    assert "error: 1 of 1 images cannot be read" in capsys.readouterr().err
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 

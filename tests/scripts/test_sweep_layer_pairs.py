@@ -6,6 +6,7 @@ import shlex
 
 import numpy as np
 import pytest
+from forking import forked_python
 from launching import ROOT, run
 
 from runtime.command import parse_command
@@ -43,6 +44,7 @@ def test_cells_are_trained_sampled_and_evaluated(tmp_path, monkeypatch, capsys):
     """One cell by real processes, and what the command says of it; then a report."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("sys.executable", forked_python())
     points = PairStudy.points
     monkeypatch.setattr(PairStudy, "points", lambda *args: points(*args)[1:])  # not vanilla's
     folder, reference = tmp_path / "sweep", tmp_path / "reference.npz"
@@ -120,5 +122,5 @@ def test_commands_of_the_page_are_good():
 
 
 def test_it_starts_as_a_command(tmp_path):
-    done = run(SCRIPT, "report", tmp_path)
+    done = run(SCRIPT, "report", tmp_path, real=True)
     assert done.returncode == 2 and f"{tmp_path}: no sweep is there" in done.stderr

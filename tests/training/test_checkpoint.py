@@ -5,12 +5,12 @@ import pickle
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 import torch
-from launching import ENVIRONMENT, ROOT
+from forking import ENVIRONMENT, forked_python
+from launching import ROOT
 
 from models import SiT_models
 from models.checkpoint_file import read_checkpoint
@@ -45,7 +45,7 @@ for step in range(1, 10_000):
 def test_killed_while_writing_leaves_whole_files(tmp_path):
     for delay in (0.0, 0.013, 0.029):
         writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path)],
+            [forked_python(), "-c", WRITER, str(tmp_path)],
             env=ENVIRONMENT,
             cwd=ROOT,
             stdout=subprocess.PIPE,

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from evaluation.options import MetricOptions
 from evaluation.scorers import load_scorer
+from runtime.progress import Progress
 from runtime.randomness import image_streams
 from sampling.labels import random_labels
 from training.config import TrainConfig
@@ -69,17 +69,14 @@ class FID(Monitor):
         share = processes.share(self.config.eval_samples)
         # a sharded network needs every process in every pass: the longest share decides
         longest = -(-self.config.eval_samples // processes.count)
-        bar = tqdm(
-            total=len(share), desc="evaluation", unit="image", leave=False, disable=processes.rank
-        )
-        for start in range(0, longest, size):
-            numbers = range(share.start + start, share.start + start + size)
-            images = self.draw(numbers)
-            count = max(0, min(size, len(share) - start))
-            if count:
-                yield images[:count].cpu()
-            bar.update(count)
-        bar.close()
+        with Progress("evaluation", len(share), "image", shown=processes.first) as progress:
+            for start in range(0, longest, size):
+                numbers = range(share.start + start, share.start + start + size)
+                images = self.draw(numbers)
+                count = max(0, min(size, len(share) - start))
+                if count:
+                    yield images[:count].cpu()
+                progress.update(count)
 
     @torch.no_grad()
     def draw(self, numbers: range) -> Tensor:

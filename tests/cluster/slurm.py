@@ -1,0 +1,244 @@
+"""A real SLURM of two nodes on this machine: munged, slurmctld and two slurmd of its own.
+
+    with Cluster(folder) as cluster:
+        job = cluster.submit("--nodes=2", "scripts/slurm.sbatch", "train.py", ...)
+
+Everything it needs lies in its folder, with ports and a cluster name of its own, so that it meets
+no other SLURM on the machine. Jobs in the partition `urgent` preempt those in `main`, which are
+queued again after some seconds of grace.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "munged"
+NODES = "n1", "n2"
+CONFIGURATION = """\
+ClusterName={name}
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/log/slurmctld.log
+SlurmdLogFile={folder}/log/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+GresTypes=gpu
+ReturnToService=2
+SlurmdParameters=config_overrides
+MpiDefault=none
+SwitchType=switch/none
+AccountingStorageType=accounting_storage/none
+JobRequeue=1
+KillWait=10
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SchedulerParameters=batch_sched_delay=0,sched_interval=5,bf_interval=5
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 Gres=gpu:2 State=UNKNOWN
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 Gres=gpu:2 State=UNKNOWN
+PartitionName=main Nodes=n1,n2 Default=YES MaxTime=60 State=UP PriorityTier=1 GraceTime=20
+PartitionName=urgent Nodes=n1,n2 MaxTime=60 State=UP PriorityTier=10
+"""
+
+
+def missing() -> str | None:
+    """What this machine lacks to run it, in a few words; None if nothing."""
+    if os.geteuid() != 0:
+        return "needs root"
+    absent = [program for program in PROGRAMS if not shutil.which(program)]
+    return f"needs {', '.join(absent)}: apt-get install slurm-wlm munge" if absent else None
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def wait_for(condition, seconds: float = 90, what: str = "nothing happened"):
+    """Return what `condition()` gives once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what} for {seconds} s"
+        time.sleep(0.1)
+    return value
+
+
+class Cluster:
+    """SLURM as long as the `with` block; `folder` has a short path, for sockets."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.daemons = folder, []
+        self.configuration = folder / "slurm.conf"
+        self.environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("SLURM", "SBATCH", "LAYERSYNC"))
+        } | {"SLURM_CONF": str(self.configuration), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+
+    def __enter__(self) -> "Cluster":
+        for name in ("state", "spool", "log", "munge", *(f"spool/{node}" for node in NODES)):
+            (self.folder / name).mkdir(parents=True)
+        (self.folder / "munge").chmod(0o711)
+        host = socket.gethostname().split(".")[0]
+        settings = dict(name=f"t{os.getpid()}", host=host, folder=self.folder, ports=free_ports(3))
+        self.configuration.write_text(CONFIGURATION.format(**settings))
+        devices = "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"  # so far as SLURM can tell
+        (self.folder / "gres.conf").write_text(devices)
+        try:
+            self.start_munge()
+            config = ["-f", str(self.configuration)]
+            self.daemon(["slurmctld", "-D", *config])
+            wait_for(self.answers, what="slurmctld did not answer")
+            for node in NODES:
+                self.daemon(["slurmd", "-D", "-N", node, *config])
+            wait_for(lambda: self.call("sinfo", "-h", "-o", "%T").split() == ["idle"], what="idle")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.answers():
+            with contextlib.suppress(subprocess.SubprocessError, AssertionError):
+                self.call("scancel", "--user=root")
+                wait_for(lambda: not self.call("squeue", "-h"), seconds=30)
+        for process in reversed(self.daemons):
+            process.terminate()
+        for process in self.daemons:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def start_munge(self) -> None:
+        place = self.folder / "munge"
+        (place / "key").write_bytes(os.urandom(128))
+        (place / "key").chmod(0o400)
+        options = {"key-file": "key", "socket": "socket", "pid-file": "pid", "seed-file": "seed"}
+        options |= {"log-file": "log"}
+        words = [f"--{option}={place / name}" for option, name in options.items()]
+        self.daemon(["munged", "--foreground", "--force", *words])
+        wait_for((place / "socket").exists, what="munged has no socket")
+
+    def daemon(self, words: list[str]) -> None:
+        with open(self.folder / "log" / "daemons", "a") as log:
+            self.daemons.append(
+                subprocess.Popen(words, env=self.environment, stdout=log, stderr=log)
+            )
+
+    def answers(self) -> bool:
+        words = ["scontrol", "ping"]
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True)
+        return "is UP" in done.stdout
+
+    def call(self, *words) -> str:
+        """What a command of SLURM prints."""
+        done = subprocess.run(
+            list(map(str, words)),
+            env=self.environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def submit(self, *words, folder: Path) -> "Job":
+        """Submit a batch job whose log goes to `folder`."""
+        number = int(self.call("sbatch", "--parsable", f"--output={folder}/%j.log", *words))
+        return Job(self, number, folder)
+
+    def interrupt(self) -> None:
+        """Let an urgent job take both nodes for a moment: everything else is preempted."""
+        self.call("srun", "--partition=urgent", "--nodes=2", "--ntasks=2", "--exclusive", "true")
+
+
+class Job:
+    """A submitted job."""
+
+    def __init__(self, cluster: Cluster, number: int, folder: Path):
+        self.cluster, self.number, self.folder = cluster, number, folder
+
+    @property
+    def log(self) -> str:
+        path = self.folder / f"{self.number}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    @property
+    def starts(self) -> int:
+        """How often the job was started so far."""
+        return len(re.findall(r"^slurm\.sbatch: start \d+ of", self.log, re.M))
+
+    def shown(self, name: str) -> str:
+        """A field of `scontrol show job`."""
+        said = self.cluster.call("scontrol", "--oneliner", "show", "job", self.number)
+        return re.search(rf"\b{name}=(\S*)", said)[1]
+
+    def hurry(self) -> None:
+        """Spare a job that was queued again its two minutes of waiting."""
+        if self.shown("JobState") == "PENDING" and self.shown("Reason") in ("BeginTime", "None"):
+            self.cluster.call("scontrol", "update", f"jobid={self.number}", "StartTime=now")
+
+    def wait_for(self, condition, seconds: float = 90) -> None:
+        """Wait for `condition()`, which the job brings about before it ends."""
+
+        def look():
+            self.hurry()
+            met = condition()
+            state = self.shown("JobState")
+            running = state in ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "PREEMPTED")
+            assert met or running, self.log
+            return met
+
+        wait_for(look, seconds, "the job did not come so far")
+
+    def wait(self, seconds: float = 120) -> str:
+        """Wait for the end; returns the state."""
+        ended = "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"
+
+        def look():
+            self.hurry()
+            state = self.shown("JobState")
+            return state if state in ended and self.shown("Reason") != "BeginTime" else None
+
+        return wait_for(look, seconds, f"the job did not end\n{self.log[-3000:]}")
+
+    def tasks(self, node: str) -> list[psutil.Process]:
+        """The processes of the command on a node."""
+        found = []
+        for process in psutil.process_iter(["environ"]):
+            env = process.info["environ"] or {}
+            own = env.get("SLURM_CONF") == str(self.cluster.configuration)
+            in_job = env.get("SLURM_JOB_ID") == str(self.number) and "SLURM_STEP_ID" in env
+            if own and in_job and env.get("SLURMD_NODENAME") == node and env.get("SLURM_PROCID"):
+                found.append(process)
+        return found
+
+    def kill_tasks(self, node: str) -> None:
+        """SIGKILL what the command has running on a node."""
+        for process in self.tasks(node):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)

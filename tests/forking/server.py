@@ -1,0 +1,266 @@
+"""A process that has imported torch and this project once, and forks itself for each program asked.
+
+Importing takes a program three to five seconds of a processor, forking 0.05 s. The forked processes
+are real ones: own memory, own signals, own exit code. The server has one thread and computes
+nothing, so that a fork of it is in the state of an interpreter that has just imported these
+modules. It ends with the tests that started it, given by their process number, or without FOLDER.
+
+    server.py FOLDER PID     FOLDER/socket is for client.py, FOLDER/N says which process works
+                             for the client N
+"""
+
+import atexit
+import contextlib
+import ctypes
+import gc
+import importlib
+import io
+import json
+import os
+import resource
+import runpy
+import selectors
+import signal
+import socket
+import struct
+import sys
+import threading
+import traceback
+import types
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARIES = [
+    "torch", "torch.distributed.run", "torch.distributed.fsdp", "torch.utils.tensorboard",
+    "accelerate", "timm", "torchvision.transforms", "torchdiffeq", "safetensors.torch",
+    "matplotlib.pyplot", "scipy.linalg", "PIL.Image", "tqdm", "tyro",
+    "diffusers.models.autoencoders.autoencoder_kl",
+]  # fmt: skip
+PROJECT = ["training.loop", "sampling.run", "evaluation.scoring"]  # and what they import
+READ_AT_IMPORT = ("HF_", "HUGGINGFACE_", "OMP_", "MKL_", "MPL", "TORCH_HOME", "PYTHONHASHSEED")
+
+
+class Server:
+    """Forks on request; `run` returns in each forked process, with what it is to do."""
+
+    def __init__(self, folder: Path, owner: int):
+        self.folder, self.owner = folder, owner
+        self.children: dict[int, socket.socket] = {}  # process number: its client
+        self.clients: dict[int, dict] = {}  # process number: what its client asked for
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.woken, waker = socket.socketpair()
+        for end in (self.woken, waker):
+            end.setblocking(False)
+        self.waker = waker  # SIGCHLD makes `woken` readable
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(waker.fileno())
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.woken, selectors.EVENT_READ)
+        self.listener.bind(str(folder / "socket"))
+        self.listener.listen(64)
+        self.selector.register(self.listener, selectors.EVENT_READ)
+
+    def run(self) -> dict:
+        while psutil.pid_exists(self.owner) and self.folder.exists():
+            for key, _ in self.selector.select(timeout=1):
+                if key.fileobj is self.listener:
+                    request = self.fork(self.listener.accept()[0])
+                    if request is not None:
+                        return request
+                elif key.fileobj is self.woken:
+                    self.woken.recv(4096)
+                    self.reap()
+                else:
+                    self.hear(key.fileobj, key.data)
+        for pid in self.children:
+            kill_family(pid)
+        os._exit(0)
+
+    def fork(self, client: socket.socket) -> dict | None:
+        """A new process for this client; returns the request there and None here."""
+        client.settimeout(60)
+        head, files, _, _ = socket.recv_fds(client, 4, 3)
+        data = b""
+        while len(data) < int.from_bytes(head, "big"):
+            data += client.recv(1 << 16)
+        request = json.loads(data)
+        pid = os.fork()
+        if not pid:
+            signal.set_wakeup_fd(-1)
+            for number, file in enumerate(files):
+                os.dup2(file, number)
+            self.close(client, *files)
+            return request
+        for file in files:
+            os.close(file)
+        self.children[pid], self.clients[pid] = client, request
+        (self.folder / str(request["pid"])).write_text(str(pid))
+        self.selector.register(client, selectors.EVENT_READ, pid)
+        return None
+
+    def close(self, client: socket.socket, *files: int) -> None:
+        """Give up what the server holds open, in the forked process; libraries keep theirs."""
+        self.selector.close()
+        for mine in (self.listener, self.woken, self.waker, client, *self.children.values()):
+            mine.close()
+        for file in files:
+            os.close(file)
+
+    def hear(self, client: socket.socket, pid: int) -> None:
+        """Signals for the process, a byte each; the end of the client is its end."""
+        try:
+            signals = client.recv(64)
+        except OSError:
+            signals = b""
+        if pid not in self.children:
+            return
+        for number in signals:
+            os.kill(pid, number)
+        if not signals:
+            self.selector.unregister(client)
+            kill_family(pid)
+
+    def reap(self) -> None:
+        """Tell the clients of processes that have ended how they did."""
+        while self.children:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            if not pid:
+                return
+            client = self.children.pop(pid)
+            if client in {key.fileobj for key in self.selector.get_map().values()}:
+                self.selector.unregister(client)
+            request = self.clients.pop(pid)
+            (self.folder / str(request["pid"])).unlink()
+            if request["usage"]:
+                seconds = usage.ru_utime + usage.ru_stime
+                Path(request["usage"]).write_text(f"{usage.ru_maxrss} {seconds}")
+            with contextlib.suppress(OSError):  # it was killed
+                client.send(b"%d\n" % os.waitstatus_to_exitcode(status))
+            client.close()
+
+
+def kill_family(pid: int) -> None:
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def become(request: dict, own_path: list[str]) -> None:
+    """Take over what a new interpreter would have from its environment."""
+    os.setsid()
+    os.chdir(request["folder"])
+    asked, here = request["environment"], dict(os.environ)
+    for name in asked.keys() | here.keys():
+        if name.startswith(READ_AT_IMPORT) and asked.get(name) != here.get(name):
+            sys.exit(f"{name} is read while importing: start a real process for another value")
+    os.environ.clear()
+    os.environ.update(asked)
+    for number in range(1, signal.NSIG):
+        if number in request["ignored"]:
+            signal.signal(number, signal.SIG_IGN)
+        elif number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if request["memory"]:
+        limit = psutil.Process().memory_info().vms + int(request["memory"])
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_FSIZE, tuple(request["file_size"]))
+    if request["powerless"]:
+        drop_capabilities()
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", buffering=1 if os.isatty(1) else -1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+    sys.path[:] = [*filter(None, asked.get("PYTHONPATH", "").split(os.pathsep)), *own_path]
+    sys.executable = str(Path(sys.argv[1]) / "python")  # what it starts is forked as well
+    import numpy
+
+    numpy.random.seed()
+
+
+def drop_capabilities() -> None:
+    """Give up every capability of root, as a plain user has none (capset(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    version_3, this_process = 0x20080522, 0
+    header = struct.pack("Ii", version_3, this_process)
+    if libc.capset(header, bytes(24)):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def execute(words: list[str]) -> int:
+    """Run a program as the interpreter would; returns its exit code."""
+    if words[0] == "-u":
+        raw = os.fdopen(1, "wb", buffering=0, closefd=False)
+        sys.stdout = io.TextIOWrapper(raw, write_through=True)
+        words = words[1:]
+    try:
+        if words[0] == "-m":
+            sys.argv[:] = words[1:]
+            sys.path.insert(0, os.getcwd())
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        elif words[0] == "-c":
+            sys.argv[:] = ["-c", *words[2:]]
+            sys.path.insert(0, "")
+            sys.modules["__main__"] = main = types.ModuleType("__main__")
+            exec(compile(words[1], "<string>", "exec"), main.__dict__)
+        else:
+            sys.argv[:] = words
+            sys.path.insert(0, str(Path(words[0]).resolve().parent))
+            runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return (end.code or 0) & 0xFF
+        print(end.code, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def main() -> None:
+    folder, owner = Path(sys.argv[1]), int(sys.argv[2])
+    own_path = [entry for entry in sys.path[1:] if Path(entry).resolve() != ROOT]
+    sys.path[0] = str(ROOT)
+    try:
+        for name in [*LIBRARIES, *PROJECT]:
+            importlib.import_module(name)
+        if (threads := len(psutil.Process().threads())) > 1:
+            raise RuntimeError(f"the server has {threads} threads: forking it is not safe")
+    except BaseException:
+        (folder / "failed").touch()
+        raise
+    gc.collect()
+    gc.freeze()
+    request = Server(folder, owner).run()
+    # from here on in a forked process
+    try:
+        become(request, own_path)
+        code = execute(request["words"])
+    except SystemExit as refused:
+        print(refused, file=sys.stderr)
+        code = 97
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            code = code or 120
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
