@@ -21,7 +21,8 @@ from runtime.command import RunError
 
 # what data sets consist of; Pillow knows others, which start programs (EPS) or are of no use here
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-LARGEST = 2 * Image.MAX_IMAGE_PIXELS  # pixels, about 179 million: Pillow's own limit
+# pixels, about 179 million: Pillow's own limit, which is None only where somebody set it so
+LARGEST = 2 * Image.MAX_IMAGE_PIXELS  # type: ignore[operator]
 
 # what Pillow's decoders raise when the bytes are not those of an image
 NOT_AN_IMAGE = (

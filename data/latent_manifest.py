@@ -14,6 +14,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -131,7 +132,7 @@ def check_manifest(manifest: dict) -> None:
 
 def check_shard_entry(name: str, shard: dict, first: int) -> None:
     check_value(name, shard, dict)
-    checksums = shard.get("sha256")
+    checksums: Any = shard.get("sha256")
     check_value(f"{name}: sha256", checksums, dict)
     for array in ("moments", "labels"):
         check_file_name(f"{name}: {array}", shard.get(array))

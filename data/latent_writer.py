@@ -45,7 +45,8 @@ class CacheWriter:
         self.root, self.settings = Path(root), settings
         self.progress = self.root / PROGRESS
         self.shards = -(-settings.images // settings.shard_size)
-        self.records, self.listed = {}, None
+        self.records: dict[int, dict] = {}
+        self.listed: dict | None = None
 
     def check_folder(self) -> None:
         """`ValueError` if the folder holds anything else than this cache."""
@@ -174,7 +175,9 @@ class ShardWriter:
     """Shard k, batch by batch: with ShardWriter(cache, k) as shard: shard.add(...)."""
 
     def __init__(self, cache: CacheWriter, k: int):
-        self.cache, self.k, self.labels, self.unreadable = cache, k, [], []
+        self.cache, self.k = cache, k
+        self.labels: list[int] = []
+        self.unreadable: list[dict] = []
         self.temporary = cache.progress / cache.path("moments", k).name
 
     def __enter__(self) -> "ShardWriter":

@@ -6,6 +6,7 @@ The moments are as the autoencoder gives them, not scaled: a latent is
 data/latent_manifest.py.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ class LatentSource(Dataset):
         self.codec, self.scale = s.codec, s.scaling_factor
         self.shards = manifest["shards"]
         self.first = np.array([shard["first"] for shard in self.shards])
-        self.maps = None
+        self.maps: list[np.ndarray] | None = None
         self.verify()
         columns = [self.read_labels(shard) for shard in self.shards]
         self.labels = torch.from_numpy(np.concatenate(columns))  # (N,)
@@ -59,9 +60,9 @@ class LatentSource(Dataset):
         moments, labels = self.__getitems__([index])
         return moments[0], int(labels[0])
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
         """A whole batch: moments (N, 2, 2, C, h, w) in the cache's dtype, labels (N,) int64."""
-        indices = np.asarray(indices)
+        indices = np.asarray(positions)
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
             raise IndexError(f"{self.root} holds {len(self)} latents: {indices.max()} asked for")
         self.maps = self.maps or self.open_maps()

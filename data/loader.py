@@ -1,5 +1,7 @@
 """How a process's share of the data reaches it: loaders."""
 
+from typing import Any
+
 import torch
 from torch.utils.data import DataLoader
 
@@ -18,13 +20,16 @@ def make_loader(source: Source, batches: StepBatches, num_workers: int) -> DataL
 
     A source with `__getitems__` gives them whole, and a stream makes them itself.
     """
-    common = dict(worker_init_fn=obey_parent_only, pin_memory=torch.cuda.is_available())
+    common: dict[str, Any] = dict(
+        worker_init_fn=obey_parent_only, pin_memory=torch.cuda.is_available()
+    )
     if isinstance(source, StreamSource):
         streamed = StreamedBatches(source, batches, threads=num_workers)
         return DataLoader(streamed, batch_size=None, num_workers=min(1, num_workers), **common)
     whole = hasattr(source, "__getitems__")
+    items: Any = source
     return DataLoader(
-        source,
+        items,
         batch_sampler=batches,
         collate_fn=as_it_is if whole else None,
         num_workers=num_workers,

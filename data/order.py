@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from runtime.randomness import epoch_order
 
 
@@ -17,7 +19,7 @@ class StepBatches:
     ):
         self.length, self.batch, self.seed = length, batch, seed
         self.steps, self.shard = range(first_step, last_step), shard
-        self.epoch, self.order = None, None
+        self.epoch, self.order = -1, np.empty(0, np.int64)  # none yet
 
     def __len__(self) -> int:
         return len(self.steps)

@@ -24,7 +24,7 @@ class Columns:
             raise ValueError(f"--label-column {label}: {where} has {feature} there, not integers")
 
     def find(self, flag: str, given: str | None, kind: type) -> str:
-        if given in self.features:
+        if given is not None and given in self.features:
             return given
         found = [name for name, feature in self.features.items() if isinstance(feature, kind)]
         if len(found) == 1 and given is None:

@@ -11,6 +11,7 @@ to results.csv there.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -70,8 +71,13 @@ def run_score(config: Score) -> None:
     results = Path(config.results) if config.results else out.with_name("results.csv")
     check_outputs(out, results)
     samples = open_samples(config)
-    options = {"options": config.metrics, "pixels": pixels}
-    scorer = load_scorer(config.ref, shape=samples.shape, name=config.samples, **options)
+    scorer = load_scorer(
+        config.ref,
+        shape=samples.shape,
+        name=config.samples,
+        options=config.metrics,
+        pixels=pixels,
+    )
     if is_first_process():
         size = "x".join(map(str, samples.shape[:2]))
         print(f"samples    {samples.name}: {len(samples):,} images of {size}")
@@ -136,12 +142,15 @@ def run_reference(config: MakeReference) -> None:
     make_reference(config)
 
 
-COMMANDS = {"reference": (MakeReference, run_reference), "table": (Table, run_table)}
+COMMANDS: dict[str, tuple[type, Callable]] = {
+    "reference": (MakeReference, run_reference),
+    "table": (Table, run_table),
+}
 
 
 def main() -> None:
     word = sys.argv[1] if len(sys.argv) > 1 and sys.argv[1] in COMMANDS else None
-    config_class, run = COMMANDS.get(word, (Score, run_score))
+    config_class, run = COMMANDS[word] if word else (Score, run_score)
     program = f"{program_name()} {word}" if word else None
     config = parse_command(config_class, sys.argv[2:] if word else None, program)
     with usage_errors():

@@ -34,7 +34,7 @@ def deviations(
         resamples: number of sets drawn, at least 2.
     """
     random = np.random.default_rng(seed)
-    found = {"fid": [], "inception_score": []}
+    found: dict[str, list[float]] = {"fid": [], "inception_score": []}
     for _ in over(range(resamples), "bootstrap", "resample"):
         chosen = random.integers(len(pool), size=len(pool))
         drawn = weighted_statistics(pool, np.bincount(chosen, minlength=len(pool)), device)
@@ -47,12 +47,12 @@ def weighted_statistics(
     features: np.ndarray, counts: np.ndarray, device: torch.device | str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of a set that holds row i of `features` counts[i] times."""
-    features, total = torch.from_numpy(features), int(counts.sum())
+    images, total = torch.from_numpy(features), int(counts.sum())
     weights = torch.from_numpy(counts).to(device, torch.float64)
-    shift = features[:ROWS].to(device, torch.float64).mean(dim=0)  # near the mean, for rounding
+    shift = images[:ROWS].to(device, torch.float64).mean(dim=0)  # near the mean, for rounding
     first = torch.zeros_like(shift)
     second = torch.zeros(*shift.shape, *shift.shape, dtype=shift.dtype, device=device)
-    for rows, weight in zip(features.split(ROWS), weights.split(ROWS), strict=True):
+    for rows, weight in zip(images.split(ROWS), weights.split(ROWS), strict=True):
         centred = rows.to(device, torch.float64) - shift
         first += weight @ centred
         second.addmm_((weight[:, None] * centred).T, centred)

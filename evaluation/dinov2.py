@@ -4,6 +4,8 @@ The Frechet distance between class tokens of DINOv2 ViT-L/14 at 224x224. Images 
 antialiased bicubic interpolation and normalised with ImageNet's mean and deviation.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +27,9 @@ class DinoV2(nn.Module):
     Raises `ValueError` when there are no such weights.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, weights: str | None = None, model: str = DINOV2):
         super().__init__()
         network = load_vision_transformer(
@@ -32,7 +37,7 @@ class DinoV2(nn.Module):
         )
         self.network = network
         self.name = model
-        self.sizes = {"dinov2": network.num_features}
+        self.sizes: dict[str, int] = {"dinov2": cast(int, network.num_features)}
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1))
 

@@ -10,6 +10,7 @@ as of a network in training.
 
 from collections.abc import Iterable
 from importlib.metadata import version
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from evaluation.options import MetricOptions, NetworkOptions, check_metrics
 from evaluation.reference import load_reference
 from evaluation.scoring import K, Real, Scores, score
 from runtime.processes import Processes, choose_device
+
+if TYPE_CHECKING:
+    from evaluation.dinov2 import DinoV2
 
 
 class Evaluator:
@@ -47,7 +51,7 @@ class Evaluator:
         self._check_reference()
         self.device = torch.device(device) if device else choose_device()
         self.extractors = load_extractors(self.options)
-        self.inception = self.extractors[0]
+        self.inception = cast(Inception, self.extractors[0])
         self.warnings = [w for w in (self.inception.warning(),) if w]
         self._check_statistics()
         for extractor in self.extractors:
@@ -77,7 +81,7 @@ class Evaluator:
         }.items():  # fmt: skip
             if given and not images:
                 raise ValueError(f"{flag} needs images, and {where} holds none")
-        if o.per_class and images.labels is None:
+        if o.per_class and (not images or images.labels is None):
             raise ValueError(f"--per-class needs labels, and {where} holds none")
         if o.fd_dinov2 and "dinov2" in self.reference.statistics:
             self._check_recipe("dinov2_model", o.dinov2_model)
@@ -134,6 +138,7 @@ class Evaluator:
         )
         if features is None:
             return None
+        assert self.real is not None  # prepared on the first process
         scores = score(features, labels, self.real, self.options, self.device)
         scores.warnings += self.warnings
         return scores
@@ -168,9 +173,9 @@ class Evaluator:
         return about | ({"bootstrap": o.bootstrap} if o.bootstrap else {})
 
 
-def load_extractors(o: NetworkOptions) -> list[torch.nn.Module]:
+def load_extractors(o: NetworkOptions) -> "list[Inception | DinoV2]":
     """The networks, Inception first; `ValueError` when their weights cannot be had."""
-    extractors = [Inception(o.inception_weights)]
+    extractors: list = [Inception(o.inception_weights)]
     if o.fd_dinov2:
         from evaluation.dinov2 import DinoV2
 

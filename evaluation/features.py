@@ -4,12 +4,13 @@ Every feature's mean and covariance are summed up on the way. Features themselve
 metric needs them image by image, as float32: 50,000 pool features are 0.4 GB, on the CPU.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evaluation.moments import Moments
 from runtime.processes import Processes, exact_float32
@@ -27,6 +28,15 @@ class Features:
         return self.moments[name].statistics()
 
 
+class Extractor(Protocol):
+    """A network: uint8 images (N, 3, H, W) to {feature: (N, D)}."""
+
+    sizes: dict[str, int]
+    """D of each feature"""
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]: ...
+
+
 class FeaturePass:
     """Runs extractors over this process's images.
 
@@ -37,7 +47,11 @@ class FeaturePass:
     """
 
     def __init__(
-        self, extractors: list[nn.Module], summed: set[str], kept: set[str], device: torch.device
+        self,
+        extractors: Sequence[Extractor],
+        summed: set[str],
+        kept: set[str],
+        device: torch.device,
     ):
         self.extractors, self.kept, self.device = extractors, kept, device
         sizes = {name: size for module in extractors for name, size in module.sizes.items()}
@@ -84,7 +98,7 @@ def join_moments(own: Moments, processes: Processes) -> Moments:
 
 
 def extract(
-    extractors: list[nn.Module],
+    extractors: Sequence[Extractor],
     batches: Iterable[np.ndarray | Tensor],
     summed: set[str],
     kept: set[str],

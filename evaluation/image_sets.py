@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from runtime.npz import (
     open_npy,
     read_small,
 )
+
+if TYPE_CHECKING:
+    from evaluation.data_sets import DataSetImages
 
 LABELS = ("labels", "arr_1")  # sample_ddp.py's name and ADM's
 ARRAY = "arr_0"  # the images in an .npz, as ADM and sample_ddp.py name them
@@ -42,7 +46,7 @@ class ImageSet:
     """
 
     name: str
-    images: "np.ndarray | CompressedArray | FolderImages"
+    images: "np.ndarray | CompressedArray | FolderImages | DataSetImages"
     labels: np.ndarray | None = None
     recipe: dict | None = None
 
@@ -152,7 +156,9 @@ def open_folder(folder: Path, image_size: int | None = None) -> ImageSet:
     Args:
         image_size: crop them to this size as ADM does; None: they must all have one size.
     """
-    paths = sorted(Path(parent, name) for parent, names in walk_images(folder) for name in names)
+    paths = sorted(
+        Path(parent, name) for parent, names in walk_images(str(folder)) for name in names
+    )
     if len(paths) < 2:
         raise ValueError(f"{folder}: {len(paths)} images in it, at least 2 are needed")
     height_width = (image_size, image_size) if image_size else common_size(paths)
@@ -222,7 +228,8 @@ def content_hash(path: str | Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
-    for image in open_folder(Path(path), image_size=1).images.paths:
+    images: Any = open_folder(Path(path), image_size=1).images
+    for image in images.paths:
         digest.update(str(image.relative_to(path)).encode())
         digest.update(image.read_bytes())
     return digest.hexdigest()

@@ -45,7 +45,7 @@ class Inception(nn.Module):
         )
         # the first channels of the block are those of its 1x1 branch, after BN and ReLU
         self.network.Mixed_6d.branch1x1.register_forward_hook(self._keep)
-        self.spatial = None
+        self.spatial: Tensor | None = None
 
     def _keep(self, module, inputs, output: Tensor) -> None:
         self.spatial = output[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)

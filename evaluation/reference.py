@@ -58,7 +58,8 @@ class Reference:
         """The reference in a line."""
         parts = [f"{len(self.images):,} images" if self.images else "no images"]
         parts += ["stored statistics"] if self.statistics else []
-        parts += [f"of {self.recipe['data']}"] if "data" in (self.recipe or {}) else []
+        recipe = self.recipe or {}
+        parts += [f"of {recipe['data']}"] if "data" in recipe else []
         return f"{self.path}: {', '.join(parts)}, SHA-256 {self.sha256[:12]}"
 
 
@@ -68,8 +69,8 @@ def load_reference(path: str) -> Reference:
     Raises `ValueError` when keys are missing, shapes are wrong or values not finite.
     """
     if Path(path).is_dir() or not Path(path).is_file() or Path(path).suffix == ".npy":
-        images = open_images(path)
-        return Reference(path, images, recipe=images.recipe)
+        every = open_images(path)
+        return Reference(path, every, recipe=every.recipe)
     names = array_names(path)
     stored = {
         feature: keys for feature, keys in STATISTICS.items() if any(key in names for key in keys)

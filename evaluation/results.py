@@ -150,8 +150,7 @@ def append_line(path: Path, line: dict) -> None:
             replace_file(path, lambda new: new.write(table(columns, lines).encode()))
             return
         ending = "" if text.endswith("\n") or not text else "\r\n"  # of a writer that was killed
-        lines = table(columns, [line], header=not header)
-        file.write(ending + lines)
+        file.write(ending + table(columns, [line], header=not header))
 
 
 @contextmanager

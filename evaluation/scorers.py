@@ -34,7 +34,9 @@ class Scorer(Protocol):
     """
 
     processes: Processes
-    pr_dtype: str
+
+    @property
+    def pr_dtype(self) -> str: ...
 
     def check_shape(self, shape: tuple[int, int, int], name: str) -> None:
         """`ValueError` unless samples of (H, W, C), called `name`, can be compared."""
@@ -119,8 +121,9 @@ def load_scorer(
 
     Raises `ValueError` when the reference, the networks' weights or the shape cannot be used.
     """
+    scorer: Scorer
     if pixels or reference == DIGITS:
-        scorer: Scorer = PixelScorer(reference)
+        scorer = PixelScorer(reference)
     elif shape[2] != 3:
         raise ValueError(
             f"{name}: images of one channel, Inception needs RGB; --pixels compares small images "
@@ -134,8 +137,8 @@ def load_scorer(
 
 def digest_of(images: np.ndarray, labels: np.ndarray) -> str:
     """SHA-256 of images and labels that are in no file."""
-    digest = hashlib.sha256(np.ascontiguousarray(images))
-    digest.update(np.ascontiguousarray(labels, dtype=np.int64))
+    digest = hashlib.sha256(np.ascontiguousarray(images).data)
+    digest.update(np.ascontiguousarray(labels, dtype=np.int64).data)
     return digest.hexdigest()
 
 

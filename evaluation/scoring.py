@@ -73,6 +73,7 @@ def score(
             real.pool, pool, K, o.pr_dtype, device, progress=True
         )
     if o.kid:
+        assert real.pool is not None  # the options were checked against the reference
         metrics["kid"] = kernel_distance(real.pool, pool)
     for count in o.fid_at:
         metrics[f"fid_at_{count}"] = real.distance("pool", *first_statistics(pool, count))
@@ -83,6 +84,7 @@ def score(
             half = NORMAL_95 * deviation
             scores.intervals[name] = metrics[name] - half, metrics[name] + half
     if o.per_class:
+        assert labels is not None
         scores.per_class = per_class(real, pool, labels, o.pr_dtype, device)
     return scores
 
@@ -112,6 +114,7 @@ def first_statistics(pool: np.ndarray, count: int) -> Statistics:
 
 def per_class(real: Real, pool: np.ndarray, labels: np.ndarray, dtype: str, device) -> dict:
     """Precision and recall of each label that has k + 1 images in both sets."""
+    assert real.pool is not None and real.labels is not None
     scores = {}
     for label in np.intersect1d(labels, real.labels):
         theirs, ours = real.pool[real.labels == label], pool[labels == label]
@@ -141,6 +144,6 @@ def warnings_about(
         )
     if o.fid_at:
         warnings.append("FID depends on the number of samples: compare it at the same number only")
-    if o.kid and min(count, len(real.pool)) < KID_SUBSET:
+    if o.kid and real.pool is not None and min(count, len(real.pool)) < KID_SUBSET:
         warnings.append(f"KID: fewer than {KID_SUBSET:,} images, all are taken for every subset")
     return warnings

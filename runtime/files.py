@@ -76,7 +76,7 @@ def replacing(path: str | Path, sync: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def replace_file(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
+def replace_file(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
     """Call `write` with an open binary file whose content becomes that of `path`, all or nothing.
 
     Raises `OSError` that names `path`; what was there is then still there.

@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from runtime.command import is_first_process
 
@@ -27,7 +28,7 @@ def fetch(name: str) -> Path:
             file=sys.stderr,
         )
     trouble = connection_trouble()
-    local = {"local_files_only": True} if trouble else {}
+    local: dict[str, Any] = {"local_files_only": True} if trouble else {}
     try:
         if trouble and not rest:
             raise OSError("which file is meant is not known")

@@ -82,7 +82,7 @@ def _path() -> Path | None:
     return Path(name) if name else None
 
 
-def _write(outcome: str, exit_code: int, reason: str) -> None:
+def _write(outcome: Literal["finished", "failed"], exit_code: int, reason: str) -> None:
     path = _path()
     if not path:
         return

@@ -13,10 +13,15 @@ MARK = "Software", "layersync"  # a text in each file, by which it is known
 SMALLEST_SIDE = 64  # smaller images are enlarged by whole pixels, so that one can see them
 
 
-def save_image(image: np.ndarray, path: Path) -> None:
-    """Write a uint8 image (H, W, C), C = 1 or 3, as a PNG, all of it or nothing."""
+def save_image(image: np.ndarray, path: Path, **texts: str) -> None:
+    """Write a uint8 image (H, W, C), C = 1 or 3, as a PNG, all of it or nothing.
+
+    Args:
+        texts: what the file holds besides, under these names.
+    """
     marked = PngInfo()
-    marked.add_text(*MARK)
+    for name, text in (MARK, *texts.items()):
+        marked.add_text(name, text)
     picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
     with replacing(path, sync=False) as temporary:
         picture.save(temporary, format="PNG", pnginfo=marked)
@@ -31,8 +36,8 @@ def is_own_picture(path: Path) -> bool:
         return False
 
 
-def save_grid(images: np.ndarray, path: Path, columns: int = 8) -> None:
-    """Write uint8 images (N, H, W, C), C = 1 or 3, as a PNG grid, row by row."""
+def save_grid(images: np.ndarray, path: Path, columns: int = 8, **texts: str) -> None:
+    """Write uint8 images (N, H, W, C), C = 1 or 3, as a PNG grid, row by row; see `save_image`."""
     scale = max(1, -(-SMALLEST_SIDE // images.shape[1]))
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
     _, height, width, channels = images.shape
@@ -42,4 +47,4 @@ def save_grid(images: np.ndarray, path: Path, columns: int = 8) -> None:
     for i, image in enumerate(images):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
         canvas[top : top + height, left : left + width] = image
-    save_image(canvas, path)
+    save_image(canvas, path, **texts)

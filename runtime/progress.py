@@ -11,7 +11,7 @@ each thing that is said, with the time of day.
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 
 from tqdm import tqdm
@@ -70,7 +70,7 @@ class Progress:
     def reach(self, done: int, note: str = "") -> None:
         """Set how much is done; a note is shown beside the bar."""
         ahead, self.done = done - self.done, done
-        if self.on_terminal:
+        if self.bar is not None and self.on_terminal:
             if note:
                 self.bar.set_postfix_str(note, refresh=False)
             self.bar.update(ahead)
@@ -79,7 +79,7 @@ class Progress:
 
     def show(self, status: str) -> None:
         """Show a status of the caller's own beside the bar, or as a line when one is due."""
-        if self.on_terminal:
+        if self.bar is not None and self.on_terminal:
             self.bar.set_postfix_str(status)
         elif self.due:
             self.say(status)
@@ -122,7 +122,7 @@ class Progress:
         return f"{duration((self.total - self.done) / rate)} left" if rate else "time left unknown"
 
 
-def over(items: Iterable, name: str, unit: str, shown: bool = True) -> Iterator:
+def over(items: Collection, name: str, unit: str, shown: bool = True) -> Iterator:
     """Go through `items`, which have a length, and show how far it is."""
     with Progress(name, len(items), unit, shown=shown) as progress:
         for item in items:

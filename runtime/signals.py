@@ -20,7 +20,7 @@ from runtime.launch import is_first_process
 
 EXIT_PREEMPTED = 75
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-NAMES = {signal.SIGINT: "Ctrl-C"}
+NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C"}
 STEPS_BETWEEN_CHECKS = 8  # with several processes, which must agree and so wait for each other
 MARGIN_SECONDS = 30.0  # to spare at the end of a job's time, besides what is expected
 BYTES_PER_SECOND = 100e6  # of a disk, until a checkpoint has been written
@@ -66,7 +66,7 @@ class StopRequest:
         """Why the processes agreed to stop, as the first process knows it."""
         if self.received:
             return NAMES.get(self.received, self.received.name)
-        if self.out_of_time:
+        if self.out_of_time and self.end is not None:
             return f"the end of the job's time at {datetime.fromtimestamp(self.end):%H:%M:%S}"
         return "a signal to another process"
 

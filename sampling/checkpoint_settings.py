@@ -2,7 +2,7 @@
 
 from models.trained import Trained, load_trained
 from runtime.flags import flag
-from sampling.sample_config import SampleConfig
+from sampling.solver_config import SolverConfig
 
 OFFICIAL = {"vae": "ema", "path_type": "Linear", "prediction": "velocity", "sample_eps": None}
 """Settings of checkpoints that name none, as the official ones."""
@@ -10,7 +10,7 @@ OFFICIAL_NAME = "SiT-XL-2-256x256.pt"  # what SiT calls its published weights
 FLAGS = ("model", "image_size", "num_classes", "vae", "path_type", "prediction", "sample_eps")
 
 
-def open_checkpoint(c: SampleConfig) -> tuple[Trained, dict]:
+def open_checkpoint(c: SolverConfig) -> tuple[Trained, dict]:
     """The checkpoint that `c` names, and the settings in force, see `settings_in_force`."""
     trained = load_trained(c.ckpt or OFFICIAL_NAME, c.weights, c.num_classes)
     return trained, settings_in_force(trained, {name: getattr(c, name) for name in FLAGS})

@@ -55,6 +55,6 @@ def prepare_model(model: nn.Module, bf16: bool, compile: bool) -> nn.Module:
             if isinstance(module, nn.Linear | nn.Conv2d):
                 module.to(torch.bfloat16)
     if compile:
-        for block in model.blocks:
+        for block in model.get_submodule("blocks").children():
             block.compile()
     return model

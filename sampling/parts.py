@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,7 @@ class SampleParts:
         self.pictures = Pictures(out, recipe) if save_png else None
         self.folder = out.with_name(out.name + ".parts")
         self.batches = -(-count // batch)
-        self.known_whole = set()
+        self.known_whole: set[int] = set()
 
     def lock(self) -> OutputLock | None:
         """Make this launch the only one that writes the set; None if nothing is left to write.
@@ -153,7 +154,8 @@ class SampleParts:
     def write(self, k: int, images: np.ndarray, **columns: np.ndarray) -> None:
         """Store batch k without the padding of the last one; columns are per image."""
         keep = len(self.images_of(k))
-        content = {"images": images[:keep]} | {n: c[:keep] for n, c in columns.items()}
+        content: dict[str, Any] = {"images": images[:keep]}
+        content |= {n: c[:keep] for n, c in columns.items()}
         replace_file(self.path(k), lambda file: np.savez(file, **content))
         progressed()
 
@@ -189,7 +191,8 @@ class SampleParts:
         theirs. `RunError` for a damaged part, which is removed, and for a file that came back
         different.
         """
-        checksums, columns = [], {n: [] for n in self._load_or_remove(0) if n != "images"}
+        checksums: list[int] = []
+        columns: dict[str, list] = {n: [] for n in self._load_or_remove(0) if n != "images"}
 
         def blocks() -> Iterator[np.ndarray]:
             for k in range(self.batches):

@@ -12,9 +12,10 @@ Preset = Literal[
     "repa-sde-em250", "repa-sde-interval",
 ]  # fmt: skip
 
-HEUN_250 = {"--sampling-method": "heun2", "--num-sampling-steps": "250"}
-DOPRI5 = {"--sampling-method": "dopri5", "--atol": "1e-6", "--rtol": "1e-3"}
-EULER_MARUYAMA_250 = {
+UNGUIDED = {"--cfg-scale": "1"}
+HEUN_250 = UNGUIDED | {"--sampling-method": "heun2", "--num-sampling-steps": "250"}
+DOPRI5 = UNGUIDED | {"--sampling-method": "dopri5", "--atol": "1e-6", "--rtol": "1e-3"}
+EULER_MARUYAMA_250 = UNGUIDED | {
     "--sampling-method": "Euler", "--num-sampling-steps": "250", "--diffusion-form": "sigma",
     "--last-step": "Mean", "--last-step-size": "0.04",
 }  # fmt: skip
@@ -62,3 +63,9 @@ def preset_name(args: list[str]) -> str | None:
         if word == "--preset" and i + 1 < len(args):
             return args[i + 1]
     return None
+
+
+def name_solver(args: list[str]) -> list[str]:
+    """Return the command line with ODE put first where a solver is left out."""
+    asks_for_help = args[:1] in (["--help"], ["-h"])
+    return args if asks_for_help or (args[:1] and args[0] in SOLVERS) else ["ODE", *args]

@@ -9,49 +9,51 @@ import torch
 
 import layersync
 from data.latents import weights_fingerprint
-from models.trained import Trained
-from sampling.sample_config import ODE, SDE, solver_settings
+from sampling.images import ImageMaker
+from sampling.sample_config import ODE, SDE
+from sampling.solver_config import SolverConfig, solver_settings
 
 
-def make_recipe(
-    c: ODE | SDE,
-    trained: Trained,
-    settings: dict,
-    codec,
-    interval: list[float],
-    device: torch.device,
-) -> dict:
-    """Everything that determines the samples, and nothing else: no times, no processes.
-
-    Args:
-        settings: those in force, `image_size` among them.
-        interval: [t_0, t_1], between which the solver's grid lies.
-    """
-    return {
-        "weights_sha256": trained.weights_sha256,
-        "weights": c.weights,
-        "step": trained.step,
-        **settings,
-        "vae": codec.name,
-        "vae_fingerprint": weights_fingerprint(codec.vae) if hasattr(codec, "vae") else None,
-        "solver": solver_settings(c),
-        "solved_interval": interval,
-        "cfg_scale": c.cfg_scale,
-        "cfg_channels": c.cfg_channels,
-        "guidance_interval": c.guidance_interval,
+def make_recipe(c: ODE | SDE, maker: ImageMaker) -> dict:
+    """Everything that determines the samples, and nothing else: no times, no processes."""
+    drawn = {
         "seed": c.global_seed,
         "label_sampling": c.label_sampling,
         "num_samples": c.num_fid_samples,
         "batch_size": c.per_proc_batch_size,
-        "dtype": describe_dtype(c, device),
+    }
+    return describe_images(maker, drawn)
+
+
+def describe_images(maker: ImageMaker, drawn: dict) -> dict:
+    """Everything that determines images, JSON-compatible.
+
+    Args:
+        drawn: which images these are: the seed, and how labels are chosen.
+    """
+    c, codec = maker.config, maker.codec
+    return {
+        "weights_sha256": maker.trained.weights_sha256,
+        "weights": c.weights,
+        "step": maker.trained.step,
+        **maker.settings,
+        "vae": codec.name,
+        "vae_fingerprint": weights_fingerprint(codec.vae) if hasattr(codec, "vae") else None,
+        "solver": solver_settings(c),
+        "solved_interval": maker.interval,
+        "cfg_scale": c.cfg_scale,
+        "cfg_channels": c.cfg_channels,
+        "guidance_interval": c.guidance_interval,
+        **drawn,
+        "dtype": describe_dtype(c, maker.device),
         "compiled": c.compile,
-        "device": device.type,
+        "device": maker.device.type,
         "versions": {"layersync": layersync.__version__, "torch": torch.__version__}
         | {name: version(name) for name in ("numpy", "torchdiffeq", "diffusers")},
     }
 
 
-def describe_dtype(c: ODE | SDE, device: torch.device) -> str:
+def describe_dtype(c: SolverConfig, device: torch.device) -> str:
     """The arithmetic that the network is evaluated in."""
     if c.bf16:
         return "bfloat16 (autocast)"

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-from sampling.sample_config import ODE, SDE
+from sampling.solver_config import ODESolver, SDESolver
 from transport import Sampler
 
 
-def make_solver(sampler: Sampler, c: ODE | SDE) -> Callable:
+def make_solver(sampler: Sampler, c: ODESolver | SDESolver) -> Callable:
     """solve(z, model, y=labels) -> [..., samples]; an SDE's also takes noise(step)."""
-    if isinstance(c, SDE):
+    if isinstance(c, SDESolver):
         return sampler.sample_sde(
             sampling_method=c.sampling_method,
             num_steps=c.num_sampling_steps,
@@ -28,14 +28,14 @@ def make_solver(sampler: Sampler, c: ODE | SDE) -> Callable:
     )
 
 
-def solved_interval(sampler: Sampler, c: ODE | SDE) -> list[float]:
+def solved_interval(sampler: Sampler, c: ODESolver | SDESolver) -> list[float]:
     """[t_0, t_1], between which the grid lies; an SDE's last step goes on from there."""
     transport = sampler.transport
-    if not isinstance(c, SDE):
+    if not isinstance(c, SDESolver):
         return list(transport.ode_interval())
     last = c.last_step_size if c.last_step else 0.0
     return list(transport.sde_interval(c.diffusion_form, last, c.sampling_method == "Heun"))
 
 
-def is_sde(config: ODE | SDE) -> bool:
-    return isinstance(config, SDE)
+def is_sde(config: ODESolver | SDESolver) -> bool:
+    return isinstance(config, SDESolver)

@@ -12,6 +12,7 @@ continues when the same command is given again. The format is described in data/
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.data_config import DataConfig
@@ -49,6 +50,7 @@ from accelerate import PartialState
 from torch.utils.data import DataLoader, Subset
 
 from data.feature_cache import DONE, FEATURES, MANIFEST, FeatureSettings, data_of, write_settings
+from data.source_protocol import NamedSource
 from data.sources import open_source
 from models.encoders import PatchEncoder, load_vision_transformer
 from runtime.files import check_folder_writable, replacing
@@ -86,7 +88,7 @@ class Caching:
             image_size=config.image_size,
             side=side,
             width=self.encoder.width,
-            **data_of(self.source),
+            **data_of(cast(NamedSource, self.source)),
         )
         check_folder_writable(self.folder, f"--out {self.folder}")
         # held to the end: one launch at a time writes the cache
@@ -132,8 +134,9 @@ class Caching:
         features, done = (np.load(self.folder / name, mmap_mode="r+") for name in (FEATURES, DONE))
         own = np.array_split(np.arange(len(done)), self.state.num_processes)
         todo = [i for i in own[self.state.process_index].tolist() if not done[i]]
-        loader = DataLoader(
-            Subset(self.source, todo), self.config.batch_size, num_workers=self.config.num_workers
+        images_only: Any = self.source  # torch's Dataset asks for no more than its methods
+        loader: DataLoader = DataLoader(
+            Subset(images_only, todo), self.config.batch_size, num_workers=self.config.num_workers
         )
         start, first = 0, self.state.is_main_process
         with Progress(self.folder.name, len(todo), "image", shown=first) as progress:

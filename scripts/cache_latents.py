@@ -15,7 +15,7 @@ described in data/latents.py.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.data_config import DataConfig
@@ -71,10 +71,10 @@ from data.decoding import UnreadableImage
 from data.latent_manifest import CacheSettings
 from data.latent_writer import CacheWriter, ShardWriter
 from data.latents import LatentSource, encode_moments, weights_fingerprint
-from data.source_protocol import Source
+from data.source_protocol import NamedSource
 from data.sources import list_fingerprint, open_source
 from models import load_codec
-from models.codecs import PIXELS, latent_size
+from models.codecs import PIXELS, VAECodec, latent_size
 from runtime.flags import require
 from runtime.processes import choose_device
 
@@ -90,7 +90,9 @@ class Caching:
         self.device = set_up_device(config)
         self.source = image_source(config)
         self.names = [self.source.name(i) for i in range(len(self.source))]
-        self.codec = load_codec(config.vae, self.device)
+        codec = load_codec(config.vae, self.device)
+        assert isinstance(codec, VAECodec)  # pixels were refused above
+        self.codec = codec
         settings = CacheSettings(
             codec=self.codec.name,
             codec_fingerprint=weights_fingerprint(self.codec.vae),
@@ -151,7 +153,7 @@ class Caching:
     def loader(self, batches: list[range]) -> DataLoader:
         return DataLoader(
             ReadableImages(self.source),
-            batch_sampler=batches,
+            batch_sampler=[list(batch) for batch in batches],
             collate_fn=gather,
             num_workers=self.config.num_workers,
             pin_memory=self.device.type == "cuda",
@@ -195,7 +197,7 @@ class Caching:
 class ReadableImages(Dataset):
     """A source's (image, label, None), or (None, index, error) where the bytes are not an image."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: NamedSource):
         self.source = source
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor | None, int, str | None]:
@@ -217,12 +219,12 @@ def cut(images: range, size: int) -> list[range]:
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 
-def image_source(c: CacheConfig) -> Source:
+def image_source(c: CacheConfig) -> NamedSource:
     """The images that the flags name, as training reads them."""
     source = open_source(c)
     if source.channels != 3 or source.latents:
         raise ValueError(f"{c.data_name}: an autoencoder needs RGB images, this is something else")
-    return source
+    return cast(NamedSource, source)
 
 
 def full_name(source: str) -> str:

@@ -14,7 +14,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.data_config import DataLocation, TrainingData
@@ -95,8 +95,10 @@ class Suggestion:
             )
         self.probing = Probing(source, config.probe_samples, config.seed, self.device)
         self.transport = create_transport(known["path_type"], known["prediction"])
-        self.model, self.network = trained.model.to(self.device), trained.network
-        self.network.null_label  # noqa: B018 (a model without one cannot be probed)
+        self.model = trained.model.to(self.device)
+        self.network = trained.network
+        guided: Any = trained.network
+        guided.null_label  # noqa: B018 (a model without one cannot be probed)
         self.about = {
             "ckpt": config.ckpt,
             "step": trained.step,

@@ -6,7 +6,8 @@ Recipes of cells are made of these, so a setting that a later version adds chang
 import dataclasses
 
 from runtime.flags import plain
-from sampling.sample_config import ODE, SDE, solver_settings
+from sampling.sample_config import ODE, SDE
+from sampling.solver_config import solver_settings
 from training.config import TrainConfig
 
 PER_CELL = ("ckpt", "out", "sample_dir", "global_seed", "preset", "save_png")

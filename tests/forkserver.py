@@ -6,6 +6,7 @@
 The processes are those of forking/: own directory, environment, signals and exit code.
 """
 
+import json
 import os
 import signal
 import socket
@@ -23,10 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 class ForkedProcess:
     """A launched command; `stdout` and `stderr` are files, read when they are asked for."""
 
-    def __init__(self, words: list, folder, environment: dict, output: Path):
+    def __init__(self, words: list, folder, environment: dict, limits: dict, output: Path):
         self.folder = output
         program = words if words[0] == "-m" else [str(ROOT / words[0]), *words[1:]]
-        settings = {"PYTHONPATH": str(ROOT), "FORKED_USAGE": str(output / "usage")}
+        settings = {"PYTHONPATH": str(ROOT), "FORKED_LIMITS": json.dumps(limits)}
         given = ENVIRONMENT | environment | settings
         with open(output / "stdout", "w") as stdout, open(output / "stderr", "w") as stderr:
             self.process = subprocess.Popen(
@@ -55,16 +56,16 @@ class ForkedProcess:
     @property
     def peak_memory(self) -> int | None:
         """Bytes, once it has ended."""
-        return int(usage[0]) * 1024 if (usage := self._usage()) else None
+        return self._usage("kilobytes", 1024)
 
     @property
     def processor_time(self) -> float | None:
         """Seconds of it and of the processes that it waited for, once it has ended."""
-        return float(usage[1]) if (usage := self._usage()) else None
+        return self._usage("seconds")
 
-    def _usage(self) -> list[str]:
+    def _usage(self, name: str, unit: int = 1):
         path = self.folder / "usage"
-        return path.read_text().split() if path.exists() else []
+        return json.loads(path.read_text())[name] * unit if path.exists() else None
 
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
@@ -123,9 +124,8 @@ class ForkServer:
             privileges: False takes root's right to write where permissions forbid it.
         """
         output = Path(tempfile.mkdtemp(dir=self.folder))
-        settings = {"FORKED_MEMORY": str(memory)} if memory else {}
-        settings |= {} if privileges else {"FORKED_POWERLESS": "1"}
-        return ForkedProcess(words, folder, (environment or {}) | settings, output)
+        limits = dict(memory=memory, privileges=privileges, usage=str(output / "usage"))
+        return ForkedProcess(words, folder, environment or {}, limits, output)
 
     def start_ranks(self, words: list, processes: int, **settings) -> list[ForkedProcess]:
         """Start a command as torchrun does on one machine, one process for each rank."""

@@ -1,5 +1,6 @@
 """A forked command is a process as any other: exit code, output, signals, memory, ranks."""
 
+import os
 import signal
 import time
 
@@ -32,7 +33,16 @@ def test_exit_codes_and_output(fork_server, tmp_path):
     helped = fork_server.start(["-m", "evaluation", "--help"], folder=tmp_path)
     assert refused.wait() == 2 and "train.py: error: --lr 0.0" in refused.stderr
     assert helped.wait() == 0 and "--ref" in helped.stdout and not helped.stderr
-    assert helped.peak_memory > 2**26 and not any(tmp_path.iterdir())
+    assert helped.peak_memory > 2**26 and 0 < helped.processor_time < 60
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a plain user has none to lose")
+def test_privileges_can_be_taken(fork_server, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    words = ["train.py", *FLAGS, "--max-steps", 1, "--results-dir", tmp_path / "closed" / "in"]
+    assert fork_server.start(words, privileges=False).wait() == 2
+    assert not any((tmp_path / "closed").iterdir())
 
 
 def test_ranks_form_a_group_and_a_killed_one_is_dead(fork_server, tmp_path):

@@ -8,7 +8,8 @@ import torch
 from launching import ROOT
 
 from runtime.command import parse_command
-from sampling.presets import expand_preset
+from sampling.picture_config import PictureODE, PictureSDE, check_picture_config
+from sampling.presets import expand_preset, name_solver
 from sampling.sample_config import ODE, SDE, check_sample_config
 from scripts.cache_features import FeatureConfig
 from training.checks import check_train_config
@@ -73,6 +74,17 @@ def test_sampling_commands_are_valid(page, monkeypatch):
     for args in found:
         monkeypatch.setattr("sys.argv", ["sample_ddp.py", *args])
         check_sample_config(parse_command({"ODE": ODE, "SDE": SDE}, expand_preset(args)))
+
+
+def test_commands_for_pictures_are_valid(monkeypatch):
+    found = [
+        line for page in ("README.md", "docs/sampling.md") for line in commands(page, "sample.py")
+    ]
+    assert len(found) >= 2
+    for args in found:
+        monkeypatch.setattr("sys.argv", ["sample.py", *args])
+        words = name_solver(expand_preset(args))
+        check_picture_config(parse_command({"ODE": PictureODE, "SDE": PictureSDE}, words))
 
 
 def test_pages_that_are_linked_exist():

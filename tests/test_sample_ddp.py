@@ -165,7 +165,7 @@ def test_balanced_labels_change_labels_and_not_noise(checkpoint, tmp_path):
     drawn = sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "b.npz", num_fid_samples=20))
     seen = []
     for one in (sampling, drawn):
-        one.sample = lambda z, network, y: seen.append((z, y)) or [z]
+        one.maker.sample = lambda z, network, y: seen.append((z, y)) or [z]
         one.batch(1)
     (z, y), (z_drawn, y_drawn) = seen
     assert torch.equal(z, z_drawn) and not torch.equal(y, y_drawn)
@@ -402,7 +402,7 @@ def test_checkpoints_of_other_networks_are_refused_by_name(checkpoint, tmp_path)
 
 def test_samples_that_are_not_finite_end_the_run(checkpoint, tmp_path):
     weights = torch.load(checkpoint, weights_only=True)["ema"]
-    weights["final_layer.linear.bias"][0] = float("nan")
+    weights["final_layer.linear.bias"][0] = 3e38  # finite, and the sum of two is not
     torch.save({"ema": weights}, tmp_path / "nan.pt")
     sampling = sample_ddp.Sampling(config(ODE, tmp_path / "nan.pt", tmp_path / "a.npz"))
     with pytest.raises(RunError, match="images 4 to 7: the solver gave NaN or infinity"):
@@ -459,7 +459,7 @@ def test_the_command_line_that_sit_stores_is_read(checkpoint, tmp_path):
     args = argparse.Namespace(path_type="GVP", prediction="noise", sample_eps=0.01, image_size=8)
     torch.save({"ema": weights, "args": args}, tmp_path / "sit.pt")
     sampling = sample_ddp.Sampling(config(ODE, tmp_path / "sit.pt", tmp_path / "a.npz"))
-    transport = sampling.sampler.transport
+    transport = sampling.maker.sampler.transport
     assert type(transport.path).__name__ == "GVP" and transport.prediction == "noise"
     assert transport.sample_eps == 0.01
     with pytest.raises(ValueError, match="--prediction velocity: the checkpoint says noise"):

@@ -5,7 +5,6 @@ user.
 """
 
 import dataclasses
-import sys
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +84,7 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
     if path:
         start = read_start(config, arch, len(source), last_step, path)
         load_weights(network, start["model"], path)
-    elif config.fine_tune:
+    elif config.fine_tune and config.ckpt:
         start_from_weights(network, config.ckpt)
     ema = deepcopy(network).eval().requires_grad_(False)
     parallel = Parallel(network, ema, accelerator, config.engine)
@@ -136,9 +135,8 @@ def share_of_batch(config: TrainConfig, accelerator: Accelerator) -> range:
 
 
 def end_of_run(config: TrainConfig, source: Source) -> int:
-    """Return the number of the last step, by --epochs or by --max-steps, whichever is less."""
-    epoch = len(source) // config.global_batch_size
-    return min(config.epochs * epoch, config.max_steps or sys.maxsize)
+    """Return the number of the last step: --max-steps, or unless given that of the last epoch."""
+    return config.max_steps or config.epochs * (len(source) // config.global_batch_size)
 
 
 def describe_network(config: TrainConfig, encoding: Encoding) -> dict:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import torch
 
@@ -114,7 +115,8 @@ def host_copy(state):
 def torch_save(state: dict, file, cancelled: Event) -> None:
     """`torch.save` to a binary file that ends with `Cancelled` soon after `cancelled` is set."""
     try:
-        torch.save(state, _CancellableFile(file, cancelled))
+        writer: Any = _CancellableFile(file, cancelled)  # torch asks for no more than write, flush
+        torch.save(state, writer)
     except RuntimeError:  # torch finishes the archive, which fails too, and raises that instead
         if cancelled.is_set():
             raise Cancelled from None

@@ -6,7 +6,7 @@ same thing on the command line.
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -17,6 +17,7 @@ from training.methods.layer_sync import RegScheduleConfig
 from training.methods.repa import REPAConfig
 from training.methods.sra import SRAConfig
 
+Precision = Literal["auto", "fp32", "tf32", "bf16"]
 Flat = tyro.conf.OmitArgPrefixes  # its settings are flags as they are called
 
 
@@ -60,7 +61,7 @@ class OptimConfig:
 class EngineConfig:
     """How a step is computed. Only the precision changes more than rounding."""
 
-    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """auto: bf16 autocast on GPUs that have it, else fp32. tf32 is what the original uses"""
     accumulation_steps: int = free(1)
     """forward and backward passes per step, each on a part of the batch, to save memory"""
@@ -191,14 +192,18 @@ class TrainConfig(TrainingData):
     """start a new run, with a new optimizer, from the EMA weights of --ckpt"""
 
 
-def differences(config: TrainConfig, stored: dict) -> list[str]:
+def made_without(settings: Any) -> dict:
+    """Return the defaults of settings that a checkpoint does not know: it was made with them."""
+    return dataclasses.asdict(type(settings)())
+
+
+def differences(config: Any, stored: dict) -> list[str]:
     """Settings in which a checkpoint's config differs, of those that shape what a run computes."""
     found = []
     for each in dataclasses.fields(config):
         now, before = getattr(config, each.name), stored.get(each.name)
         if dataclasses.is_dataclass(now):
-            # a checkpoint from before there were such settings was made without them
-            found += differences(now, dataclasses.asdict(type(now)()) if before is None else before)
+            found += differences(now, made_without(now) if before is None else before)
         elif not each.metadata.get("free") and plain(now) != plain(before):
             found.append(f"{flag(each.name)}: {before} there, {now} here")
     return found

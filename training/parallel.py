@@ -7,6 +7,7 @@ captured, averaged and saved is always the same object.
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -20,8 +21,9 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from models import SiT
 from runtime.launch import join_launch
-from training.config import EngineConfig
+from training.config import EngineConfig, Precision
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 # Others wait for the first process while it lists millions of files and takes the root of FID's
@@ -29,7 +31,7 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 PATIENCE = timedelta(hours=1)
 
 
-def resolve_precision(precision: str) -> str:
+def resolve_precision(precision: Precision) -> Precision:
     """What "auto" means on this machine."""
     if precision != "auto":
         return precision
@@ -65,7 +67,7 @@ class Parallel:
     """
 
     def __init__(
-        self, network: nn.Module, ema: nn.Module, accelerator: Accelerator, config: EngineConfig
+        self, network: SiT, ema: nn.Module, accelerator: Accelerator, config: EngineConfig
     ):
         self.network, self.ema, self.accelerator = network, ema, accelerator
         self.sharded = config.fsdp and accelerator.num_processes > 1
@@ -83,7 +85,8 @@ class Parallel:
     def accumulating(self, last: bool):
         """Around a backward pass: gradients are exchanged in the last one of a step only."""
         if self.sharded:
-            self.network.set_requires_gradient_sync(last)
+            sharded: Any = self.network  # fully_shard gave it more methods
+            sharded.set_requires_gradient_sync(last)
             return nullcontext()
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
@@ -130,7 +133,7 @@ def shard(network: nn.Module) -> None:
     """FSDP2: each block's parameters are gathered when it runs, the rest with the network."""
     from torch.distributed.fsdp import fully_shard
 
-    for block in network.blocks:
+    for block in network.get_submodule("blocks").children():
         fully_shard(block)
     # by default the outermost module stays whole after a forward pass, until a backward pass that
     # the EMA never has

@@ -41,8 +41,9 @@ def find_checkpoint(config: TrainConfig, folder: Path) -> Path | None:
     """
     if config.resume == "latest":
         return find_latest(config, folder)
-    if config.resume or (config.ckpt and not config.fine_tune):
-        path = Path(config.resume or config.ckpt)
+    named = config.resume or (None if config.fine_tune else config.ckpt)
+    if named:
+        path = Path(named)
         check_own_folder(path, folder)
         return path
     if holds_run(folder):

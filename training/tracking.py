@@ -171,7 +171,7 @@ def cut_back(path: Path, step: int) -> None:
 
 def flat(config: dict) -> dict[str, str]:
     """Trackers take one level of plain values."""
-    rows = {}
+    rows: dict[str, str] = {}
     for key, value in config.items():
         rows |= flat(value) if isinstance(value, dict) else {key: str(value)}
     return rows

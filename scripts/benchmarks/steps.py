@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterator
 from copy import deepcopy
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -51,7 +52,7 @@ class Step:
         self.objectives: dict[str, Objective] = {}
         self.heads: dict[str, Heads] = {}
         for loss in ("vanilla", *losses):
-            self.add_loss(TrainConfig(model=name, loss_type=loss))
+            self.add_loss(TrainConfig(model=name, loss_type=cast(Any, loss)))
         self.x_1 = torch.randn(batch, *LATENTS, device=DEVICE)
         self.labels = torch.randint(1000, (batch,), device=DEVICE)
         self.encode = sd_encoder() if encode else None
@@ -66,7 +67,7 @@ class Step:
                 network=self.network,
                 ema=self.ema,
                 transport=transport,
-                source=ImageSource(),
+                source=cast(Any, ImageSource()),
                 accelerator=self.accelerator,
                 load_encoder=random_encoder,
             )

@@ -73,7 +73,7 @@ def test_a_reference_of_an_unpacked_file_is_that_of_a_mapped_one(tmp_path, image
     [
         (r"--out x\.txt: the name must end in \.npz", dict(out="x.txt")),
         ("exists: remove it", dict(out="data.npz")),
-        ("--images 3: precision and recall need at least 4", dict(images=3)),
+        ("--images 3: it must be at least 4", dict(images=3)),
         (r"--image-size 8: .* images of 12x12", dict(image_size=8)),
         ("none is no file or folder of images", dict(data="none")),
     ],

@@ -40,9 +40,7 @@ def main(folder: str, words: list[str]) -> None:
     environment = dict(os.environ)
     request = {
         "pid": os.getpid(),
-        "memory": environment.pop("FORKED_MEMORY", None),
-        "usage": environment.pop("FORKED_USAGE", None),
-        "powerless": environment.pop("FORKED_POWERLESS", None),
+        "limits": json.loads(environment.pop("FORKED_LIMITS", "{}")),
         "words": words,
         "environment": environment,
         "folder": os.getcwd(),

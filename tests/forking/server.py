@@ -133,9 +133,10 @@ class Server:
                 self.selector.unregister(client)
             request = self.clients.pop(pid)
             (self.folder / str(request["pid"])).unlink()
-            if request["usage"]:
+            if path := request["limits"].get("usage"):
                 seconds = usage.ru_utime + usage.ru_stime
-                Path(request["usage"]).write_text(f"{usage.ru_maxrss} {seconds}")
+                taken = dict(kilobytes=usage.ru_maxrss, seconds=seconds)
+                Path(path).write_text(json.dumps(taken))
             with contextlib.suppress(OSError):  # it was killed
                 client.send(b"%d\n" % os.waitstatus_to_exitcode(status))
             client.close()
@@ -170,12 +171,13 @@ def become(request: dict, own_path: list[str]) -> None:
         elif number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if request["memory"]:
-        limit = psutil.Process().memory_info().vms + int(request["memory"])
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_FSIZE, tuple(request["file_size"]))
-    if request["powerless"]:
+    limits = request["limits"]
+    if limits.get("memory"):
+        most = psutil.Process().memory_info().vms + limits["memory"]
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    if not limits.get("privileges", True):
         drop_capabilities()
+    resource.setrlimit(resource.RLIMIT_FSIZE, tuple(request["file_size"]))
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", buffering=1 if os.isatty(1) else -1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
@@ -190,9 +192,17 @@ def drop_capabilities() -> None:
     """Give up every capability of root, as a plain user has none (capset(2))."""
     libc = ctypes.CDLL(None, use_errno=True)
     version_3, this_process = 0x20080522, 0
-    header = struct.pack("Ii", version_3, this_process)
-    if libc.capset(header, bytes(24)):
+    if libc.capset(struct.pack("Ii", version_3, this_process), bytes(24)):
         raise OSError(ctypes.get_errno(), "capset")
+
+
+def warm_up() -> None:
+    """Parse a command line once, which imports more and fills caches."""
+    import tyro
+
+    from training.config import TrainConfig
+
+    tyro.cli(TrainConfig, args=[])
 
 
 def execute(words: list[str]) -> int:
@@ -237,6 +247,7 @@ def main() -> None:
     try:
         for name in [*LIBRARIES, *PROJECT]:
             importlib.import_module(name)
+        warm_up()
         if (threads := len(psutil.Process().threads())) > 1:
             raise RuntimeError(f"the server has {threads} threads: forking it is not safe")
     except BaseException:

@@ -54,6 +54,8 @@ def test_bad_input_is_refused_and_writes_nothing(tmp_path, weights):
         ("foreign.pt", "b.safetensors", "not the weights of a SiT"),
         ("a.pt", "b.pt", "must end in .safetensors"),
         ("a.pt", "there.safetensors", "exists"),
+        ("a.pt", "a.pt/b.safetensors", "is a file, where a folder is needed"),
+        ("a.pt", "/proc/1/b.safetensors", "nothing can be written in /proc/1"),
     ):
         with pytest.raises(ValueError, match=said):
             convert(Conversion(str(tmp_path / source), str(tmp_path / target)))

@@ -12,6 +12,7 @@ import train
 from evaluation.blocks.pair_ranking import allowed_pairs
 from models import SiT_models
 from models.checkpoint_file import read_checkpoint
+from models.trained import load_trained
 from scripts.suggest_pair import PairConfig, Suggestion, main
 
 
@@ -48,6 +49,8 @@ def test_proposal_tables_and_picture(checkpoint, tmp_path, capsys):
         assert pair["gain"] == pytest.approx(gain, abs=1e-9)
     with Image.open(tmp_path / "pairs.png") as picture:
         assert picture.width > 800
+    assert record["weights_sha256"] == load_trained(checkpoint).weights_sha256  # as samples have it
+    assert len(record["weights_sha256"]) == 64
 
 
 def test_the_same_command_gives_the_same_numbers(checkpoint, tmp_path):
@@ -155,7 +158,7 @@ def test_unreadable_data_and_broken_weights_end_in_one_line(rgb_checkpoint, tmp_
     with pytest.raises(SystemExit) as ended:
         main(PairConfig(**(rgb_checkpoint | dict(ckpt=str(tmp_path / "nan.pt"))), **flags))
     said = capsys.readouterr().err
-    assert ended.value.code == 1 and "nan.pt: the features of the network are not finite" in said
+    assert ended.value.code == 2 and "nan.pt: ema blocks.0.attn.proj.weight holds NaN" in said
     assert not (tmp_path / "pairs.json").exists()
 
 
@@ -165,3 +168,14 @@ def test_a_bad_flag_ends_in_one_line(checkpoint, capsys):
     said = capsys.readouterr().err
     assert ended.value.code == 2 and said.count("\n") == 1
     assert "error: --probe-samples 7: at least 40 are needed" in said
+
+
+@pytest.mark.parametrize("out", ["/dev/null/a.json", "/proc/1/a.json", "{}/mine.json", "{}/d.json"])
+def test_an_output_that_cannot_be_is_refused_before_the_work(checkpoint, tmp_path, capsys, out):
+    (tmp_path / "mine.json").write_text("[1, 2]")
+    (tmp_path / "d.json").mkdir()
+    with pytest.raises(SystemExit) as exit:
+        main(PairConfig(ckpt=checkpoint, out=out.format(tmp_path)))
+    said = capsys.readouterr()
+    assert exit.value.code == 2 and "--out" in said.err and not said.out
+    assert (tmp_path / "mine.json").read_text() == "[1, 2]"

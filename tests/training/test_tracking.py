@@ -1,11 +1,18 @@
 """Averages over windows, and a log that resuming does not tear."""
 
+import dataclasses
 import json
+import multiprocessing
+import os
+import resource
+import signal
 
 import pytest
 import torch
+from launching import TINY_DIGITS
 
-from training.tracking import Meter, cut_back, read_log
+from training.runs import find_latest
+from training.tracking import Meter, RunLog, cut_back, read_log, wandb_id
 
 
 class OneProcess:
@@ -56,3 +63,57 @@ def test_cut_back_at_the_ends(tmp_path, step):
     log.write_text('{"step": 5}\n')
     cut_back(log, step)
     assert len(read_log(log)) == (1 if step else 0)
+
+
+class Alone(OneProcess):
+    """As much of an accelerator as a log needs."""
+
+    is_main_process, trackers = True, ()
+
+    def init_trackers(self, *_, **__) -> None:
+        pass
+
+
+@pytest.mark.parametrize("file_size", [0, 100])
+def test_a_full_disk_leaves_the_config_of_before(tmp_path, file_size):
+    """And so a run that can be continued: this was an empty file."""
+    RunLog(Alone(), tmp_path, TINY_DIGITS, 0)
+    before = (tmp_path / "config.json").read_bytes()
+
+    def child():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+        try:
+            RunLog(Alone(), tmp_path, dataclasses.replace(TINY_DIGITS, log_every=7), 0)
+        except OSError as error:
+            os._exit(7 if "config.json" in str(error.filename) else 8)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 7
+    assert (tmp_path / "config.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert find_latest(TINY_DIGITS, tmp_path) is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_a_damaged_config_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json: damaged.*remove"):
+        find_latest(TINY_DIGITS, tmp_path)
+
+
+def test_an_empty_name_for_wandb_is_drawn_again(tmp_path):
+    first = wandb_id(tmp_path)
+    assert len(first) == 32 and wandb_id(tmp_path) == first
+    (tmp_path / "wandb_id.txt").write_text("")
+    assert len(wandb_id(tmp_path)) == 32
+
+
+@pytest.mark.parametrize("torn", ['{"step": 2, "lo', "[3]", '{"loss": 1}', '{"step": "2"}', "\x00"])
+def test_a_torn_log_is_cut_where_it_is_torn(tmp_path, torn):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 0.5}\n' + torn + "\n")
+    cut_back(path, 9)
+    assert path.read_text() == '{"step": 1, "loss": 0.5}\n'

@@ -64,6 +64,25 @@ def test_image_size_must_fit_the_codec(tmp_path, tiny_vae):
         train.Training(config(tmp_path, vae=tiny_vae))
 
 
+def test_max_steps_are_steps_whatever_epochs_say(tmp_path):
+    """The digits are 3 steps of 512 images."""
+    for changes, last in (
+        (dict(max_steps=5), 5),
+        (dict(max_steps=2), 2),
+        (dict(max_steps=None), 3),
+    ):
+        name = str(last)
+        training = train.Training(
+            config(tmp_path, global_batch_size=512, epochs=1, run_name=name, **changes)
+        )
+        assert training.last_step == last
+    training = train.Training(
+        config(tmp_path, global_batch_size=1024, epochs=1, max_steps=3, run_name="longer")
+    )
+    training.run()
+    assert [row["step"] for row in read_log(training.folder / "metrics.jsonl")] == [1, 2, 3]
+
+
 def test_an_old_run_is_not_overwritten(tmp_path, finished):
     same = dataclasses.replace(finished.config)
     before = (finished.folder / "metrics.jsonl").read_bytes()

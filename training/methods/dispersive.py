@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runtime.flags import require
-from training.methods.method import Materials, Method, Regularizer, block_number, depth_of
+from training.methods.method import Materials, Method, Regularizer, Setting, block_number, depth_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -57,6 +57,9 @@ class DispersiveConfig(Method):
 
     def folder_parts(self, model: str) -> list[str]:
         return [f"{self.depth(model)}", f"lambda{self.dispersive_weight:g}"]
+
+    def resolved(self, model: str) -> dict[str, Setting]:
+        return {"dispersive_depth": self.depth(model)}
 
     def make(self, given: Materials) -> Regularizer:
         return DispersiveRegularizer(given.network, self.depth(given.config.model), self)

@@ -7,6 +7,7 @@ heads are whole on every process, also where the network is sharded.
 
 from contextlib import ExitStack, nullcontext
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,8 @@ class Heads:
 
     def __init__(self, regularizers: list[Regularizer], accelerator, config: OptimConfig):
         own = [regularizer for regularizer in regularizers if regularizer.head is not None]
-        self.accelerator = accelerator
-        self.modules = nn.ModuleDict({regularizer.name: regularizer.head for regularizer in own})
+        heads: dict[str, Any] = {regularizer.name: regularizer.head for regularizer in own}
+        self.accelerator, self.modules = accelerator, nn.ModuleDict(heads)
         for regularizer in own:
             regularizer.head = accelerator.prepare_model(regularizer.head)
         self.wrapped = [regularizer.head for regularizer in own]

@@ -11,6 +11,7 @@ from training.methods.method import (
     Materials,
     Method,
     Regularizer,
+    Setting,
     changed,
     depth_of,
     family,
@@ -18,7 +19,7 @@ from training.methods.method import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from torch import Tensor
@@ -138,7 +139,7 @@ class LayerSyncSettings(Method):
         for name in changed(self.schedule):
             raise ValueError(f"{flag(name)} {getattr(self.schedule, name)}: {no_effect(c)}")
 
-    def resolved(self, model: str) -> tuple[list[tuple[int, int]], float]:
+    def in_force(self, model: str) -> tuple[list[tuple[int, int]], float]:
         """Return ([(student, teacher), ...], lambda), flags first and then the published values.
 
         Without LayerSync it is ([], 0), or one pair to be watched with weight 0. `ValueError` for
@@ -154,8 +155,9 @@ class LayerSyncSettings(Method):
         given = self.encoder_depth, self.gt_encoder_depth
         names = "--encoder-depth, --gt-encoder-depth"
         suggested = suggest_pair(depth)
-        pairs = [tuple(s if g is None else g for g, s in zip(given, suggested, strict=True))]
-        if self.several:
+        student, teacher = (s if g is None else g for g, s in zip(given, suggested, strict=True))
+        pairs: Sequence[tuple[int, int]] = [(student, teacher)]
+        if self.multi_blocks_match is not None and self.several:
             names, pairs = "--multi-blocks-match", parse_pairs(self.multi_blocks_match)
         try:
             return list(check_pairs(pairs, depth)), weight if self.acts else 0.0
@@ -163,13 +165,20 @@ class LayerSyncSettings(Method):
             raise ValueError(f"{names}: {error}") from None
 
     def folder_parts(self, model: str) -> list[str]:
-        pairs, weight = self.resolved(model)
+        pairs, weight = self.in_force(model)
         if not weight:
             return []
         return [*(f"{student}-{teacher}" for student, teacher in pairs), f"lambda{weight:g}"]
 
+    def resolved(self, model: str) -> dict[str, Setting]:
+        pairs, weight = self.in_force(model)
+        found: dict[str, Setting] = {"pairs": ", ".join(f"{s} -> {t}" for s, t in pairs)}
+        if len(pairs) == 1:  # numbers, so that a table of runs can be sorted by them
+            ((found["encoder_depth"], found["gt_encoder_depth"]),) = pairs
+        return {**found, "reg_weight": weight}
+
     def make(self, given: Materials) -> Regularizer:
-        pairs, weight = self.resolved(given.config.model)
+        pairs, weight = self.in_force(given.config.model)
         return LayerSyncRegularizer(
             network=given.network,
             pairs=pairs,
@@ -181,8 +190,8 @@ class LayerSyncSettings(Method):
 
 
 def layer_sync_settings(c: TrainConfig) -> tuple[list[tuple[int, int]], float]:
-    """Return the pairs and lambda of a run, see `LayerSyncSettings.resolved`."""
-    return LayerSyncSettings.of(c).resolved(c.model)
+    """Return the pairs and lambda of a run, see `LayerSyncSettings.in_force`."""
+    return LayerSyncSettings.of(c).in_force(c.model)
 
 
 class LayerSyncRegularizer(Regularizer):
@@ -209,7 +218,7 @@ class LayerSyncRegularizer(Regularizer):
         from layersync import LayerSync, ScheduledWeight
         from training.methods.schedule import reg_schedule
 
-        self.sync, self.weight = LayerSync(network.blocks, pairs), weight
+        self.sync, self.weight = LayerSync(list(network.blocks), pairs), weight
         self.schedule = schedule
         device = next(network.parameters()).device
         coefficient = reg_schedule(schedule, weight, last_step)

@@ -87,6 +87,10 @@ class Materials:
         return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
+Setting = bool | int | float | str
+"""A value as trackers and tables of runs show it."""
+
+
 class Method(Protocol):
     """A method's settings: a frozen dataclass whose defaults are the published values.
 
@@ -119,6 +123,13 @@ class Method(Protocol):
 
         `ValueError` for blocks that the model does not have.
         """
+
+    def resolved(self, model: str) -> dict[str, Setting]:
+        """Return the settings that may be left to the model, as they are in force, by field name.
+
+        `ValueError` for blocks that the model does not have.
+        """
+        return {}
 
     def make(self, given: Materials) -> Regularizer:
         """Make the regulariser of a run; `ValueError` for what network or data cannot give."""

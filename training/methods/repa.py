@@ -10,10 +10,10 @@ is trained, and not part of the network.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from runtime.flags import free, require
-from training.methods.method import Materials, Method, Regularizer, block_number, family
+from training.methods.method import Materials, Method, Regularizer, Setting, block_number, family
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from data.batch import Batch
     from data.feature_cache import CachedFeatures
+    from data.latents import LatentSource
+    from data.source_protocol import NamedSource
     from models import SiT
     from models.encoders import PatchEncoder
     from training.config import TrainConfig
@@ -68,6 +70,9 @@ class REPAConfig(Method):
 
     def folder_parts(self, model: str) -> list[str]:
         return [f"{self.depth(model)}", f"lambda{self.repa_weight:g}"]
+
+    def resolved(self, model: str) -> dict[str, Setting]:
+        return {"repa_depth": self.depth(model)}
 
     def make(self, given: Materials) -> Regularizer:
         depth = self.depth(given.config.model)
@@ -186,7 +191,8 @@ def cached_features(given: Materials) -> CachedFeatures:
         encoder=c.repa.repa_encoder,
         image_size=c.image_size,
         side=given.network.x_embedder.grid_size[0],
-        **data_of(source),
+        **data_of(cast("LatentSource | NamedSource", source)),
     )
     batches = StepBatches(len(source), c.global_batch_size, c.global_seed, 0, 0, range(0))
+    assert c.repa.repa_features is not None
     return CachedFeatures(c.repa.repa_features, expected, batches, source.mirrors)

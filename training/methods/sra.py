@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runtime.flags import require
-from training.methods.method import Materials, Method, Regularizer, block_number, family
+from training.methods.method import Materials, Method, Regularizer, Setting, block_number, family
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +70,10 @@ class SRAConfig(Method):
     def folder_parts(self, model: str) -> list[str]:
         student, teacher = self.depths(model)
         return [f"{student}-{teacher}", f"lambda{self.sra_weight:g}"]
+
+    def resolved(self, model: str) -> dict[str, Setting]:
+        student, teacher = self.depths(model)
+        return {"sra_student_depth": student, "sra_teacher_depth": teacher}
 
     def make(self, given: Materials) -> Regularizer:
         return SRARegularizer(

@@ -6,6 +6,8 @@ the student's output z, through which both terms of the loss reach it and all bl
     |d L_velocity / d z|,   |d L_sync / d z| (without lambda),   the angle between them.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ class Diagnosis(Monitor):
         self.run, self.network, self.transport = run, run.parallel.network, run.transport
         self.pairs, _ = layer_sync_settings(run.config)
         self.numbers = sorted({number for pair in self.pairs for number in pair})
-        blocks = self.network.blocks
+        blocks: Any = self.network.blocks
         self.recorder = BlockRecorder({n: blocks[n - 1] for n in self.numbers})
 
     @staticmethod

@@ -37,6 +37,7 @@ class FID(Monitor):
         size = run.config.image_size
         options = MetricOptions(inception_weights=self.config.eval_inception_weights)
         shape = size, size, self.codec.image_channels
+        assert self.config.eval_ref is not None  # without it, this monitor is not made
         self.scorer = load_scorer(self.config.eval_ref, shape, "this run", options)
         count = self.scorer.processes.count
         if self.config.eval_samples < count:
