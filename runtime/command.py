@@ -106,7 +106,8 @@ def complaint(framed: str) -> str:
     message, *others = [" ".join(lines).rstrip(".") for lines in sections if lines] or [""]
     meant = next((text for text in others if text.startswith("Perhaps you meant")), "")
     flags = re.findall(r"--[\w-]+(?= [A-Z{\[])", meant)
-    return message + (f"; perhaps you meant {' or '.join(flags)}" if flags else "")
+    known = [text for text in others if text.startswith("Available subcommands")]
+    return "; ".join([message, *known] + [f"perhaps you meant {' or '.join(flags)}"] * bool(flags))
 
 
 @contextmanager
