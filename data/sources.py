@@ -22,6 +22,7 @@ from data.rows import HUB_NAMES, load_rows
 from data.source_protocol import ImageSource, IndexedSource, NamedSource, Source
 from data.streams import StreamSource
 from runtime.hub import is_hub_name
+from runtime.processes import told_by_first
 
 AnySource = TypeVar("AnySource", bound=Source)
 
@@ -135,7 +136,8 @@ class FolderSource(ImageSource, Dataset):
             kind = "a file; give the folder" if Path(root).exists() else "no such folder"
             raise ValueError(f"{given} {root}: {kind}")
         try:
-            classes, images = class_images(root)
+            # millions of files, walked once: by the first process, if there is a group
+            classes, images = told_by_first(lambda: class_images(root))
         except ValueError as error:
             raise ValueError(
                 f"{given} {root}: it must hold one folder of images for each class, or "

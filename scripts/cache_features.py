@@ -69,13 +69,13 @@ class Caching:
     def __init__(self, config: FeatureConfig):
         check_config(config)
         self.config, self.folder = config, Path(config.out)
+        join_launch()
+        self.state = PartialState(cpu=not torch.cuda.is_available())
         self.source = open_source(config)
         if self.source.latents:
             raise ValueError(f"--data-path {config.data_path}: latents; give the images")
         side = config.side or config.image_size // 16
         self.refuse_complete()
-        join_launch()
-        self.state = PartialState(cpu=not torch.cuda.is_available())
         network = load_vision_transformer(
             config.encoder, config.encoder_weights, "--encoder", "--encoder-weights"
         )
