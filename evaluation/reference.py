@@ -88,6 +88,11 @@ def load_reference(path: str) -> Reference:
 
 def read_statistics(path: str, mean_key: str, covariance_key: str) -> tuple[np.ndarray, np.ndarray]:
     mean, covariance = (read_small(path, key) for key in (mean_key, covariance_key))
+    if not all(np.issubdtype(array.dtype, np.floating) for array in (mean, covariance)):
+        raise ValueError(
+            f"reference {path}: {mean_key} is {mean.dtype} and {covariance_key} "
+            f"{covariance.dtype}, they must be floating-point numbers; {REMEDY}"
+        )
     if mean.ndim != 1 or covariance.shape != (*mean.shape, *mean.shape):
         raise ValueError(
             f"reference {path}: {mean_key} {mean.shape} and {covariance_key} {covariance.shape} "

@@ -15,7 +15,6 @@ from training.checks import check_train_config
 from training.config import TrainConfig
 
 BEFORE_PROGRAM = ("python", "python3", "-m")
-RULE = set(" -─╭╮╰╯│|")
 
 
 def read_words(flag: str, text: str, program: str) -> list[str]:
@@ -40,18 +39,9 @@ def parse_quietly(flag: str, config, words: list[str], program: str):
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             return parse_command(config, words, program, recorded=False)
     except SystemExit as exit:
-        reason = complaint(said.getvalue()) if exit.code else "leave out --help"
+        _, _, reason = said.getvalue().strip().partition(": error: ")
+        reason = reason if exit.code else "leave out --help"
         raise ValueError(f"{flag}: {program} does not take this command: {reason}") from None
-
-
-def complaint(said: str) -> str:
-    """Return the message in tyro's output: a title, a rule or frame, the message, another rule."""
-    message: list[str] = []
-    for line in said.strip().splitlines()[1:]:
-        if set(line) <= RULE and message:
-            break
-        message += [line.strip(" │|")] if not set(line) <= RULE else []
-    return " ".join(message) or " ".join(said.split())
 
 
 def refuse(flag: str, words: list[str], refused: dict[str, str]) -> None:

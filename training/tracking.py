@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from runtime.command import RunError
 from runtime.files import remove_leftovers, write_json, write_text
 from training.config import TrainConfig
 from training.settings_record import resolved_settings
@@ -56,6 +57,11 @@ class Meter:
         """Join the processes' sums (a collective); returns what a checkpoint keeps."""
         if self.local is not None:
             joined = self.accelerator.reduce(self.local, "mean").cpu()
+            if len(self.folded) not in (0, len(joined)):
+                raise RunError(
+                    f"the checkpoint's meter has {len(self.folded)} sums, this run logs "
+                    f"{len(joined)} numbers; the file was altered, resume from another one"
+                )
             self.folded = joined + (self.folded if len(self.folded) else 0.0)
             self.local = None
         return {"sums": self.folded.tolist(), "count": self.count}

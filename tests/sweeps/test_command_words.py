@@ -5,7 +5,6 @@ import pytest
 
 from sweeps.command_words import (
     check_reference,
-    complaint,
     evaluated_steps,
     read_base,
     read_evaluate,
@@ -131,10 +130,3 @@ def test_unknown_models_are_refused(study_config):
     base = study_config().base.replace("SiT-Ti/2", "SiT-X/2")
     with pytest.raises(ValueError, match=r"--base: --model SiT-X/2: no such model"):
         PairStudy(study_config(base=base))
-
-
-def test_complaints_are_found_in_frames_too():
-    framed = (
-        "╭─ Title ───╮\n│ One line  │\n│ goes on.  │\n│ ───────── │\n│ More help │\n╰───────────╯"
-    )
-    assert complaint(framed) == "One line goes on."
