@@ -2,13 +2,14 @@
 # make lint       ruff, its formatter and mypy
 # make test       the test suite, on two cores; JOBS=8 for eight; it ends with its ten slowest
 # make test-slow  the tests that are slow by nature
+# make test-cluster  whole runs on a real SLURM of two nodes, as root
 # make lock       compile requirements.lock from pyproject.toml, where dependencies are declared
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 EXTRAS := --extra experiments --extra dev
 
-.PHONY: demo lint test test-slow lock clean
+.PHONY: demo lint test test-slow test-cluster lock clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/demo.py
@@ -23,6 +24,9 @@ test: .venv/ready
 
 test-slow: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --durations 10
+
+test-cluster: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster --durations 10
 
 # Everything comes hash-checked from the lock file: first uv alone, which then installs the rest.
 .venv/ready: requirements.lock

@@ -2,7 +2,7 @@
 
 Averages are over all processes and over the steps since the last line. Resuming cuts the file back
 to the checkpoint's step and takes the window in progress from the checkpoint, so that the file of
-an interrupted run is that of an uninterrupted one (save for `images_per_second`).
+an interrupted run is that of an uninterrupted one (save for the `MEASURED` numbers).
 """
 
 import dataclasses
@@ -22,6 +22,8 @@ from runtime.command import RunError
 from runtime.files import remove_leftovers, write_json, write_text
 from training.config import TrainConfig
 from training.settings_record import resolved_settings
+
+MEASURED = ("images_per_second", "seconds_per_step", "gpu_memory_gb")  # no two runs share them
 
 
 class Meter:

@@ -12,12 +12,9 @@ from PIL import Image
 
 from models.checkpoint_file import read_checkpoint
 from runtime.outcome import read_outcome
-from training.tracking import read_log
+from training.tracking import MEASURED, read_log
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(missing() is not None, reason=f"a SLURM of two nodes {missing()}"),
-]
+pytestmark = pytest.mark.skipif(missing() is not None, reason=f"a SLURM of two nodes {missing()}")
 SCRIPT = "scripts/slurm.sbatch"
 STEPS = 1000
 TRAIN = [
@@ -63,7 +60,7 @@ def progress(folder: Path) -> int:
 
 def logged(folder: Path) -> list[dict]:
     rows = read_log(folder / "run" / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
+    return [{k: v for k, v in row.items() if k not in MEASURED} for row in rows]
 
 
 def same(a, b) -> bool:
@@ -91,6 +88,7 @@ def trained(cluster, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.cluster
 def test_a_run_that_is_disturbed_is_the_undisturbed_run(cluster, trained, tmp_path):
     words = [SCRIPT, *TRAIN, "--results-dir", tmp_path]
     options = ["--nodes=2", "--time=1", export(tmp_path)]
@@ -116,6 +114,7 @@ def test_a_run_that_is_disturbed_is_the_undisturbed_run(cluster, trained, tmp_pa
     assert same(ours, theirs)
 
 
+@pytest.mark.cluster
 def test_samples_and_latents_are_the_same_bytes(cluster, trained, tmp_path, fork_server):
     checkpoint = trained / "run" / "checkpoints" / f"{STEPS:07d}.pt"
     images, draws = tmp_path / "images", np.random.default_rng(0)
@@ -158,6 +157,7 @@ def test_samples_and_latents_are_the_same_bytes(cluster, trained, tmp_path, fork
         assert (shards / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_for_good_is_not_queued_again(cluster, tmp_path):
     words = [SCRIPT, *TRAIN, "--results-dir", tmp_path, "--global-batch-size", 63]
     job = cluster.submit("--nodes=2", export(tmp_path), *words, folder=tmp_path)
@@ -166,6 +166,7 @@ def test_a_command_that_fails_for_good_is_not_queued_again(cluster, tmp_path):
     assert "--global-batch-size" in read_outcome(tmp_path / "outcome").reason
 
 
+@pytest.mark.slow
 def test_without_a_word_it_is_queued_again_three_times(cluster, imitation, tmp_path):
     options = ["--nodes=1", imitation("echo run >>$RUNS; exit 1"), SCRIPT, "train.py", "--lr", 1]
     job = cluster.submit(*options, folder=tmp_path)
@@ -173,6 +174,7 @@ def test_without_a_word_it_is_queued_again_three_times(cluster, imitation, tmp_p
     assert "without a word and without progress: not queued again" in job.log
 
 
+@pytest.mark.slow
 def test_progress_makes_it_start_counting_anew(cluster, imitation, tmp_path):
     shell = """echo run >>$RUNS
 case $(wc -l <$RUNS) in
@@ -186,6 +188,7 @@ esac"""
     wait_for(lambda: job.hurry() or job.starts == 6, 150)
 
 
+@pytest.mark.slow
 def test_one_task_for_each_gpu(cluster, imitation, tmp_path):
     shell = """[ "$1" = -c ] && exec python3 "$@"
 echo "$SLURM_PROCID $SLURM_LOCALID $SLURM_NODEID $SLURM_STEP_NUM_TASKS $*" >>$RUNS

@@ -82,7 +82,7 @@ def outcomes(request, fork_server, tmp_path_factory):
 
 
 def has_row(item: pytest.Item) -> bool:
-    return "row" in getattr(getattr(item, "callspec", None), "params", {})
+    return isinstance(getattr(getattr(item, "callspec", None), "params", {}).get("row"), Row)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])

@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent, chosen by step, and never trusted."""
 
 import argparse
+import math
 import pickle
 import re
 import signal
@@ -84,7 +85,7 @@ def test_latest_is_by_step_and_passes_over_what_cannot_be_continued(tmp_path):
     content = (tmp_path / "cut.pt").read_bytes()
     (tmp_path / "cut.pt").write_bytes(content[: len(content) // 2])
     save_checkpoint(tmp_path / "text.pt", complete(30, step="thirty"))
-    save_checkpoint(tmp_path / "nan.pt", complete(40, ema={"w": torch.tensor([0.0, float("nan")])}))
+    save_checkpoint(tmp_path / "nan.pt", complete(40, ema={"w": torch.full((9999,), math.nan)}))
     save_checkpoint(tmp_path / "part.pt", {"step": 50})
     with pytest.warns(UserWarning) as warned:
         assert latest_checkpoint(tmp_path).name == "aaa.pt"

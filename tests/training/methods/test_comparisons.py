@@ -34,7 +34,7 @@ from training.config import (
     TrainConfig,
 )
 from training.methods.layer_sync import layer_sync_settings
-from training.tracking import read_log
+from training.tracking import MEASURED, read_log
 
 METHODS = ["dispersive", "sra", "repa", "repa+layer_sync"]
 
@@ -66,7 +66,7 @@ def config(tmp_path, weights):
 def values(folder):
     """What a run logged, without the speed."""
     rows = read_log(folder / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
+    return [{k: v for k, v in row.items() if k not in MEASURED} for row in rows]
 
 
 def run(config):
