@@ -121,7 +121,8 @@ def run_errors(remedy: str) -> Iterator[None]:
     except (RunError, OSError, RuntimeError) as error:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises wherever the program is
         passes = may_pass(error)
-        if isinstance(error, ConnectionError) or "DataLoader worker" in str(error):
+        killed = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+        if killed or isinstance(error, ConnectionError):
             said = str(error).splitlines()[0].rstrip(". ")
             reason = (
                 f"{said}: a data loading process was killed from outside, often for want of "

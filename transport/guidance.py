@@ -39,11 +39,12 @@ class Guidance:
         if interval and not 0 <= interval[0] < interval[1] <= 1:
             raise ValueError(f"guidance interval {interval}: it must be low < high within [0, 1]")
         self.model, self.scale, self.channels, self.interval = model, scale, channels, interval
-        self.null_label: int = model.null_label if scale > 1 else -1  # -1: never looked at
+        self.null_label: int | None = model.null_label if scale > 1 else None
 
     def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         if self.scale == 1 or not self.guided_at(t):
             return self.model(x, t, y)
+        assert self.null_label is not None  # for the scale is above 1
         labels = torch.cat([y, torch.full_like(y, self.null_label)])
         doubled = self.model.forward_with_cfg(
             torch.cat([x, x]), torch.cat([t, t]), labels, self.scale, self.channels

@@ -38,7 +38,8 @@ def test_the_wheel_installs_alone_and_imports_torch_only(tmp_path):
         archive.extractall(installed)
         metadata = archive.read(next(n for n in names if n.endswith("METADATA"))).decode()
     modules = {name for name in names if not name.partition("/")[0].endswith(".dist-info")}
-    assert modules == {f"layersync/{path.name}" for path in (ROOT / "layersync").glob("*.py")}
+    ours = {f"layersync/{path.name}" for path in (ROOT / "layersync").glob("*.py")}
+    assert modules == ours | {"layersync/py.typed"}
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist")]
     assert [line for line in required if "extra ==" not in line] == ["Requires-Dist: torch>=2.6"]
 
