@@ -1,4 +1,4 @@
-"""Samples of a training step with all that they drew."""
+"""The samples of a training step, with everything that was drawn at random for them."""
 
 from dataclasses import dataclass
 
@@ -24,5 +24,5 @@ class Batch:
 
     @property
     def conditions(self) -> dict[str, Tensor]:
-        """Arguments of the network besides x_t and t."""
+        """Return the arguments of the network besides x_t and t."""
         return dict(y=self.labels, force_drop_ids=self.dropped)

@@ -11,7 +11,7 @@ from runtime.flags import free
 
 @dataclass(frozen=True)
 class DataLocation:
-    """Which images and labels, and where they are."""
+    """Settings that say which images and labels are used, and where they are."""
 
     data_path: str | None = free(None)
     """a folder of images in class folders (ImageFolder), of parquet files, or of latents that
@@ -19,9 +19,9 @@ class DataLocation:
     dataset_name: str | None = None
     """the original's name for that, and "digits" (embedded); imagenet-1k if no data is named"""
     image_column: str | None = free(None)
-    """column of the images in parquet files and data sets of the hub; found by its type"""
+    """column of the images in parquet files and hub data sets; found by its type unless given"""
     label_column: str | None = free(None)
-    """column of the labels there; found by its type"""
+    """column of the labels there; found by its type unless given"""
     cache_dir: str | None = free(None)
     """where the hub's files are kept"""
 
@@ -32,18 +32,18 @@ class DataLocation:
 
     @property
     def name_flag(self) -> str:
-        """The flag that names the data."""
+        """Return the flag that names the data."""
         return "--data-path" if self.data_path else "--dataset-name"
 
     @property
     def data_name(self) -> str:
-        """The name of the data as it was given, ImageNet's if none was."""
+        """Return the name of the data as it was given, or ImageNet's if none was given."""
         return self.data_path or self.dataset_name or "imagenet-1k"
 
 
 @dataclass(frozen=True)
 class DataConfig(DataLocation):
-    """Images of one size: all that opening a source takes."""
+    """Settings needed to open a source: where the images are, and their size."""
 
     image_size: int = 256
     """side of the images after ADM's centre crop, pixels"""
@@ -51,7 +51,7 @@ class DataConfig(DataLocation):
 
 @dataclass(frozen=True)
 class TrainingData(DataConfig):
-    """Data as a network learns it: how it is read, its classes, and its codec."""
+    """Data as a network learns from it: how it is read, its classes, and its codec."""
 
     streaming: bool = False
     """read that data as it comes over the network, instead of downloading it first"""

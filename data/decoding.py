@@ -1,7 +1,7 @@
-"""From an image file to uint8 pixels: decoding, for training and evaluation, and ADM's centre crop.
+"""Decoding of image files to uint8 pixels, for training and evaluation, and ADM's centre crop.
 
-A file says how large its image is before it is decoded, so that one which would fill the memory
-(a decompression bomb) is refused for what it says.
+The header of a file gives the size of the image. It is checked before the image is decoded, so that
+an image which would fill the memory (a decompression bomb) is refused.
 """
 
 import errno
@@ -48,8 +48,8 @@ class UnreadableImage(RunError):
 def read_image(source: str | Path | bytes, size: int | None, name: str) -> Tensor:
     """Decode an image file, or its bytes, as a uint8 tensor (3, size, size).
 
-    Without a size it is not cropped: (3, H, W). Raises `UnreadableImage` with that name if the
-    bytes are not those of an image, and `OSError` if the file system does not deliver them.
+    Without a size the image is not cropped: (3, H, W). Raises `UnreadableImage` with that name if
+    the bytes are not those of an image, and `OSError` if the file cannot be read.
     """
     with opened(source, name) as image:
         image = to_rgb(image)
@@ -57,7 +57,7 @@ def read_image(source: str | Path | bytes, size: int | None, name: str) -> Tenso
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """Return the (width, height) that an image file says it has; errors as of `read_image`."""
+    """Return the (width, height) in the header of an image file; errors as in `read_image`."""
     with opened(path, str(path)) as image:
         return image.size
 
@@ -80,7 +80,7 @@ def opened(source: str | Path | bytes, name: str) -> Iterator[Image.Image]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Three channels of 8 bits; 16-bit greys keep their upper byte, transparency is dropped."""
+    """Convert to three channels of 8 bits: 16-bit greys keep the upper byte, no transparency."""
     if image.mode.startswith("I"):  # Pillow's own conversion would clip at 255
         greys = np.asarray(image)
         if greys.min() < 0 or greys.max() > 65535:
@@ -94,8 +94,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """Crop as ADM does: halve with a box filter while at least twice too large, then bicubic
-    to the short side, then the centre square."""
+    """Crop as ADM does.
+
+    The image is halved with a box filter while it is at least twice too large, then resized
+    (bicubic) so that its short side has `size` pixels, then cut to the square in the centre.
+    """
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)

@@ -1,4 +1,4 @@
-"""From what a source gives to x_1, which the network learns to make."""
+"""Conversion of a source's items into x_1, which the network learns to make."""
 
 import torch
 from torch import Tensor
@@ -10,9 +10,9 @@ from runtime.randomness import Streams
 
 
 class Encoding:
-    """A source and its codec: called with a batch of items, it gives x_1.
+    """A source and its codec; called with a batch of items, returns x_1.
 
-    `codec` decodes what the network makes, `latent_shape` is (C, h, w) of x_1.
+    `codec` decodes what the network makes, `latent_shape` is the shape (C, h, w) of x_1.
 
     Raises `ValueError` when source, codec, image size and the model's patches do not fit.
     """
@@ -32,8 +32,8 @@ class Encoding:
             )
 
     def __call__(self, items: Tensor, mirrored: Tensor, draws: Streams) -> Tensor:
-        """Make x_1 (N, *latent_shape), float32, of the source's items (N, *source.shape).
+        """Return x_1 (N, *latent_shape), float32, of the source's items (N, *source.shape).
 
-        The same draws give the same x_1 from images and from latents that were made of them.
+        The same draws give the same x_1 from images and from cached latents of these images.
         """
         return self.source.encode(self.codec, items, mirrored, draws)

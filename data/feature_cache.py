@@ -1,11 +1,11 @@
-"""The feature cache: what REPA's encoder gives for every image and for its mirror, on disk.
+"""The feature cache on disk: REPA's features of every image and of its mirror image.
 
     FOLDER/manifest.json   FeatureSettings, once the cache is complete
     FOLDER/features.npy    (images, 2, T, D) float16: [as it is | mirrored]
     FOLDER/done.npy        (images,) booleans, until it is complete
 
-Image i is image i of the source that it was made of, or of the latents that were made of the same
-source. `scripts/cache_features.py` makes a cache. With DINOv2-B, an image takes 0.79 MB.
+Image i of the cache is image i of the source, or of the latents that were made from that source.
+`scripts/cache_features.py` makes a cache. With DINOv2-B, an image takes 0.79 MB.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ MANIFEST, FEATURES, DONE = "manifest.json", "features.npy", "done.npy"
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """What determines the content of a cache."""
+    """Settings that determine the content of a cache."""
 
     encoder: str  # timm's name
     image_size: int  # pixels, before the encoder's own resizing
@@ -57,18 +57,20 @@ class CachedFeatures:
     def __init__(self, folder: str, expected: dict, batches: StepBatches, mirrors: bool):
         self.batches, self.mirrors = batches, mirrors
         self.settings = read_settings(Path(folder))
-        found = [
+        different = [
             f"{name} {getattr(self.settings, name)} there, {value} here"
             for name, value in expected.items()
             if getattr(self.settings, name) != value
         ]
-        if found:
-            raise ValueError(f"--repa-features {folder} are of something else: {'; '.join(found)}")
+        if different:
+            raise ValueError(
+                f"--repa-features {folder} are of something else: {'; '.join(different)}"
+            )
         self.width = self.settings.width
         self.features = open_npy(Path(folder) / FEATURES)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """(N, T, D), of the mirror where drawn."""
+        """Return the features (N, T, D) of a batch, of the mirror image where it is mirrored."""
         images = self.batches.indices(batch.step, batch.positions)
         views = (batch.mirrored & self.mirrors).int().tolist()
         rows = np.stack([self.features[i, view] for i, view in zip(images, views, strict=True)])
@@ -76,7 +78,7 @@ class CachedFeatures:
 
 
 def read_settings(folder: Path) -> FeatureSettings:
-    """`ValueError` unless there is a complete cache."""
+    """Return the settings of a cache; raise `ValueError` unless it is there and complete."""
     try:
         content = read_json(folder / MANIFEST)
         if not isinstance(content, dict):
@@ -105,7 +107,7 @@ def write_settings(folder: Path, settings: FeatureSettings) -> None:
 
 
 def data_of(source: LatentSource | NamedSource) -> dict:
-    """Return what identifies the images of a source: their number and the list of them."""
+    """Return the number of images of a source, and a fingerprint of the list of them."""
     if not isinstance(source, LatentSource):
         return dict(images=len(source), source_fingerprint=list_fingerprint(source))
     if len(source) != source.settings.images:

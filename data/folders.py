@@ -1,7 +1,7 @@
-"""Folders of images: the one walk through them that training and evaluation share.
+"""Listing of the images in a folder and below it, the same for training and evaluation.
 
-Links are followed, since classes are often links to where the data lies, but a folder is visited
-once: a link to the folder itself, or to one above it, adds nothing.
+Links are followed, because class folders are often links to folders elsewhere. Each folder is
+visited once: a link to the folder itself, or to one above it, adds nothing.
 """
 
 import os
@@ -14,9 +14,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 def walk_images(root: str) -> Iterator[tuple[str, list[str]]]:
     """Yield each folder at or below `root` once, and the sorted names of the images in it.
 
-    Folders come in no particular order. One that can be reached directly and through a link is
+    Folders come in no particular order. A folder that can be reached directly and through a link is
     visited directly; of several links to it, the first in the order of their paths counts.
-    `OSError` names a folder that cannot be listed.
+    Raises `OSError`, which names the folder, when a folder cannot be listed.
     """
     own = os.path.realpath(root)
     visited, starts = {own, *folders_above(own)}, deque([root])
@@ -36,22 +36,22 @@ def walk_images(root: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def class_images(root: str) -> tuple[list[str], list[tuple[str, int]]]:
-    """Return the class names, and (path, label) of each image: one folder of `root` is a class.
+    """Return the class names, and (path, label) of each image; each folder in `root` is a class.
 
     Classes are numbered in the order of their names. Images come class by class, then in the order
-    of their folders' paths, then of their names. `ValueError` for a class without images, and
-    where there are no classes.
+    of their folders' paths, then of their names. Raises `ValueError` for a class without images,
+    and when there are no classes.
     """
     above = {os.path.realpath(root), *folders_above(os.path.realpath(root))}
     with os.scandir(root) as entries:
         folders = sorted(entry.name for entry in entries if entry.is_dir())
     classes = [name for name in folders if os.path.realpath(os.path.join(root, name)) not in above]
-    found: dict[str, list[tuple[str, list[str]]]] = {name: [] for name in classes}
+    folders_of: dict[str, list[tuple[str, list[str]]]] = {name: [] for name in classes}
     for folder, names in walk_images(root):
         name = os.path.relpath(folder, root).split(os.sep)[0]
-        if names and name in found:
-            found[name].append((folder, names))
-    if empty := [name for name in classes if not found[name]]:
+        if names and name in folders_of:
+            folders_of[name].append((folder, names))
+    if empty := [name for name in classes if not folders_of[name]]:
         raise ValueError(
             f"no images ({', '.join(IMAGE_SUFFIXES)}) in the folders of the classes "
             f"{', '.join(empty[:5])}{', ...' * (len(empty) > 5)} that are not in another class "
@@ -62,7 +62,7 @@ def class_images(root: str) -> tuple[list[str], list[tuple[str, int]]]:
     images = [
         (os.path.join(folder, name), label)
         for label, key in enumerate(classes)
-        for folder, names in sorted(found[key])
+        for folder, names in sorted(folders_of[key])
         for name in names
     ]
     return classes, images
@@ -74,7 +74,7 @@ def folders_above(path: str) -> Iterator[str]:
 
 
 def claim(folder: str, visited: set[str]) -> bool:
-    """Note that `folder` is visited; False if it was already."""
+    """Add `folder` to those visited; return False if it was visited before."""
     place = os.path.realpath(folder)
     if place in visited:
         return False

@@ -1,12 +1,12 @@
-"""The files of a latent cache and what they say of themselves: settings, manifest, arrays.
+"""The files of a latent cache: their format, and how each of them is read and checked.
 
     FOLDER/manifest.json         what it holds: CacheSettings, count, shards and their checksums
     FOLDER/moments-00000.npy     (n, 2, 2, C, h, w): [as it is | mirrored] x [mean | std]
     FOLDER/labels-00000.npy      (n,) int64
     FOLDER/progress/             until it is complete: the settings and a record of each shard
 
-What is read here may have been altered: everything is checked, and nothing outside the folder is
-opened. No torch here.
+Files may have been damaged or altered: everything that is read is checked, and nothing outside the
+folder is opened. This file does not import torch.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ LARGEST_SIDE = 2**16  # of images and latents
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """What determines the content of a cache, and the names of where it came from."""
+    """Settings that determine the content of a cache, and the names of its data and codec."""
 
     codec: str  # as --vae names it
     codec_fingerprint: str  # of the autoencoder's weights
@@ -51,7 +51,7 @@ class CacheSettings:
         return 2, 2, self.latent_channels, self.latent_size, self.latent_size
 
     def array_bytes(self, name: str, count: int) -> int:
-        """Size of the moments' or labels' file of `count` images."""
+        """Return the size of the moments' or labels' file of `count` images, in bytes."""
         shape, dtype = self.layout(name, count)
         return len(npy_header(shape, dtype)) + int(np.prod(shape)) * dtype.itemsize
 
@@ -74,24 +74,26 @@ COMPARED = {  # setting: how messages call it. Names and places may change, thes
 
 
 def differences(there: dict, here: dict) -> str:
-    """In what settings differ, of those that `here` has; empty if in nothing."""
-    found = [key for key in COMPARED if key in here and there.get(key) != here[key]]
-    return "; ".join(f"{COMPARED[key]}: {there.get(key)} there, {here[key]} here" for key in found)
+    """Return a text that lists where `there` differs from `here`, empty if nothing differs."""
+    differing = [key for key in COMPARED if key in here and there.get(key) != here[key]]
+    return "; ".join(
+        f"{COMPARED[key]}: {there.get(key)} there, {here[key]} here" for key in differing
+    )
 
 
 def is_latent_cache(root: str | Path) -> bool:
-    """Whether a folder is a cache, complete or not."""
+    """Return whether a folder is a latent cache, complete or not."""
     return read_settings(Path(root)) is not None
 
 
 def read_settings(root: Path) -> dict | None:
     # the manifest twice: the settings vanish once it has appeared
     files = root / MANIFEST, root / PROGRESS / "settings.json", root / MANIFEST
-    return next((found for found in map(read_json, files) if found), None)
+    return next((settings for settings in map(read_json, files) if settings), None)
 
 
 def read_manifest(root: Path) -> dict:
-    """`ValueError` unless there is one, of this format and complete."""
+    """Return the manifest of a complete cache; raise `ValueError` unless there is one."""
     manifest = read_json(root / MANIFEST)
     if manifest is None:
         why = f"it is not complete: give {AGAIN} again" if is_latent_cache(root) else "not a cache"
@@ -109,7 +111,7 @@ def read_manifest(root: Path) -> dict:
 
 
 def check_manifest(manifest: dict) -> None:
-    """Raise `ValueError` unless it is one that `CacheWriter.finish` could have written."""
+    """Raise `ValueError` unless `CacheWriter.finish` could have written this manifest."""
     settings = from_dict(CacheSettings, manifest)
     if settings.dtype not in ("float16", "float32"):
         raise ValueError(f"dtype is {settings.dtype!r}")
@@ -143,7 +145,7 @@ def check_shard_entry(name: str, shard: dict, first: int) -> None:
 
 
 def check_array(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """`ValueError` unless the file is there with exactly this header and size."""
+    """Raise `ValueError` unless the file is there with exactly this header and size."""
     try:
         with readable(path, ".npy"), open(path, "rb") as file:
             *there, fortran = read_header(file)
@@ -171,7 +173,7 @@ def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
 
 
 def file_size(path: Path) -> int:
-    """In bytes; 0 if there is none."""
+    """Return the size of a file in bytes, 0 if there is no such file."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -184,7 +186,7 @@ def file_sha256(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict | None:
-    """A JSON file of this module, None if there is none; `ValueError` if it is damaged."""
+    """Read a JSON file of a cache, None if it is missing; raise `ValueError` if it is damaged."""
     try:
         content = schema.read_json(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Writing a latent cache: by any number of processes that never talk to each other.
+"""Writing of a latent cache by any number of processes that need not communicate.
 
 The format is described in data/latent_manifest.py.
 """
@@ -35,10 +35,10 @@ LOCK = "lock"  # in the folder of what is not finished
 
 
 class CacheWriter:
-    """The folder while it is being made, by any number of processes that never talk to each other.
+    """The folder of a cache while processes write it, which need not communicate.
 
-    Shard k has the images k S ... (k + 1) S - 1 of the source. Files appear by renaming and a
-    shard's record comes last, so that what has a record is whole.
+    Shard k has the images k S ... (k + 1) S - 1 of the source. Each file is written under another
+    name and then renamed. The record of a shard comes last, so a shard with a record is complete.
     """
 
     def __init__(self, root: str | Path, settings: CacheSettings):
@@ -49,7 +49,7 @@ class CacheWriter:
         self.listed: dict | None = None
 
     def check_folder(self) -> None:
-        """`ValueError` if the folder holds anything else than this cache."""
+        """Raise `ValueError` if the folder holds anything else than this cache."""
         if self.root.exists() and not self.root.is_dir():
             raise ValueError(f"--out {self.root}: it is not a folder")
         # listed before the settings are read: another process may be writing them
@@ -57,17 +57,17 @@ class CacheWriter:
         there = read_settings(self.root)
         if there is None and present - {PROGRESS}:
             raise ValueError(f"--out {self.root}: holds other files; give a new or empty folder")
-        found = differences(there, dataclasses.asdict(self.settings)) if there else ""
-        if found:
+        different = differences(there, dataclasses.asdict(self.settings)) if there else ""
+        if different:
             raise ValueError(
-                f"--out {self.root} is a cache of other settings ({found}): "
+                f"--out {self.root} is a cache of other settings ({different}): "
                 f"give another --out, or remove that folder"
             )
 
     def lock(self) -> OutputLock:
         """Make this launch the only one that writes the cache.
 
-        `ValueError` when the folder cannot be written, or when another launch keeps it.
+        Raises `ValueError` when the folder cannot be written, or when another launch has it.
         """
         name = f"--out {self.root}"
         check_folder_writable(self.root, name)
@@ -81,7 +81,7 @@ class CacheWriter:
             self.write(f"{PROGRESS}/settings.json", to_json(dataclasses.asdict(self.settings)))
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a small file, all of it or nothing."""
+        """Write a small file, completely or not at all."""
         write_bytes(self.root / name, content)
 
     def images_of(self, k: int) -> range:
@@ -92,7 +92,7 @@ class CacheWriter:
         return self.root / f"{name}-{k:05d}.npy"
 
     def finished(self, k: int) -> bool:
-        """Whether shard k is there, whole and recorded."""
+        """Return whether shard k is complete: its files are whole and it has a record."""
         if k not in self.records:
             # in this order: the records vanish only after the manifest has appeared
             record = read_json(self.progress / f"{k:05d}.json") or self.listed_record(k)
@@ -109,7 +109,7 @@ class CacheWriter:
         return k in self.records
 
     def valid(self, record: dict, k: int) -> bool:
-        """Whether a record is one that `ShardWriter` could have written of shard k."""
+        """Return whether `ShardWriter` could have written this record of shard k."""
         try:
             for name, kind in (("count", int), ("unreadable", list), ("sha256", dict)):
                 check_value(name, record.get(name), kind)
@@ -118,7 +118,7 @@ class CacheWriter:
         return record["count"] + len(record["unreadable"]) == len(self.images_of(k))
 
     def listed_record(self, k: int) -> dict | None:
-        """What the manifest of a complete cache says about shard k."""
+        """Return the record of shard k in the manifest of a complete cache, None without one."""
         if not self.listed:
             if read_json(self.root / MANIFEST) is None:
                 return None
@@ -127,18 +127,18 @@ class CacheWriter:
         return {**self.listed["shards"][k], "unreadable": unreadable}
 
     def complete(self) -> bool:
-        """Whether all shards are finished. The manifest is then to be written, or is there."""
+        """Return whether all shards are finished; the manifest may still have to be written."""
         return all(self.finished(k) for k in range(self.shards))
 
     def images_written(self) -> int:
-        """By all processes so far, in whole and in growing shards."""
+        """Return how many images all processes have written, unfinished shards included."""
         header, one = (self.settings.array_bytes("moments", count) for count in (0, 1))
         sizes = [file_size(path) for path in self.root.glob("**/moments-*")]
         written = sum(max(0, size - header) for size in sizes) // (one - header)
         return min(written, self.settings.images)
 
     def bytes_needed(self) -> int:
-        """Disk space that the unfinished shards will take."""
+        """Return the disk space that the unfinished shards will take, in bytes."""
         counts = [len(self.images_of(k)) for k in range(self.shards) if not self.finished(k)]
         names = ("moments", "labels")
         total = sum(self.settings.array_bytes(name, count) for count in counts for name in names)
@@ -146,11 +146,11 @@ class CacheWriter:
         return max(0, total - sum(file_size(path) for path in self.progress.glob("moments-*")))
 
     def unreadable(self) -> list[dict]:
-        """index, image and error of each image that could not be read, once complete."""
+        """Return index, image and error of each unreadable image; all shards must be finished."""
         return [entry for k in range(self.shards) for entry in self.records[k]["unreadable"]]
 
     def reject(self) -> None:
-        """Forget the shards with unreadable images, so that the next run reads these again."""
+        """Remove the shards with unreadable images, so that the next run reads these again."""
         for k in range(self.shards):
             if self.records[k]["unreadable"]:
                 (self.progress / f"{k:05d}.json").unlink(missing_ok=True)
@@ -172,7 +172,7 @@ class CacheWriter:
 
 
 class ShardWriter:
-    """Shard k, batch by batch: with ShardWriter(cache, k) as shard: shard.add(...)."""
+    """Writer of shard k, batch by batch: with ShardWriter(cache, k) as shard: shard.add(...)."""
 
     def __init__(self, cache: CacheWriter, k: int):
         self.cache, self.k = cache, k
@@ -199,7 +199,7 @@ class ShardWriter:
         return npy_header(*self.cache.settings.layout("moments", count))
 
     def add(self, moments: np.ndarray, labels: list[int], unreadable: list[dict]) -> None:
-        """The next images.
+        """Add the next images to the shard.
 
         Args:
             moments: (n, 2, 2, C, h, w), in the cache's dtype.

@@ -1,6 +1,6 @@
-"""The latent cache: the autoencoder's posterior for every image and for its mirror, on disk.
+"""The latent cache on disk: the autoencoder's posterior of every image and of its mirror image.
 
-The moments are as the autoencoder gives them, not scaled: a latent is
+The cached means and standard deviations are not scaled: a latent is
 (mean + std * noise) * scaling_factor, which is what `VAECodec.encode` computes.
 `scripts/cache_latents.py` makes a cache, `LatentSource` reads it. The files are described in
 data/latent_manifest.py.
@@ -30,11 +30,11 @@ from runtime.schema import from_dict
 
 
 class LatentSource(Dataset):
-    """A complete cache: (moments (2, 2, C, h, w), int label), for `sample_posterior`.
+    """A source that reads a complete cache: (moments (2, 2, C, h, w), int label) of each image.
 
-    Index i is image i of the source it was made of, as long as no image was left out. Opening
-    checks that every file is there with the right size and header; `ValueError` names one that is
-    not. Processes that inherit or unpickle it open the files for themselves.
+    Index i is image i of the source that the cache was made from, if no image was left out.
+    Opening checks that every file is there with the right size and header, and raises `ValueError`
+    for the first that is not. Each process that inherits or unpickles it opens the files itself.
     """
 
     latents = mirrors = True
@@ -61,7 +61,7 @@ class LatentSource(Dataset):
         return moments[0], int(labels[0])
 
     def __getitems__(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """A whole batch: moments (N, 2, 2, C, h, w) in the cache's dtype, labels (N,) int64."""
+        """Return a batch: moments (N, 2, 2, C, h, w) in the cache's dtype, labels (N,) int64."""
         indices = np.asarray(positions)
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
             raise IndexError(f"{self.root} holds {len(self)} latents: {indices.max()} asked for")
@@ -76,7 +76,7 @@ class LatentSource(Dataset):
         return moments, self.labels[torch.from_numpy(indices).long()]
 
     def read_labels(self, shard: dict) -> np.ndarray:
-        """int64 (n,); `ValueError` for labels of classes that there are not."""
+        """Read a shard's labels, int64 (n,); raise `ValueError` if one is outside the classes."""
         labels = np.load(self.root / shard["labels"])
         outside = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
         if len(outside):
@@ -96,7 +96,7 @@ class LatentSource(Dataset):
         return {**self.__dict__, "maps": None}
 
     def verify(self, checksums: bool = False) -> None:
-        """Check every shard, its bytes too with `checksums`; `ValueError` names a bad file."""
+        """Check every shard, with `checksums` every byte; raise `ValueError` for a bad file."""
         for shard in self.shards:
             self.check_shard(shard, checksums)
 
@@ -108,26 +108,26 @@ class LatentSource(Dataset):
                 raise damaged(path, "altered, its checksum is not the manifest's")
 
     def encode(self, codec: Codec, items: Tensor, mirrored: Tensor, draws: Streams) -> Tensor:
-        """Draw x_1 (N, C, h, w) from moments (N, *shape), as encoding the images would."""
+        """Draw x_1 (N, C, h, w) from moments (N, *shape), the same as from the images."""
         return sample_posterior(items, mirrored, draws.normal(self.shape[2:]), self.scale)
 
     def check_codec(self, codec: Codec, image_size: int) -> None:
-        """`ValueError` unless the cache was made with this autoencoder at this image size."""
+        """Raise `ValueError` unless the cache is of this autoencoder and this image size."""
         if not isinstance(codec, VAECodec):
             raise ValueError(
                 f"--vae {codec.name}: {self.given} {self.root} holds latents; give --vae "
                 f"{self.codec}"
             )
         here = dict(codec_fingerprint=weights_fingerprint(codec.vae), image_size=image_size)
-        if found := differences(self.manifest, here | {"scaling_factor": codec.scale}):
+        if different := differences(self.manifest, here | {"scaling_factor": codec.scale}):
             raise ValueError(
-                f"{self.given} {self.root} holds latents of another codec or size ({found}): "
+                f"{self.given} {self.root} holds latents of another codec or size ({different}): "
                 f"change the flags (it was made with --vae {self.codec}), or make another cache"
             )
 
 
 def sample_posterior(moments: Tensor, mirrored: Tensor, noise: Tensor, scale: float) -> Tensor:
-    """Latents x_1 (N, C, h, w), float32, as `VAECodec.encode` draws them.
+    """Draw latents x_1 (N, C, h, w), float32, as `VAECodec.encode` does.
 
     Args:
         moments: (N, 2, 2, C, h, w), [as it is | mirrored] x [mean | std].
@@ -141,10 +141,10 @@ def sample_posterior(moments: Tensor, mirrored: Tensor, noise: Tensor, scale: fl
 
 
 def encode_moments(codec, images: Tensor) -> Tensor:
-    """uint8 (N, 3, H, W) to moments (N, 2, 2, C, h, w), float32, of a `VAECodec`."""
+    """Encode uint8 images (N, 3, H, W) as a `VAECodec`'s moments (N, 2, 2, C, h, w), float32."""
     return torch.stack([codec.moments(view) for view in (images, images.flip(-1))], 1)
 
 
 def weights_fingerprint(network: torch.nn.Module) -> str:
-    """The first 16 hex digits of the SHA-256 over names and values of the weights."""
+    """Return the first 16 hex digits of the SHA-256 of names and values of the weights."""
     return hash_weights(network.state_dict())[:16]

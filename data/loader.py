@@ -1,4 +1,4 @@
-"""How a process's share of the data reaches it: loaders."""
+"""Loaders, which give each process its share of the data."""
 
 from typing import Any
 
@@ -16,9 +16,9 @@ def as_it_is(batch):
 
 
 def make_loader(source: Source, batches: StepBatches, num_workers: int) -> DataLoader:
-    """Batches (images, labels) of one process, in order.
+    """Return an iterable of one process's batches (images, labels), in order.
 
-    A source with `__getitems__` gives them whole, and a stream makes them itself.
+    A source with `__getitems__` gives whole batches, and a stream makes its batches itself.
     """
     common: dict[str, Any] = dict(
         worker_init_fn=obey_parent_only, pin_memory=torch.cuda.is_available()

@@ -8,10 +8,10 @@ from runtime.randomness import epoch_order
 
 
 class StepBatches:
-    """For each step from `first_step`, the dataset indices of one process's share of the batch.
+    """Data set indices of one process's share of the batch, for each step from `first_step`.
 
-    An epoch visits the data in an order drawn from (seed, epoch) and drops what does not fill a
-    batch. Process r of W takes positions r B/W ... (r+1) B/W - 1 of the global batch B.
+    An epoch visits the data in an order drawn from (seed, epoch) and drops the rest that does not
+    fill a batch. Process r of W takes positions r B/W ... (r+1) B/W - 1 of the global batch B.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class StepBatches:
             yield self.indices(step, self.shard)
 
     def indices(self, step: int, positions: range) -> list[int]:
-        """Of the samples at these positions of a step's global batch."""
+        """Return the data set indices at these positions of a step's global batch."""
         epoch, k = divmod(step, self.length // self.batch)
         if epoch != self.epoch:
             self.epoch, self.order = epoch, epoch_order(self.seed, epoch, self.length)
@@ -38,9 +38,9 @@ class StepBatches:
 
 
 def batch_shard(global_batch_size: int, rank: int, world_size: int, parts: int = 1) -> range:
-    """Positions of a process in the global batch, which it sees in `parts` equal parts.
+    """Return a process's positions in the global batch, which it sees in `parts` equal parts.
 
-    `ValueError` when the batch cannot be shared evenly.
+    Raises `ValueError` when the batch cannot be shared evenly.
     """
     local, rest = divmod(global_batch_size, world_size)
     if rest or local % parts:

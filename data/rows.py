@@ -1,4 +1,4 @@
-"""Data sets of rows: a name on the Hugging Face hub or parquet files, and their columns."""
+"""Data sets that consist of rows: data sets of the Hugging Face hub, and parquet files."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ HUB_NAMES = {"imagenet-1k": "ILSVRC/imagenet-1k"}  # the original's spelling, an
 
 
 class Columns:
-    """Which columns of a `datasets` data set are image and label: found by type, or given."""
+    """The image and label columns of a `datasets` data set: as given, else found by type."""
 
     def __init__(self, where: str, features: dict, image: str | None, label: str | None):
         import datasets
@@ -26,16 +26,16 @@ class Columns:
     def find(self, flag: str, given: str | None, kind: type) -> str:
         if given is not None and given in self.features:
             return given
-        found = [name for name, feature in self.features.items() if isinstance(feature, kind)]
-        if len(found) == 1 and given is None:
-            return found[0]
-        what = f"no column {given}" if given else f"{len(found)} columns of type {kind.__name__}"
+        matches = [name for name, feature in self.features.items() if isinstance(feature, kind)]
+        if len(matches) == 1 and given is None:
+            return matches[0]
+        what = f"no column {given}" if given else f"{len(matches)} columns of type {kind.__name__}"
         raise ValueError(
             f"{self.where} has {what}; give {flag} with one of {', '.join(self.features)}"
         )
 
     def read(self, row: dict, size: int, name: str) -> tuple[Tensor, int]:
-        """The image and label of a row whose image is not decoded."""
+        """Return the image (3, size, size) and the label of a row, and decode the image."""
         image = row[self.image]
         if not isinstance(image, dict):
             raise ValueError(
@@ -47,7 +47,7 @@ class Columns:
 
 
 def load_rows(given: str, name: str, c: DataConfig, streaming: bool):
-    """The "train" split that `datasets` finds by that name, and its `Columns`."""
+    """Return the "train" split that `datasets` loads by that name, and its `Columns`."""
     import datasets
 
     where = {"path": HUB_NAMES.get(name, name)}

@@ -1,4 +1,4 @@
-"""What every source of data has in common, whether it gives images or cached latents."""
+"""The interface of every source of data, whether it gives images or cached latents."""
 
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ from runtime.randomness import Streams
 
 
 class Source(Protocol):
-    """Images, or what was made of them, with their labels. Nothing in a source is random."""
+    """Images, or latents of them, with their labels. Nothing in a source is random."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -30,11 +30,11 @@ class Source(Protocol):
 
     @property
     def mirrors(self) -> bool:
-        """Whether a mirrored image still shows its class."""
+        """True if a mirrored image still shows its class."""
 
     @property
     def latents(self) -> bool:
-        """Whether items are moments of cached latents instead of images."""
+        """True if items are moments of cached latents instead of images."""
 
     def __len__(self) -> int: ...
 
@@ -51,7 +51,7 @@ class Source(Protocol):
 
 
 class IndexedSource(Source, Protocol):
-    """A source whose items can be taken in any order, as opposed to a stream (data/streams.py)."""
+    """A source whose items can be read in any order, unlike those of a stream (data/streams.py)."""
 
     labels: Any
     """(N,), of all items: an array or a tensor of integers"""
@@ -61,14 +61,14 @@ class IndexedSource(Source, Protocol):
 
 
 class NamedSource(IndexedSource, Protocol):
-    """A source of images as they are stored, each of which can be named to the user."""
+    """A source of images, each of which has a name for messages."""
 
     def name(self, index: int) -> str:
-        """Return what to call an image in messages: its path, or its row."""
+        """Return the name of an image in messages: its path, or its row."""
 
 
 class ImageSource:
-    """The side of a `Source` that all sources of images share; they set `channels`."""
+    """The part of a `Source` that all sources of images share; they set `channels`."""
 
     channels: int = 3
     mirrors: bool = True
@@ -88,7 +88,7 @@ class ImageSource:
             )
 
     def encode(self, codec: Codec, items: Tensor, mirrored: Tensor, draws: Streams) -> Tensor:
-        """Mirror where drawn, then encode with draws of each sample's own stream."""
+        """Mirror images where `mirrored` is True, then encode each with its sample's stream."""
         images = mirror(items, mirrored) if self.mirrors else items
         return codec.encode(images, draws.normal)
 

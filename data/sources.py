@@ -1,4 +1,4 @@
-"""Images and labels: folders, the hub, parquet files, the digits, and latents made of them.
+"""Sources of images and labels: folders, the hub, parquet files, digits, and their latents.
 
 Each is a `Source` (data/source_protocol.py). A new kind of data is a class here, or in a file of
 its own, and a line in `open_source`.
@@ -22,12 +22,13 @@ from data.rows import HUB_NAMES, load_rows
 from data.source_protocol import ImageSource, IndexedSource, NamedSource, Source
 from data.streams import StreamSource
 from runtime.hub import is_hub_name
+from runtime.processes import told_by_first
 
 AnySource = TypeVar("AnySource", bound=Source)
 
 
 def load_source(c: TrainingData, batch: int) -> Source:
-    """Open the data that a run's flags name; `ValueError` when it is missing or does not fit them.
+    """Open the data that a run's flags name; raise `ValueError` if it is missing or does not fit.
 
     Args:
         batch: --global-batch-size, which an epoch must fill once.
@@ -41,7 +42,7 @@ def load_indexed(c: TrainingData, batch: int, given: str | None = None) -> Index
     """Open data as `load_source` does, but never as a stream.
 
     Args:
-        given: the flag that errors name, unless it is --data-path or --dataset-name.
+        given: the flag to name in errors, unless it is --data-path or --dataset-name.
     """
     source = check_sizes(open_source(c, given), c, batch, given)
     if source.num_classes is None:
@@ -52,7 +53,7 @@ def load_indexed(c: TrainingData, batch: int, given: str | None = None) -> Index
 def check_sizes(
     source: AnySource, c: TrainingData, batch: int, given: str | None = None
 ) -> AnySource:
-    """Return the source; `ValueError` for more classes than the flags say, and for few images."""
+    """Return the source; raise `ValueError` for too many classes, and for too few images."""
     if (source.num_classes or 0) > c.num_classes:
         which = f"the data of {given}" if given else "the data"
         raise ValueError(f"--num-classes {c.num_classes}: {which} has {source.num_classes} classes")
@@ -64,12 +65,12 @@ def check_sizes(
 
 
 def open_source(c: DataConfig, given: str | None = None) -> IndexedSource:
-    """Open what data_path or dataset_name of `c` names, with its other data flags.
+    """Open the data that data_path or dataset_name of `c` names, with its other data flags.
 
     Args:
-        given: the flag that errors name, unless it is --data-path or --dataset-name.
+        given: the flag to name in errors, unless it is --data-path or --dataset-name.
 
-    `ValueError` when there is no such data, or when it is not what the flags say.
+    Raises `ValueError` when there is no such data, or when it does not fit the flags.
     """
     given, name = given or c.name_flag, c.data_name
     if is_row_data(name, c):
@@ -84,14 +85,14 @@ def open_source(c: DataConfig, given: str | None = None) -> IndexedSource:
 
 
 def open_stream(c: TrainingData) -> StreamSource:
-    """Open the same data, to be read as it comes; `ValueError` when it cannot be."""
+    """Open the same data as a stream; raise `ValueError` when it cannot be streamed."""
     if not is_row_data(c.data_name, c):
         refuse_without_rows(c.name_flag, c.data_name, {"--streaming": True})
     return StreamSource(c.name_flag, c.data_name, c)
 
 
 def refuse_without_rows(given: str, name: str, flags: dict) -> None:
-    """Refuse those of these flags that are set, which only data in rows can obey."""
+    """Raise `ValueError` if one of these flags is set, which only data in rows can obey."""
     for flag, value in flags.items():
         if value:
             raise ValueError(
@@ -101,7 +102,7 @@ def refuse_without_rows(given: str, name: str, flags: dict) -> None:
 
 
 def is_row_data(name: str, c: DataConfig) -> bool:
-    """Whether it is for `datasets` to find: parquet files, or a name on the hub."""
+    """Return whether `datasets` loads this data: parquet files, or a name on the hub."""
     if Path(name).is_dir():
         return any(any(Path(name).glob(pattern)) for pattern in ("*.parquet", "data/*.parquet"))
     if name == "digits" or name.startswith(("/", "~", "../")):
@@ -111,7 +112,7 @@ def is_row_data(name: str, c: DataConfig) -> bool:
 
 
 def list_fingerprint(source: NamedSource) -> str:
-    """16 hex digits that change when an image is added, removed, renamed or relabelled."""
+    """Return 16 hex digits that change with the list of images, their names and their labels."""
     labels = source.labels.tolist()
     lines = (f"{source.name(i)}\t{label}\n" for i, label in enumerate(labels))
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
@@ -123,19 +124,20 @@ def check_labels(labels: np.ndarray, num_classes: int, who: str = "its features 
         first = outside[0]
         raise ValueError(
             f"row {first} of the data: label {labels[first]}, {who} there are {num_classes} "
-            f"classes; mend the labels ({len(outside)} of {len(labels)} are outside)"
+            f"classes; correct the labels ({len(outside)} of {len(labels)} are outside)"
         )
 
 
 class FolderSource(ImageSource, Dataset):
-    """An ImageFolder: one folder of images per class, classes numbered in alphabetical order."""
+    """Images in one folder per class (ImageFolder), classes numbered in alphabetical order."""
 
     def __init__(self, given: str, root: str, image_size: int):
         if not Path(root).is_dir():
             kind = "a file; give the folder" if Path(root).exists() else "no such folder"
             raise ValueError(f"{given} {root}: {kind}")
         try:
-            classes, images = class_images(root)
+            # millions of files, walked once: by the first process, if there is a group
+            classes, images = told_by_first(lambda: class_images(root))
         except ValueError as error:
             raise ValueError(
                 f"{given} {root}: it must hold one folder of images for each class, or "
@@ -157,7 +159,7 @@ class FolderSource(ImageSource, Dataset):
 
 
 class RowSource(ImageSource, Dataset):
-    """A `datasets` name on the hub or a local folder of parquet files; split "train"."""
+    """Images in rows: a `datasets` name on the hub or local parquet files; split "train"."""
 
     def __init__(self, given: str, name: str, c: DataConfig):
         self.rows, self.columns = load_rows(given, name, c, streaming=False)

@@ -1,10 +1,10 @@
-"""Data that is read as it comes over the network, in an order that is still a function of the seed.
+"""Streams: data that is read over the network during training, in an order set by the seed.
 
-The data's files are dealt out to L lanes, each of which reads its own in a drawn order and through
-a buffer from which rows are drawn. Positions l B/L ... (l + 1) B/L - 1 of the global batch B are
-lane l's. So a batch does not depend on the number of processes, a process reads only the lanes of
-its own positions, and a run continues where it was: by reading what the epoch has already given
-again, without decoding it.
+The data's files are divided among L lanes. Each lane reads its own files in a random order, through
+a buffer from which rows are drawn. Positions l B/L ... (l + 1) B/L - 1 of the global batch B come
+from lane l. So a batch does not depend on the number of processes, and a process reads only the
+lanes of its own positions. A resumed run reads the rows again that the epoch has already given, but
+does not decode them.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ BUFFER = 16_384  # rows, not decoded, over all lanes
 
 
 class StreamSource(ImageSource):
-    """The "train" split of a `datasets` name or parquet folder, streamed."""
+    """A stream of the "train" split of a `datasets` name or a folder of parquet files."""
 
     def __init__(self, given: str, name: str, c: TrainingData):
         self.rows, self.columns = load_rows(given, name, c, streaming=True)
@@ -39,7 +39,7 @@ class StreamSource(ImageSource):
         return self.length
 
     def batches(self, order: StepBatches, threads: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each step of `order`, this process's images (n, 3, H, W) and labels (n,)."""
+        """Yield this process's images (n, 3, H, W) and labels (n,) for each step of `order`."""
         with ThreadPoolExecutor(max(1, threads)) as pool:
             for rows in self.rows_of_steps(order):
                 images, labels = zip(*pool.map(self.read, rows), strict=True)
@@ -64,9 +64,10 @@ class StreamSource(ImageSource):
             yield rows[first : first + len(shard)]
 
     def lane(self, seed: int, epoch: int, lane: int, count: int) -> Iterator[tuple[str, dict]]:
-        """(name, row) of a lane, from the beginning of an epoch; shorter lanes start again.
+        """Yield (name, row) of a lane from the beginning of an epoch; short lanes start again.
 
-        Shuffled here, not by `datasets`, whose order depends on its version and on the process.
+        Rows are shuffled here and not by `datasets`, whose order depends on its version and on the
+        process.
         """
         generator = np.random.default_rng((ORDER, seed, epoch, lane))
         files, size = range(lane, self.rows.num_shards, count), max(1, BUFFER // count)
@@ -96,7 +97,7 @@ class StreamSource(ImageSource):
 
 
 class StreamedBatches(IterableDataset):
-    """A stream's batches for the loader, decoded by threads: one process reads the network once."""
+    """A stream's batches for the loader; threads decode, so a process reads each file once."""
 
     def __init__(self, source: StreamSource, order: StepBatches, threads: int):
         self.source, self.order, self.threads = source, order, threads
@@ -109,12 +110,12 @@ class StreamedBatches(IterableDataset):
 
 
 def lane_count(batch: int, files: int) -> int:
-    """The most lanes that divide the batch evenly and have a file each."""
+    """Return the largest number of lanes that divides the batch and leaves each lane a file."""
     return max(lanes for lanes in range(1, min(batch, files) + 1) if batch % lanes == 0)
 
 
 def count_rows(rows, name: str, cache_dir: str | None) -> int:
-    """From what the data says of itself, or from the footers of its parquet files."""
+    """Return the number of rows, from the data's description or from its parquet footers."""
     if rows.info.splits and rows.info.splits["train"].num_examples:
         return rows.info.splits["train"].num_examples
     import datasets

@@ -13,7 +13,7 @@ __all__ = list(PUBLIC)
 
 
 def __getattr__(name: str):
-    """Load what is asked for: `python -m evaluation --help` answers without torch."""
+    """Import a public name when it is first used: `--help` answers without torch."""
     if name not in PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(PUBLIC[name]), name)

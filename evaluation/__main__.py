@@ -6,8 +6,8 @@
     python -m evaluation table results.csv                 # Markdown of many evaluations
     python -m evaluation samples.npz --ref digits          # small images, in pixel space
 
-Prints a table, writes samples.metrics.json beside the samples, their recipe in it, and adds a line
-to results.csv there.
+Prints a table, writes samples.metrics.json beside the samples, with their recipe, and adds a line
+to results.csv in the same folder.
 """
 
 import sys
@@ -90,7 +90,7 @@ def run_score(config: Score) -> None:
 
 
 def open_samples(config: Score):
-    """The samples; `ValueError` if they cannot give what is asked for."""
+    """Open the samples; raise `ValueError` if the scores cannot be computed from them."""
     from evaluation.image_sets import ARRAY, open_images
     from evaluation.scorers import DIGITS, digits_set
     from evaluation.scoring import K
@@ -114,7 +114,7 @@ def open_samples(config: Score):
 
 
 def report(config: Score, *, samples, scorer, scores, out: Path, results: Path) -> None:
-    """Print, write the record, add a line."""
+    """Print the scores, write their record, and add a line to the results."""
     from evaluation.results import append_line, format_scores, result_line, write_record
 
     about = scorer.describe(scores)

@@ -1,8 +1,8 @@
-"""How much FID and Inception Score would vary with other samples of the same model.
+"""Bootstrap: how much FID and Inception Score would vary with other samples of the same model.
 
-N samples are drawn again from the N there are, with replacement, many times over. Such a set has
-repeated images, which alone raises FID and lowers IS; so the spread of the values is used and not
-their place:  value +- 1.96 standard deviations.
+From the N samples, N are drawn with replacement, many times. A drawn set has repeated images, which
+alone raises FID and lowers IS. So only the spread of the drawn values is used, around the value of
+the real set:  value +- 1.96 standard deviations.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def deviations(
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> dict[str, float]:
-    """Standard deviation of {"fid", "inception_score"} over resamples.
+    """Return the standard deviation of {"fid", "inception_score"} over resamples.
 
     Args:
         pool: features of the samples (N, D).
@@ -34,19 +34,19 @@ def deviations(
         resamples: number of sets drawn, at least 2.
     """
     random = np.random.default_rng(seed)
-    found: dict[str, list[float]] = {"fid": [], "inception_score": []}
+    drawn_scores: dict[str, list[float]] = {"fid": [], "inception_score": []}
     for _ in over(range(resamples), "bootstrap", "resample"):
         chosen = random.integers(len(pool), size=len(pool))
         drawn = weighted_statistics(pool, np.bincount(chosen, minlength=len(pool)), device)
-        found["fid"].append(distance(*drawn))
-        found["inception_score"].append(inception_score(probs[chosen]))
-    return {name: float(np.std(values, ddof=1)) for name, values in found.items()}
+        drawn_scores["fid"].append(distance(*drawn))
+        drawn_scores["inception_score"].append(inception_score(probs[chosen]))
+    return {name: float(np.std(values, ddof=1)) for name, values in drawn_scores.items()}
 
 
 def weighted_statistics(
     features: np.ndarray, counts: np.ndarray, device: torch.device | str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance of a set that holds row i of `features` counts[i] times."""
+    """Return mean and covariance of a set that holds row i of `features` counts[i] times."""
     images, total = torch.from_numpy(features), int(counts.sum())
     weights = torch.from_numpy(counts).to(device, torch.float64)
     shift = images[:ROWS].to(device, torch.float64).mean(dim=0)  # near the mean, for rounding

@@ -14,29 +14,29 @@ if TYPE_CHECKING:
 
 
 def open_source(data: str, image_size: int | None, array: str = "arr_0") -> ImageSet:
-    """The images of a folder, a parquet file, an .npz, an .npy or a data set on the hub.
+    """Open the images of a folder, a parquet file, an .npz, an .npy or a data set on the hub.
 
     Args:
-        image_size: what they are cropped to; None leaves them, if they have one size.
+        image_size: side to crop them to; with None they stay as they are and must have one size.
 
-    Raises `ValueError` when there are none or when they do not fit.
+    Raises `ValueError` when there are no images or when they have other sizes.
     """
     path = Path(data)
     if path.is_dir() and not any([*path.glob("*.parquet"), *path.glob("data/*.parquet")]):
         return open_folder(path, image_size)
     if path.is_file() and path.suffix != ".parquet":
-        found = open_images(path, array)
-        if image_size and found.shape[:2] != (image_size, image_size):
+        images = open_images(path, array)
+        if image_size and images.shape[:2] != (image_size, image_size):
             raise ValueError(
                 f"--image-size {image_size}: {data} holds images of "
-                f"{found.shape[0]}x{found.shape[1]}, which are not resized"
+                f"{images.shape[0]}x{images.shape[1]}, which are not resized"
             )
-        return found
+        return images
     return open_data_set(data, image_size)
 
 
 def open_data_set(data: str, image_size: int | None) -> ImageSet:
-    """By its name on the hub, or local parquet files; split "train"."""
+    """Open a data set by its name on the hub, or local parquet files; split "train"."""
     from data.sources import RowSource  # imports torch
 
     if image_size is None:
@@ -50,7 +50,7 @@ def open_data_set(data: str, image_size: int | None) -> ImageSet:
 
 
 class DataSetImages:
-    """A source as one array of images, decoded when sliced."""
+    """The images of a data set as one array, decoded when sliced."""
 
     dtype = np.dtype(np.uint8)
 

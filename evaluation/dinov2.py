@@ -18,7 +18,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class DinoV2(nn.Module):
-    """uint8 images (N, 3, H, W) to {"dinov2": (N, D)}; D is 1024 for ViT-L.
+    """Extractor of features {"dinov2": (N, D)} from uint8 images (N, 3, H, W); ViT-L: D = 1024.
 
     Args:
         weights: a local file; None takes timm's from the Hugging Face hub.

@@ -4,8 +4,8 @@
     scores = evaluator.evaluate(batches)                           # on every process
     scores.metrics["fid"]                                          # on the first; None elsewhere
 
-The features of the reference are taken once, so that an evaluator can score many sets of samples,
-as of a network in training.
+The features of the reference are computed once, so that an evaluator can score many sets of
+samples, as in the evaluation of a network during training.
 """
 
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Evaluator:
-    """Scores sets of samples against a reference.
+    """Scorer of sets of samples against one reference, by the features of networks.
 
     Args:
         reference: an .npz in ADM's format, or any set of images.
@@ -61,12 +61,12 @@ class Evaluator:
 
     @property
     def pr_dtype(self) -> str:
-        """Arithmetic of precision's and recall's distances."""
+        """Return the arithmetic of precision's and recall's distances."""
         return self.options.pr_dtype
 
     @property
     def features(self) -> set[str]:
-        """Those whose mean and covariance are wanted."""
+        """Return the names of the features whose mean and covariance are wanted."""
         return {"pool", "spatial"} | ({"dinov2"} if self.options.fd_dinov2 else set())
 
     def _check_reference(self) -> None:
@@ -87,7 +87,7 @@ class Evaluator:
             self._check_recipe("dinov2_model", o.dinov2_model)
 
     def _check_recipe(self, key: str, here: str) -> None:
-        """`ValueError` if stored statistics were made with something else than is used here."""
+        """Raise `ValueError` if stored statistics were made with other settings than used here."""
         there = (self.reference.recipe or {}).get(key, here)
         if self.reference.statistics and there != here:
             raise ValueError(
@@ -95,7 +95,7 @@ class Evaluator:
             )
 
     def _check_statistics(self) -> None:
-        """Stored statistics must be of these networks."""
+        """Raise `ValueError` unless the stored statistics were made with these networks."""
         where, stored = f"reference {self.reference.path}", self.reference.statistics
         self._check_recipe("inception_sha256", self.inception.sha256)
         sizes = {name: size for e in self.extractors for name, size in e.sizes.items()}
@@ -107,7 +107,7 @@ class Evaluator:
                 )
 
     def prepare(self) -> None:
-        """Take what is needed of the reference's images, once; a collective."""
+        """Compute the needed features of the reference's images, once; a collective."""
         if self.real is not None:
             return
         images, statistics = self.reference.images, dict(self.reference.statistics)
@@ -124,7 +124,7 @@ class Evaluator:
     def evaluate(
         self, batches: Iterable[np.ndarray | Tensor], labels: np.ndarray | None = None
     ) -> Scores | None:
-        """Scores of samples, on the first process; None on the others. A collective.
+        """Return scores of samples on the first process, None on the others; a collective.
 
         Args:
             batches: this process's samples, uint8 (N, H, W, 3) with any N. Inception Score takes
@@ -144,19 +144,19 @@ class Evaluator:
         return scores
 
     def check_shape(self, shape: tuple[int, int, int], name: str) -> None:
-        """`ValueError` unless samples of (H, W, C), called `name`, can be compared."""
+        """Raise `ValueError` unless samples of (H, W, C), called `name`, can be compared."""
         self.reference.check_shape(shape, name)
 
     def summary(self) -> str:
-        """The reference in a line."""
+        """Return a line about the reference."""
         return self.reference.summary()
 
     def describe(self, scores: Scores) -> dict:
-        """The reference and the protocol, for the record of these scores."""
+        """Return the reference and the protocol, for the record of these scores."""
         return {"reference": self.reference.describe(), "protocol": self.protocol()}
 
     def protocol(self) -> dict:
-        """The way the numbers came about, for their record."""
+        """Return how the numbers were computed, for their record."""
         o = self.options
         about = {
             "inception_sha256": self.inception.sha256,
@@ -174,7 +174,7 @@ class Evaluator:
 
 
 def load_extractors(o: NetworkOptions) -> "list[Inception | DinoV2]":
-    """The networks, Inception first; `ValueError` when their weights cannot be had."""
+    """Load the networks, Inception first; raise `ValueError` when weights cannot be loaded."""
     extractors: list = [Inception(o.inception_weights)]
     if o.fd_dinov2:
         from evaluation.dinov2 import DinoV2

@@ -1,7 +1,7 @@
-"""One pass over images: what is kept of their features, and how processes join it.
+"""Extraction of features in one pass over the images, shared by any number of processes.
 
-Every feature's mean and covariance are summed up on the way. Features themselves are kept where a
-metric needs them image by image, as float32: 50,000 pool features are 0.4 GB, on the CPU.
+Mean and covariance of every feature are summed up during the pass. Features of single images are
+kept only where a metric needs them, as float32: 50,000 pool features are 0.4 GB, on the CPU.
 """
 
 from collections.abc import Iterable, Sequence
@@ -38,7 +38,7 @@ class Extractor(Protocol):
 
 
 class FeaturePass:
-    """Runs extractors over this process's images.
+    """One process's pass: runs the extractors on its images and keeps the results.
 
     Args:
         extractors: modules uint8 images (N, 3, H, W) -> {feature: (N, D)}, with `sizes`.
@@ -60,7 +60,7 @@ class FeaturePass:
 
     @torch.inference_mode()
     def add(self, images: np.ndarray | Tensor) -> None:
-        """A batch of uint8 images (N, H, W, 3), C = 3; N = 0 is a batch too."""
+        """Add a batch of uint8 images (N, H, W, 3); N may be 0."""
         if not len(images):
             return
         images = torch.as_tensor(np.array(images) if isinstance(images, np.ndarray) else images)
@@ -79,7 +79,7 @@ class FeaturePass:
             self.parts[name].append(features.float().cpu())
 
     def join(self, processes: Processes) -> Features | None:
-        """Everyone's features on the first process, None on the others; a collective."""
+        """Return all processes' features on the first one, None on the others; a collective."""
         kept = {name: processes.collect(torch.cat(parts)) for name, parts in self.parts.items()}
         joined = {name: join_moments(own, processes) for name, own in self.moments.items()}
         if not processes.first:
@@ -105,7 +105,7 @@ def extract(
     device: torch.device,
     processes: Processes,
 ) -> Features | None:
-    """One pass over every process's batches with the extractors that are needed; a collective."""
+    """Pass over every process's batches with the extractors that are needed; a collective."""
     needed = [module for module in extractors if (summed | kept) & set(module.sizes)]
     features = FeaturePass(needed, summed, kept, device)
     for batch in batches:

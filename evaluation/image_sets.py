@@ -1,6 +1,6 @@
-"""Sets of images wherever they are: .npz, .npy, or a folder of image files.
+"""Reading of sets of images: .npz, .npy, or a folder of image files.
 
-Everything that can be wrong with a set is found when it is opened, before any image is decoded.
+Errors in a set are reported when it is opened, before any image is decoded.
 """
 
 import hashlib
@@ -39,10 +39,10 @@ HINT_BYTES = 2**26  # read at most for a hint in an error
 
 @dataclass
 class ImageSet:
-    """Images that are read when they are sliced.
+    """A set of images that are read when they are sliced.
 
-    `images[a:b]` is uint8 (b - a, H, W, C); `labels` int64 (N,) or None; `recipe` what is
-    known of how they were made, or None.
+    `images[a:b]` is uint8 (b - a, H, W, C); `labels` is int64 (N,) or None; `recipe` holds the
+    settings that the images were made with, or None.
     """
 
     name: str
@@ -55,17 +55,17 @@ class ImageSet:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
+        """Return (H, W, C) of the images."""
         return tuple(self.images.shape[1:])
 
 
 def open_images(path: str | Path, array: str = ARRAY) -> ImageSet:
-    """Open the images at `path`; those of an .npz are compared with its checksum, once.
+    """Open the images at `path`; the checksum of an .npz is tested once.
 
     Args:
         array: name of the array in an .npz.
 
-    Raises `ValueError` that says what is wrong and what to do.
+    Raises `ValueError`, which says what is wrong and what to do.
     """
     path = Path(path)
     if path.exists() and not path.is_dir() and not path.is_file():
@@ -75,15 +75,15 @@ def open_images(path: str | Path, array: str = ARRAY) -> ImageSet:
             raise ValueError(f"--array {array}: {path} is no .npz, whose arrays have names")
         if path.is_dir():
             return open_folder(path)
-        found = ImageSet(str(path), open_npy(path))
+        image_set = ImageSet(str(path), open_npy(path))
     elif not path.is_file():
         raise ValueError(f"{path}: no such file")
     else:
-        found = open_npz(path, array)
-    check_images(found, array)
-    if isinstance(found.images, np.memmap) and not is_npy(path) and is_first_process():
+        image_set = open_npz(path, array)
+    check_images(image_set, array)
+    if isinstance(image_set.images, np.memmap) and not is_npy(path) and is_first_process():
         check_member(path, array)  # a compressed one is compared as it is unpacked
-    return found
+    return image_set
 
 
 def is_npy(path: Path) -> bool:
@@ -103,7 +103,7 @@ def open_npz(path: Path, array: str) -> ImageSet:
 
 
 def read_recipe(path: str | Path) -> dict | None:
-    """What an .npz says of its making."""
+    """Read the recipe in an .npz, the settings it was made with; None if it has none."""
     if "recipe" not in array_names(path):
         return None
     try:
@@ -115,29 +115,29 @@ def read_recipe(path: str | Path) -> dict | None:
     return recipe
 
 
-def check_images(found: ImageSet, array: str) -> None:
-    """Raise `ValueError` unless these are images, of a size that one can be read at a time."""
-    images, labels = found.images, found.labels
+def check_images(image_set: ImageSet, array: str) -> None:
+    """Raise `ValueError` unless these are images that fit into memory one at a time."""
+    images, labels = image_set.images, image_set.labels
     if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[3] not in (1, 3):
         raise ValueError(
-            f"{found.name}: {array} must be uint8 images (N, H, W, C), it is {images.dtype} "
+            f"{image_set.name}: {array} must be uint8 images (N, H, W, C), it is {images.dtype} "
             f"{tuple(images.shape)}{describe_floats(images)}"
         )
     height, width = images.shape[1:3]
     if not 1 <= height * width <= LARGEST:
         raise ValueError(
-            f"{found.name}: images of {height}x{width} pixels, 1 to {LARGEST:,} can be read"
+            f"{image_set.name}: images of {height}x{width} pixels, 1 to {LARGEST:,} can be read"
         )
     if labels is not None and (labels.shape != (len(images),) or labels.dtype.kind not in "iu"):
         raise ValueError(
-            f"{found.name}: {len(images)} images and labels {labels.dtype} {labels.shape} in it"
+            f"{image_set.name}: {len(images)} images and labels {labels.dtype} {labels.shape} in it"
         )
     if len(images) < 2:
-        raise ValueError(f"{found.name}: {len(images)} images in it, at least 2 are needed")
+        raise ValueError(f"{image_set.name}: {len(images)} images in it, at least 2 are needed")
 
 
 def describe_floats(images) -> str:
-    """A hint for the commonest mistake: images that have not been made bytes."""
+    """Return a hint for the commonest mistake: float images, not converted to bytes."""
     one = math.prod(images.shape[1:]) * images.dtype.itemsize
     if images.dtype.kind != "f" or not images.shape or not len(images) or not one:
         return ""
@@ -151,10 +151,10 @@ def describe_floats(images) -> str:
 
 
 def open_folder(folder: Path, image_size: int | None = None) -> ImageSet:
-    """Images below `folder` in the order of their names; the folders they lie in are their labels.
+    """Open the images below `folder`, in the order of their names; their folders are the labels.
 
     Args:
-        image_size: crop them to this size as ADM does; None: they must all have one size.
+        image_size: crop them to this size as ADM does; with None they must all have one size.
     """
     paths = sorted(
         Path(parent, name) for parent, names in walk_images(str(folder)) for name in names
@@ -171,7 +171,7 @@ def open_folder(folder: Path, image_size: int | None = None) -> ImageSet:
 
 
 def common_size(paths: list[Path]) -> tuple[int, int]:
-    """(H, W) of all images; `ValueError` names the first that differs."""
+    """Return (H, W) of all images; raise `ValueError`, which names the first that differs."""
     with ThreadPoolExecutor(READERS) as threads:
         sizes = list(threads.map(image_file_size, paths))
     for path, size in zip(paths, sizes, strict=True):
@@ -191,15 +191,15 @@ def image_file_size(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def named_images() -> Iterator[None]:
-    """Turn an image that cannot be decoded into a `ValueError`, as all that is wrong with a set."""
+    """Raise `ValueError` instead of `UnreadableImage`, like all other errors in a set."""
     try:
         yield
     except UnreadableImage as error:
-        raise ValueError(f"{error}; mend or remove it") from None
+        raise ValueError(f"{error}; repair or remove it") from None
 
 
 class FolderImages:
-    """Image files as one array of RGB images, decoded when sliced."""
+    """The RGB images of some files as one array, decoded when sliced."""
 
     dtype = np.dtype(np.uint8)
 
@@ -223,7 +223,7 @@ class FolderImages:
 
 
 def content_hash(path: str | Path) -> str:
-    """SHA-256 of a file, or of the names and bytes of a folder's images."""
+    """Return the SHA-256 of a file, or of the names and bytes of a folder's images."""
     if Path(path).is_file():
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Inception-v3 of 2015, as ADM's evaluator asks it: three features in one pass.
+"""Inception-v3 of 2015, used as in ADM's evaluator: three features in one pass.
 
 The network is torch-fidelity's `inception-v3-compat`, which resizes to 299x299 as TensorFlow 1 did
 (source = i in/out, bilinear, no antialiasing) and scales to (x - 128) / 128.
@@ -20,10 +20,11 @@ OFFICIAL_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb912
 
 
 class Inception(nn.Module):
-    """uint8 images (N, 3, H, W) to {"pool": (N, 2048), "spatial": (N, 2023), "logits": (N, 1008)}.
+    """Extractor of three features from uint8 images (N, 3, H, W).
 
-    `pool` is the last average pool; `spatial` the first 7 channels that block Mixed_6d gives,
-    flattened in the order H, W, C; `logits` the class scores without bias.
+    `pool` (N, 2048) is the last average pool; `spatial` (N, 2023) the first 7 channels of block
+    Mixed_6d's output, flattened in the order H, W, C; `logits` (N, 1008) the class scores without
+    bias.
 
     Args:
         weights: file of torch-fidelity's weights; None downloads it once into torch's cache.
@@ -65,7 +66,7 @@ class Inception(nn.Module):
 
 
 def download() -> Path:
-    """The published weights in torch's cache, fetched unless they are there already."""
+    """Return the published weights' file in torch's cache; download it if it is not there."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as URL
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(URL).name
@@ -84,7 +85,7 @@ def download() -> Path:
 
 
 def check_weights(path: Path) -> None:
-    """torch-fidelity unpickles this file: it may hold tensors and nothing that runs."""
+    """Raise `ValueError` unless the file holds tensors alone: torch-fidelity unpickles it."""
     check_file(path, f"--inception-weights {path}")
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,10 +1,10 @@
-"""A reference batch in ADM's format, of any data set.
+"""The command that makes a reference batch in ADM's format, from any data set.
 
     python -m evaluation reference /path/to/imagenet/train --image-size 256 -o ref.npz
     torchrun --nproc_per_node=8 -m evaluation reference imagenet-1k --image-size 256 -o ref.npz
 
-Statistics are of every image; `--images` of them, drawn at random, are stored with their labels for
-precision and recall.
+The statistics are of all images; `--images` of them, drawn at random, are stored with their labels
+for precision and recall.
 """
 
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class MakeReference:
     images: int = 10_000
     """how many images are stored, drawn at random; all of them if there are fewer"""
     seed: int = 0
-    """of that draw"""
+    """seed of that draw"""
     array: str = "arr_0"
     """name of the images in an .npz"""
     networks: Annotated[NetworkOptions, tyro.conf.OmitArgPrefixes] = field(
@@ -41,7 +41,7 @@ class MakeReference:
 
 
 def make_reference(config: MakeReference) -> None:
-    """Write the file; `ValueError` before any work if that cannot be."""
+    """Make the reference and write it; raise `ValueError` before any work if that cannot be."""
     check_networks(config.networks)
     out = Path(config.out)
     if out.suffix != ".npz":
@@ -66,12 +66,12 @@ def make_reference(config: MakeReference) -> None:
     sizes = {name for extractor in extractors for name in extractor.sizes}
     wanted = sizes & set(STATISTICS)
     batches = processes.batches(source.images, config.networks.batch_size, "images")
-    found = extract(extractors, batches, wanted, set(), device, processes)
-    if found:
+    features = extract(extractors, batches, wanted, set(), device, processes)
+    if features:
         statistics = {
             key: array
-            for name in found.moments
-            for key, array in zip(STATISTICS[name], found.statistics(name), strict=True)
+            for name in features.moments
+            for key, array in zip(STATISTICS[name], features.statistics(name), strict=True)
         }
         write_reference(out, source, config, statistics, describe(config, source, extractors))
         stored = min(config.images, len(source))
@@ -80,7 +80,7 @@ def make_reference(config: MakeReference) -> None:
 
 
 def describe(config: MakeReference, source, extractors) -> dict:
-    """What made the reference, to be read again where it is used."""
+    """Return the recipe of the reference, which is checked when it is used."""
     import torch
 
     networks = config.networks
@@ -97,7 +97,7 @@ def describe(config: MakeReference, source, extractors) -> dict:
 
 
 def write_reference(out: Path, source, config: MakeReference, statistics: dict, recipe: dict):
-    """arr_0, arr_1 (labels, if there are any), the statistics, and the recipe."""
+    """Write arr_0, arr_1 (labels, if there are any), the statistics, and the recipe."""
     import json
     import zipfile
 

@@ -9,10 +9,10 @@ import numpy as np
 
 
 def statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (D,) and covariance (D, D), with N - 1 in the denominator, in float64.
+    """Return mean (D,) and covariance (D, D), with N - 1 in the denominator, in float64.
 
     Args:
-        features: (N, D), N >= 2. With N <= D the covariance is singular, and a warning says so.
+        features: (N, D), N >= 2. With N <= D the covariance is singular, and a warning is given.
     """
     features = np.asarray(features, dtype=np.float64)
     if features.ndim != 2 or len(features) < 2:
@@ -23,7 +23,7 @@ def statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rank_warning(count: int, dimensions: int) -> str | None:
-    """What to tell users who have too few samples for a covariance of full rank."""
+    """Return the warning for too few samples for a covariance of full rank."""
     if count > dimensions:
         return None
     return (
@@ -35,7 +35,7 @@ def rank_warning(count: int, dimensions: int) -> str | None:
 def frechet_distance(
     mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray
 ) -> float:
-    """The squared Frechet distance, which is what FID reports; computed in float64.
+    """Return the squared Frechet distance, which FID reports, computed in float64.
 
     With R_i' R_i = S_i, the trace of the root of S_1 S_2 is the sum of the singular values of
     R_1 R_2' (of the centred features X_1 X_2', up to their counts). Its rounding error is that of
@@ -57,7 +57,7 @@ def frechet_distance(
 
 
 def root(sigma: np.ndarray) -> np.ndarray:
-    """R (rank, D) with R' R = sigma: Cholesky's, or eigenvectors' where sigma is singular.
+    """Return R (rank, D) with R' R = sigma, by Cholesky, or by eigenvectors if it is singular.
 
     Where sigma is singular (fewer samples than dimensions), eigenvalues that are zero but for
     rounding are dropped: the root of a rounding error of 1e-16 is 1e-8, and there are many.
@@ -74,12 +74,12 @@ def root(sigma: np.ndarray) -> np.ndarray:
 
 
 def distance_from_root(mu1, sigma1, root1, mu2, sigma2) -> float:
-    """`frechet_distance` where root(sigma1) is known already."""
+    """Return `frechet_distance` where root(sigma1) is known already."""
     trace = np.linalg.svd(root1 @ root(sigma2).T, compute_uv=False).sum()
     distance = np.square(mu1 - mu2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * trace
     return max(0.0, float(distance))  # rounding can go below 0
 
 
 def above_rounding(values: np.ndarray, scale: float) -> np.ndarray:
-    """Which values are more than the rounding error of a solver whose largest value is `scale`."""
+    """Return where values exceed the rounding error of a solver with largest value `scale`."""
     return values > max(scale, 0) * len(values) * np.finfo(np.float64).eps

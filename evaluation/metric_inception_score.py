@@ -1,4 +1,4 @@
-"""What class predictions of samples tell: the Inception Score (Salimans et al., arXiv 1606.03498).
+"""The Inception Score of class predictions of samples (Salimans et al., arXiv 1606.03498).
 
 IS = exp(mean of KL(p(y|x) || p(y))), as ADM's evaluator computes it.
 """
@@ -9,7 +9,7 @@ SPLIT = 5000
 
 
 def inception_score(probs: np.ndarray, split_size: int = SPLIT) -> float:
-    """Mean over consecutive splits of `split_size` samples, in file order.
+    """Return the mean score over consecutive splits of `split_size` samples, in file order.
 
     Args:
         probs: class probabilities (N, K), rows summing to 1. Samples sorted by class give a wrong
@@ -35,7 +35,7 @@ def inception_score(probs: np.ndarray, split_size: int = SPLIT) -> float:
 
 
 def sorted_by_class(classes: np.ndarray) -> bool:
-    """Whether neighbours share their class much more often than in a random order.
+    """Return whether neighbours share their class much more often than in a random order.
 
     Args:
         classes: labels or predictions (N,), integers.

@@ -23,10 +23,10 @@ def precision_recall(
     device: torch.device | str = "cpu",
     progress: bool = False,
 ) -> tuple[float, float]:
-    """(precision, recall) of feature arrays (N, D) and (M, D).
+    """Return (precision, recall) of feature arrays (N, D) and (M, D).
 
     Args:
-        k: neighbours that a ball reaches over, the sample itself not counted.
+        k: number of the neighbour that a ball reaches to, the sample itself not counted.
         dtype: arithmetic of the distances, "float32" or ADM's "float16".
 
     Raises `ValueError` when a set has fewer than k + 1 samples or a value that is not finite.
@@ -53,10 +53,10 @@ def precision_recall(
 
 
 class Points:
-    """Features (N, D), and what squared distances in a certain arithmetic need of them.
+    """Features (N, D), prepared for squared distances in a given arithmetic.
 
-    In float16 it is ADM's: features, their squares, norms and products are rounded to float16,
-    and so is each step of |a|^2 - 2 ab + |b|^2; sums over D are taken in float32.
+    In float16 the arithmetic is ADM's: features, their squares, norms and products are rounded to
+    float16, and so is each step of |a|^2 - 2 ab + |b|^2; sums over D are taken in float32.
     """
 
     def __init__(self, features: np.ndarray, dtype: torch.dtype, device: torch.device | str):
@@ -73,7 +73,7 @@ class Points:
         return len(self.exact)
 
     def distances(self, other: "Points", bar: Progress):
-        """Yields rows, a slice, and the distances (rows, M) of these to all of `other`, float32."""
+        """Yield a slice of rows, and their distances (rows, M) to all of `other`, float32."""
         step = max(1, BLOCK // len(other))
         for start in range(0, len(self), step):
             rows = slice(start, min(start + step, len(self)))
@@ -88,9 +88,9 @@ class Points:
 
 
 def radii(points: Points, k: int, bar: Progress) -> Tensor:
-    """Squared distance of each point to its k-th nearest neighbour, (N,)."""
-    found = torch.empty(len(points), device=points.exact.device)
+    """Return the squared distance of each point to its k-th nearest neighbour, (N,)."""
+    squared = torch.empty(len(points), device=points.exact.device)
     for rows, distances in points.distances(points, bar):
         # the smallest of the k + 1 smallest distances is that to itself
-        found[rows] = distances.topk(k + 1, dim=1, largest=False).values[:, k]
-    return found
+        squared[rows] = distances.topk(k + 1, dim=1, largest=False).values[:, k]
+    return squared

@@ -38,7 +38,7 @@ class Moments:
         self.squares += other.squares.to(self.squares)
 
     def _shift(self, count: int, mean: Tensor) -> None:
-        """Take in the count and the mean of a set whose squares are yet to be added."""
+        """Add the count and the mean of a set; its squares are added by the caller."""
         total, difference = self.count + count, mean - self.mean
         if not total:
             return
@@ -47,5 +47,5 @@ class Moments:
         self.count = total
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean (D,) and covariance (D, D) with N - 1 in the denominator, N >= 2."""
+        """Return mean (D,) and covariance (D, D) with N - 1 in the denominator, N >= 2."""
         return self.mean.cpu().numpy(), (self.squares / (self.count - 1)).cpu().numpy()

@@ -1,4 +1,4 @@
-"""What can be asked for beyond ADM's five numbers. No torch here: --help answers at once."""
+"""Options of an evaluation beyond ADM's five numbers. No torch here: --help answers at once."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ RANGES = COMMON | {"fid_at": Range(2, 10**12)}
 
 
 def check_networks(o: NetworkOptions) -> None:
-    """Everything that can be said without files; `ValueError` names the flag."""
+    """Check all that needs no files; raise `ValueError`, which names the flag."""
     check_ranges(o, RANGES)
     for name in ("dinov2_weights", "dinov2_model"):
         if getattr(o, name) != getattr(NetworkOptions, name) and not o.fd_dinov2:
@@ -50,7 +50,7 @@ def check_networks(o: NetworkOptions) -> None:
 
 
 def check_metrics(o: MetricOptions, pixels: bool = False) -> None:
-    """The same; in pixel space, flags that are about networks or their features are refused."""
+    """Check all that needs no files; in pixel space, refuse flags about networks."""
     if pixels:
         for field in dataclasses.fields(o):
             value = getattr(o, field.name)

@@ -18,7 +18,7 @@ PIXELS_ARE_NOT_FID = (
 
 
 def pixel_features(images: np.ndarray) -> np.ndarray:
-    """uint8 images (N, H, W, C) to (N, H W C) in [-1, 1], float64."""
+    """Return uint8 images (N, H, W, C) as features (N, H W C) in [-1, 1], float64."""
     return images.reshape(len(images), -1) / 127.5 - 1
 
 
@@ -31,16 +31,16 @@ class PixelClassifier:
         self.model = LogisticRegression(max_iter=2000).fit(pixel_features(images), labels)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """(N, K), rows summing to 1."""
+        """Return class probabilities (N, K), rows summing to 1."""
         return self.model.predict_proba(pixel_features(images))
 
     def agreement(self, images: np.ndarray, labels: np.ndarray) -> float:
-        """Share of images that it takes for their label."""
+        """Return the share of images whose label is the predicted class."""
         return float((self.model.predict(pixel_features(images)) == labels).mean())
 
 
 def load_images(name: str):
-    """(images, labels or None, recipe or None) of a set of images, or of "digits"."""
+    """Read (images, labels or None, recipe or None) of a set of images, or of "digits"."""
     if name != "digits":
         return read_samples(name)
     from data.sources import DigitsSource
@@ -51,7 +51,7 @@ def load_images(name: str):
 
 
 def pixel_metrics(samples: tuple, reference: tuple) -> dict[str, float]:
-    """Scores of (images, labels, ...) in pixel space; what needs labels is left out without."""
+    """Return scores of (images, labels, ...) in pixel space, without labels only some of them."""
     (images, labels, _), (ref_images, ref_labels, _) = samples, reference
     if images[0].size > LARGEST:
         raise ValueError(

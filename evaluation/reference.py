@@ -1,7 +1,7 @@
-"""The reference: statistics of a data set, and images of it for precision and recall.
+"""The reference: statistics of a data set, and some of its images for precision and recall.
 
 ADM's reference batches hold `mu`, `sigma` (pool), `mu_s`, `sigma_s` (spatial) of a whole training
-set, and 10,000 of its images in `arr_0`. Without statistics they are taken of the images.
+set, and 10,000 of its images in `arr_0`. A reference without statistics gets those of its images.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ REMEDY = "make a reference with `python -m evaluation reference DATA -o FILE`"
 
 @dataclass
 class Reference:
-    """A reference as it is on disk; `images` is None where there are statistics alone."""
+    """A reference as it is on disk; `images` is None if it holds only statistics."""
 
     path: str
     images: ImageSet | None
@@ -31,7 +31,7 @@ class Reference:
     recipe: dict | None = None
 
     def check_shape(self, shape: tuple[int, int, int], name: str) -> None:
-        """`ValueError` unless samples of (H, W, C) can be compared with this reference."""
+        """Raise `ValueError` unless samples of (H, W, C) can be compared with this reference."""
         size = self.images.shape[:2] if self.images else (self.recipe or {}).get("image_size")
         if size and shape[:2] != tuple(size):
             raise ValueError(
@@ -41,11 +41,11 @@ class Reference:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the whole file."""
+        """Return the SHA-256 of the whole file."""
         return content_hash(self.path)
 
     def describe(self) -> dict:
-        """The reference, for the record of an evaluation."""
+        """Return a description of the reference, for the record of an evaluation."""
         return {
             "path": self.path,
             "sha256": self.sha256,
@@ -55,7 +55,7 @@ class Reference:
         }
 
     def summary(self) -> str:
-        """The reference in a line."""
+        """Return a line about the reference."""
         parts = [f"{len(self.images):,} images" if self.images else "no images"]
         parts += ["stored statistics"] if self.statistics else []
         recipe = self.recipe or {}
@@ -64,7 +64,7 @@ class Reference:
 
 
 def load_reference(path: str) -> Reference:
-    """The reference at `path`: ADM's .npz, or any set of images.
+    """Read the reference at `path`: ADM's .npz, or any set of images.
 
     Raises `ValueError` when keys are missing, shapes are wrong or values not finite.
     """
@@ -88,6 +88,11 @@ def load_reference(path: str) -> Reference:
 
 def read_statistics(path: str, mean_key: str, covariance_key: str) -> tuple[np.ndarray, np.ndarray]:
     mean, covariance = (read_small(path, key) for key in (mean_key, covariance_key))
+    if not all(np.issubdtype(array.dtype, np.floating) for array in (mean, covariance)):
+        raise ValueError(
+            f"reference {path}: {mean_key} is {mean.dtype} and {covariance_key} "
+            f"{covariance.dtype}, they must be floating-point numbers; {REMEDY}"
+        )
     if mean.ndim != 1 or covariance.shape != (*mean.shape, *mean.shape):
         raise ValueError(
             f"reference {path}: {mean_key} {mean.shape} and {covariance_key} {covariance.shape} "

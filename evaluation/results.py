@@ -1,4 +1,4 @@
-"""Where scores go: the terminal, NAME.metrics.json, and one line of results.csv."""
+"""Output of scores: to the terminal, to NAME.metrics.json, and as a line of results.csv."""
 
 import csv
 import fcntl
@@ -52,7 +52,7 @@ LARGEST_RECORD = 2**26  # bytes
 
 
 def metrics_path(samples: str) -> Path:
-    """NAME.metrics.json beside NAME.npz, or beside the folder NAME."""
+    """Return the path of NAME.metrics.json beside NAME.npz, or beside the folder NAME."""
     path = Path(samples).resolve()
     return path.with_name((path.stem if path.is_file() else path.name) + ".metrics.json")
 
@@ -64,7 +64,7 @@ def title_and_digits(metric: str) -> tuple[str, int]:
 
 
 def format_scores(scores) -> list[str]:
-    """Lines for the terminal."""
+    """Return the lines about scores for the terminal."""
     lines = []
     for metric, value in scores.metrics.items():
         title, digits = title_and_digits(metric)
@@ -82,13 +82,13 @@ def format_scores(scores) -> list[str]:
 
 
 def write_record(path: Path, scores, **about) -> None:
-    """Everything of an evaluation as JSON."""
+    """Write everything about an evaluation as JSON."""
     record = {key: value for key, value in asdict(scores).items() if value or key == "metrics"}
     write_json(path, record | about)
 
 
 def check_outputs(out: Path, results: Path) -> None:
-    """Raise `ValueError` unless both can be written, and only an evaluation's own are replaced."""
+    """Raise `ValueError` unless both can be written without replacing other programs' files."""
     check_writable(out, f"--out {out}")
     check_writable(results, f"--results {results}")
     if os.path.realpath(out) == os.path.realpath(results):
@@ -105,7 +105,7 @@ def check_outputs(out: Path, results: Path) -> None:
 
 
 def is_record(path: Path) -> bool:
-    """Return whether a file is what `write_record` writes, of this version or an older one."""
+    """Return whether `write_record` wrote this file, in this version or an older one."""
     try:
         content = read_json(path) if path.stat().st_size <= LARGEST_RECORD else None
     except ValueError:
@@ -114,7 +114,7 @@ def is_record(path: Path) -> bool:
 
 
 def result_line(samples: str, scores, reference: dict, pr_dtype: str, recipe: dict | None) -> dict:
-    """What one line of results.csv says; unknown columns stay empty."""
+    """Return a line of results.csv as {column: value}; unknown columns stay empty."""
     line = {"samples": samples, "images": scores.count} | {
         metric: f"{value:.6g}" for metric, value in scores.metrics.items() if metric in TITLES
     }
@@ -132,10 +132,10 @@ def result_line(samples: str, scores, reference: dict, pr_dtype: str, recipe: di
 
 
 def append_line(path: Path, line: dict) -> None:
-    """Add a line, under a header if the file is new; processes that do so at once take turns.
+    """Add a line, with a header if the file is new; processes take turns.
 
-    A file of an older version keeps its columns, unless the line has a value for another: then it
-    is written anew with that column, empty in the older lines.
+    A file of an older version keeps its columns, unless the line has a value for another column:
+    then the file is written again with that column, empty in the older lines.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path) as file:
@@ -155,7 +155,7 @@ def append_line(path: Path, line: dict) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[TextIO]:
-    """Open a file for reading and appending that nobody else has in this way."""
+    """Open a file for reading and appending, locked against others that open it this way."""
     while True:
         with open(path, "a+", newline="", encoding="utf-8") as file:
             try:
@@ -180,7 +180,7 @@ def table(columns: list[str], lines: list[dict], header: bool = True) -> str:
 def read_lines(path: Path) -> list[dict]:
     """Read the lines of a results file; columns that it does not have are empty.
 
-    `ValueError` if it is not one.
+    Raises `ValueError` if it is not a results file.
     """
     check_file(path)
     try:
@@ -198,9 +198,9 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def markdown_table(lines: list[dict]) -> str:
-    """One row for each set of samples and reference, the latest if there are several.
+    """Return a table with a row for each set of samples and reference, from its latest line.
 
-    Columns that are empty in every line, dates and hashes are left out.
+    Dates, hashes and columns that are empty in every line are left out.
     """
     latest = {
         (

@@ -1,4 +1,4 @@
-"""Reading a set of samples whole: small ones, for pixel scores and tests."""
+"""Reading of a whole set of samples into memory: small sets, for pixel scores and tests."""
 
 from pathlib import Path
 
@@ -8,6 +8,9 @@ from evaluation.image_sets import open_images
 
 
 def read_samples(path: str | Path) -> tuple[np.ndarray, np.ndarray | None, dict | None]:
-    """(images uint8 (N, H, W, C), labels or None, recipe or None); `ValueError` for a bad file."""
-    found = open_images(path)
-    return found.images[:], found.labels, found.recipe
+    """Read images uint8 (N, H, W, C), labels or None, and recipe or None.
+
+    Raises `ValueError` for a bad file.
+    """
+    samples = open_images(path)
+    return samples.images[:], samples.labels, samples.recipe

@@ -4,7 +4,7 @@
     scores = scorer.evaluate(batches, labels)                                  # on every process
     scores.metrics                                     # {"fid": ...} on the first; None elsewhere
 
-One more kind of scorer is a class like `PixelScorer` and a line in `load_scorer`.
+A new kind of scorer is a class like `PixelScorer` and a line in `load_scorer`.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ DIGITS = "digits"  # scikit-learn's, where a set of images is named
 
 
 class Scorer(Protocol):
-    """Scores sets of samples against one reference. Every process makes one.
+    """Scorer of sets of samples against one reference. Every process makes one.
 
     Args:
-        processes: those that share the work; each takes its share of the samples.
+        processes: the processes that share the work; each takes its share of the samples.
         pr_dtype: arithmetic of precision's and recall's distances.
     """
 
@@ -39,18 +39,18 @@ class Scorer(Protocol):
     def pr_dtype(self) -> str: ...
 
     def check_shape(self, shape: tuple[int, int, int], name: str) -> None:
-        """`ValueError` unless samples of (H, W, C), called `name`, can be compared."""
+        """Raise `ValueError` unless samples of (H, W, C), called `name`, can be compared."""
 
     def summary(self) -> str:
-        """The reference in a line."""
+        """Return a line about the reference."""
 
     def describe(self, scores: Scores) -> dict:
-        """The way these numbers came about, for their record; JSON-compatible."""
+        """Return how these numbers were computed, for their record; JSON-compatible."""
 
     def evaluate(
         self, batches: Iterable[np.ndarray | Tensor], labels: np.ndarray | None = None
     ) -> Scores | None:
-        """Named numbers on the first process, None on the others; a collective.
+        """Return named numbers on the first process, None on the others; a collective.
 
         Args:
             batches: this process's samples, uint8 (n, H, W, C) with any n.
@@ -59,7 +59,7 @@ class Scorer(Protocol):
 
 
 class PixelScorer:
-    """Scores in pixel space against a labelled reference; not FID.
+    """Scorer in pixel space against a labelled reference; its numbers are not FID.
 
     Args:
         reference: a set of images, or "digits". Raises `ValueError` if it cannot be read.
@@ -110,12 +110,12 @@ def load_scorer(
     options: MetricOptions | None = None,
     pixels: bool = False,
 ) -> Scorer:
-    """The scorer for samples of one shape; a collective.
+    """Load the scorer for samples of one shape; a collective.
 
     Args:
         reference: an .npz in ADM's format, any set of images, or "digits".
         shape: (H, W, C) of the samples.
-        name: what messages call them.
+        name: name of the samples in messages.
         options: what else is wanted, and where the networks' weights are.
         pixels: compare in pixel space, as with "digits" always.
 
@@ -136,13 +136,13 @@ def load_scorer(
 
 
 def digest_of(images: np.ndarray, labels: np.ndarray) -> str:
-    """SHA-256 of images and labels that are in no file."""
+    """Return the SHA-256 of images and labels that are in no file."""
     digest = hashlib.sha256(np.ascontiguousarray(images).data)
     digest.update(np.ascontiguousarray(labels, dtype=np.int64).data)
     return digest.hexdigest()
 
 
 def digits_set() -> ImageSet:
-    """scikit-learn's handwritten digits as a set of samples."""
+    """Return scikit-learn's handwritten digits as a set of samples."""
     images, labels, recipe = load_images(DIGITS)
     return ImageSet(DIGITS, images, labels, recipe)

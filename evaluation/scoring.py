@@ -1,4 +1,4 @@
-"""Every metric that was asked for, of the features of one set of samples."""
+"""Computation of the requested metrics from the features of one set of samples."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,10 +28,10 @@ class Real:
     pool: np.ndarray | None = None
     labels: np.ndarray | None = None
     roots: dict[str, np.ndarray] = field(default_factory=dict)
-    """of the covariances: the slower half of a Frechet distance, taken once"""
+    """roots of the covariances, the slower half of a Frechet distance, computed once"""
 
     def distance(self, name: str, mean: np.ndarray, covariance: np.ndarray) -> float:
-        """Frechet distance of samples' statistics of a feature."""
+        """Return the Frechet distance of samples with these statistics of a feature."""
         if name not in self.roots:
             self.roots[name] = root(self.statistics[name][1])
         return distance_from_root(*self.statistics[name], self.roots[name], mean, covariance)
@@ -55,11 +55,11 @@ def score(
     o: MetricOptions,
     device: torch.device | str = "cpu",
 ) -> Scores:
-    """Every metric that `o` asks for.
+    """Compute every metric that `o` asks for.
 
     Args:
-        features: moments of the features in FRECHET, and `pool` and `logits` by image.
-        labels: of the samples (N,), if they are known.
+        features: moments of the features in FRECHET, and `pool` and `logits` of each image.
+        labels: labels of the samples (N,), if they are known.
     """
     pool = features.kept["pool"]
     probs = torch.from_numpy(features.kept["logits"]).softmax(dim=1).numpy()
@@ -90,12 +90,12 @@ def score(
 
 
 def frechet_of(features: Features) -> list[tuple[str, str]]:
-    """(metric, feature) of each Frechet distance that there are features for."""
+    """Return (metric, feature) of each Frechet distance that there are features for."""
     return [(metric, name) for metric, name in FRECHET.items() if name in features.moments]
 
 
 def kernel_distance(real: np.ndarray, generated: np.ndarray) -> float:
-    """KID: torch-fidelity's mean over 100 random subsets of 1,000, or of all where fewer."""
+    """Return KID, torch-fidelity's mean over 100 random subsets of 1,000 (or of all if fewer)."""
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
     tensors = torch.from_numpy(generated), torch.from_numpy(real)
@@ -113,7 +113,7 @@ def first_statistics(pool: np.ndarray, count: int) -> Statistics:
 
 
 def per_class(real: Real, pool: np.ndarray, labels: np.ndarray, dtype: str, device) -> dict:
-    """Precision and recall of each label that has k + 1 images in both sets."""
+    """Return precision and recall of each label that has k + 1 images in both sets."""
     assert real.pool is not None and real.labels is not None
     scores = {}
     for label in np.intersect1d(labels, real.labels):
@@ -127,7 +127,7 @@ def per_class(real: Real, pool: np.ndarray, labels: np.ndarray, dtype: str, devi
 def warnings_about(
     features: Features, labels: np.ndarray | None, probs: np.ndarray, real: Real, o: MetricOptions
 ) -> list[str]:
-    """Warnings that readers of these numbers need."""
+    """Return warnings that readers of these numbers need."""
     count = len(probs)
     warnings = []
     sizes = {metric: len(features.moments[name].mean) for metric, name in frechet_of(features)}

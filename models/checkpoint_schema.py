@@ -23,8 +23,11 @@ def check_content(content: dict) -> None:
     for name, check in PARTS.items():
         if name in content:
             check(name, content[name])
-    check_optimizer(content.get("opt"), content.get("model"), "opt")
-    check_optimizer(content.get("heads_opt"), content.get("heads"), "heads_opt")
+    if "model" in content and "ema" in content:
+        check_alike(content["ema"], content["model"])
+    for optimizer, weights in (("opt", "model"), ("heads_opt", "heads")):
+        if optimizer in content and weights in content:
+            check_optimizer(content[optimizer], content[weights], optimizer)
 
 
 def check_finite(content: dict) -> None:
@@ -118,10 +121,18 @@ def network(name: str, value) -> None:
     need(not missing, name, value, f"complete, it lacks {', '.join(sorted(missing))}")
 
 
+def check_alike(average: dict, weights: dict) -> None:
+    """Raise `ValueError` unless the moving average has the names and shapes of its weights."""
+    for key in average.keys() | weights.keys():
+        if key not in average or key not in weights:
+            raise ValueError(f"{key} is in one of its model and ema, and not in the other")
+        here, there = tuple(average[key].shape), tuple(weights[key].shape)
+        if here != there:
+            raise ValueError(f"its ema has {key} of shape {here}, its model of {there}")
+
+
 def check_optimizer(value, weights, name: str) -> None:
     """Raise `ValueError` unless the moments are those of the weights, name by name."""
-    if value is None or weights is None:
-        return
     needed = isinstance(value, dict) and value.keys() >= {"state", "param_groups"}
     need(needed, name, value, "an optimizer's state and param_groups")
     groups, moments = value["param_groups"], value["state"]

@@ -8,13 +8,14 @@ is said here also goes to the launcher's outcome file (runtime/outcome.py), unle
 """
 
 import errno
+import io
 import os
 import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ EXIT_USAGE = 2
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130  # as shells count Ctrl-C
 HOLD_BACK_SECONDS = 20
+FRAME = set(" -─╭╮╰╯│|")  # what the parser draws around its messages
 
 
 class RunError(Exception):
@@ -53,32 +55,59 @@ def parse_command(
         description: what --help says first, the docstring of `config` unless given.
         recorded: whether this is the program's own command line, of which the outcome file tells.
 
-    A bad flag ends the program with exit code 2.
+    A bad flag ends the program with one line and exit code 2.
     """
     import tyro
 
+    program = program or program_name()
     cli: Any = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
+    framed = io.StringIO()
     try:
-        parsed = cli(
-            config,
-            prog=program or program_name(),
-            args=args,
-            description=description,
-            console_outputs=is_first_process(),
-        )
+        with redirect_stderr(framed):
+            parsed = cli(
+                config,
+                prog=program,
+                args=args,
+                description=description,
+                console_outputs=is_first_process(),
+            )
     except SystemExit as exit:
         if exit.code in (None, 0):
             if recorded:
                 finished()  # --help
             raise
+        reason = f"{complaint(framed.getvalue())}; see {program} --help"
+        if is_first_process():
+            print(f"{program}: error: {reason}", file=sys.stderr, flush=True)
         if recorded:
-            failed("the command line is not understood", EXIT_USAGE)
+            failed(reason, EXIT_USAGE)
         hold_back()
         raise
+    print(framed.getvalue(), end="", file=sys.stderr)  # a warning
     with usage_errors():
         check_numbers(parsed)
         check_ranges(parsed, COMMON)
     return parsed
+
+
+def complaint(framed: str) -> str:
+    """The parser's message in one line, out of the frame in which it is printed.
+
+    Args:
+        framed: a title, sections between rules (the message, flags that may be meant, a hint), and
+            the frame around them.
+    """
+    sections: list[list[str]] = [[]]
+    for line in framed.strip().splitlines()[1:]:
+        if set(line) <= FRAME:
+            sections.append([])
+        else:
+            sections[-1].append(line.strip(" │|"))
+    message, *others = [" ".join(lines).rstrip(".") for lines in sections if lines] or [""]
+    meant = next((text for text in others if text.startswith("Perhaps you meant")), "")
+    flags = re.findall(r"--[\w-]+(?= [A-Z{\[])", meant)
+    known = [text for text in others if text.startswith("Available subcommands")]
+    return "; ".join([message, *known] + [f"perhaps you meant {' or '.join(flags)}"] * bool(flags))
 
 
 @contextmanager

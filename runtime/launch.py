@@ -62,6 +62,7 @@ def describe_task(env: Mapping[str, str]) -> dict[str, str]:
     visible = [name for name in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     hosts = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", "")
     job, step = int(env.get("SLURM_JOB_ID", 0)), int(env.get("SLURM_STEP_ID", 0))
+    step += 7 * int(env.get("SLURM_RESTART_COUNT") or 0)  # not the port of its own remains
     described = {
         "RANK": env["SLURM_PROCID"],
         "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"],

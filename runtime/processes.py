@@ -4,16 +4,20 @@ Process r takes the r-th contiguous share, so that joining shares by rank is fil
 travel as CPU tensors over gloo, whatever else the processes use between them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from runtime.command import RunError
 from runtime.launch import local_rank, world_size
 from runtime.progress import Progress
+
+T = TypeVar("T")
 
 
 class Processes:
@@ -69,6 +73,27 @@ class Processes:
         """Leave; for programs that end here."""
         if self.group is None and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def told_by_first(decide: Callable[[], T]) -> T:
+    """Return what `decide()` gives on the first process, on all of them; a collective.
+
+    For what every process would look up and might see otherwise, as a listing of a network file
+    system that is some seconds old. What `decide` raises for the user is raised on all. Without a
+    process group each one decides for itself.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return decide()
+    told: list = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            told[0] = decide()
+        except (ValueError, RunError, OSError) as error:
+            told[1] = error
+    dist.broadcast_object_list(told)
+    if told[1] is not None:
+        raise told[1]
+    return told[0]
 
 
 def choose_device() -> torch.device:

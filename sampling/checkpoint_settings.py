@@ -1,4 +1,4 @@
-"""The settings that a sampling run works with: the checkpoint's own, and what flags add to them."""
+"""The settings of a sampling run: the checkpoint's own, completed by flags."""
 
 from models.trained import Trained, load_trained
 from runtime.flags import flag
@@ -11,13 +11,13 @@ FLAGS = ("model", "image_size", "num_classes", "vae", "path_type", "prediction",
 
 
 def open_checkpoint(c: SolverConfig) -> tuple[Trained, dict]:
-    """The checkpoint that `c` names, and the settings in force, see `settings_in_force`."""
+    """Load the checkpoint that `c` names; return it and the settings of `settings_in_force`."""
     trained = load_trained(c.ckpt or OFFICIAL_NAME, c.weights, c.num_classes)
     return trained, settings_in_force(trained, {name: getattr(c, name) for name in FLAGS})
 
 
 def settings_in_force(trained: Trained, given: dict) -> dict:
-    """Each setting from the checkpoint, else from its flag, else as the official ones have it.
+    """Return each setting from the checkpoint, else from its flag, else as in official ones.
 
     Args:
         given: values of some of the `FLAGS`, None for a flag that is left out.

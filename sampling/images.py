@@ -1,4 +1,4 @@
-"""A checkpoint made ready to make images: network, guidance, solver and codec of one process."""
+"""Making of images from a checkpoint: the network, guidance, solver and codec of one process."""
 
 import math
 
@@ -17,13 +17,13 @@ from sampling.checkpoint_settings import open_checkpoint
 from sampling.labels import random_labels
 from sampling.network import Network, prepare_model
 from sampling.solver import is_sde, make_solver, solved_interval
-from sampling.solver_config import ODESolver, SolverConfig
+from sampling.solver_config import ODESolver, SDESolver, SolverConfig
 from transport import Guidance, Sampler, create_transport
 from transport.likelihood import bits_per_dimension
 
 
 class ImageMaker:
-    """Makes image i of a seed: noise, label and SDE draws are a function of (seed, i) alone.
+    """A maker of image i of a seed, whose noise, label and SDE draws depend on (seed, i) alone.
 
     Args:
         config: settings that have been checked, an `ODESolver` or `SDESolver` too.
@@ -35,6 +35,7 @@ class ImageMaker:
     """
 
     def __init__(self, config: SolverConfig, batch: int, name: str = "--per-proc-batch-size"):
+        assert isinstance(config, ODESolver | SDESolver)
         self.config, self.device = config, choose_device()
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32
@@ -89,10 +90,10 @@ class ImageMaker:
         return images, {name: column.cpu().numpy() for name, column in columns.items()}
 
     def bits_per_dimension(self, c: ODESolver, latents, labels, streams) -> Tensor:
-        """Likelihood of latents (N, C, H, W) under the flow, (N,) in bits per dimension."""
+        """Return the likelihood (N,) of latents (N, C, H, W) under the flow, bits per dimension."""
         evaluate = self.sampler.sample_ode_likelihood(
             sampling_method=c.sampling_method,
-            num_steps=c.num_sampling_steps,
+            num_steps=self.config.num_sampling_steps,
             atol=c.atol,
             rtol=c.rtol,
         )
@@ -104,14 +105,14 @@ class ImageMaker:
 def check_batch_fits(
     name: str, batch: int, numbers: int, pixels: int, device: torch.device
 ) -> None:
-    """Raise `ValueError` when the noise and the images of one batch exceed the memory that is free.
+    """Raise `ValueError` when the noise and images of one batch exceed the free memory.
 
     Args:
         name: the flag that says how many images a batch has.
         numbers: float32 numbers of noise for each image.
         pixels: uint8 numbers of each image.
 
-    What the network needs besides is not estimated.
+    The network's own memory is not counted.
     """
     needed, free = batch * (4 * numbers + pixels), free_memory(device)
     if needed > free:
@@ -122,7 +123,7 @@ def check_batch_fits(
 
 
 def with_image_size(settings: dict, trained: Trained, codec) -> dict:
-    """The settings with `image_size`; `ValueError` unless network, codec and size fit together."""
+    """Return settings with `image_size`; raise `ValueError` unless network, codec and size fit."""
     channels, side, _ = trained.shape
     if codec.channels != channels:
         raise ValueError(

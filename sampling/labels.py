@@ -8,15 +8,16 @@ from runtime.randomness import LABELS, Streams
 
 
 def random_labels(streams: Streams, num_classes: int) -> Tensor:
-    """Drawn independently from each image's own stream, (N,) int64."""
+    """Draw labels independently, each from its image's own stream, (N,) int64."""
     return streams.integers(num_classes)
 
 
 def balanced_labels(seed: int, images: range, num_classes: int) -> Tensor:
-    """Images b K ... (b + 1) K - 1 have each class once, in an order drawn for block b; (N,) int64.
+    """Return labels, (N,) int64, in which each class comes once in every K images.
 
-    So any stretch of many images holds nearly as many of each class, which splits of an Inception
-    Score need.
+    Images b K ... (b + 1) K - 1 have each class once, in an order drawn for block b. So any long
+    range of images holds nearly the same number of each class, which splits of an Inception Score
+    need.
     """
     blocks = {
         block: np.random.default_rng((LABELS, seed, block)).permutation(num_classes)

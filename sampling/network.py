@@ -1,4 +1,4 @@
-"""A network as a solver sees it: evaluations counted, in its precision, its output float32."""
+"""A network for a solver: it counts evaluations, in a chosen precision, with float32 outputs."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Network:
-    """Counts evaluations, and makes them in bfloat16 if asked.
+    """A network that counts its evaluations, and makes them in bfloat16 if asked.
 
     `evaluations` is the solver's number of function evaluations (NFE); `passes` counts a guided one
     twice, for its conditional and its unconditional half. `on_evaluation` is told the number so
@@ -15,7 +15,7 @@ class Network:
 
     Args:
         model: a SiT, or anything called as model(x, t, y) with `forward_with_cfg`.
-        bf16: whether its matrix products are bfloat16; what goes in and comes out is float32.
+        bf16: whether its matrix products are bfloat16; inputs and outputs are float32.
     """
 
     def __init__(self, model, bf16: bool = False):
@@ -49,7 +49,7 @@ class Network:
 
 
 def prepare_model(model: nn.Module, bf16: bool, compile: bool) -> nn.Module:
-    """Cast once what autocast would cast in every evaluation, and compile the blocks."""
+    """Cast weights once that autocast would cast in every evaluation, and compile the blocks."""
     if bf16:
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):

@@ -1,4 +1,4 @@
-"""Sets of samples on disk: one .npz, and the parts it is assembled from.
+"""Writing of a set of samples: its parts, and the one .npz that is assembled from them.
 
 The .npz has `arr_0`, uint8 (N, H, W, C), as ADM's evaluator reads it; `labels`, int64 (N,); and
 `recipe`, a JSON text of everything that made it. While a run works, `NAME.npz.parts/` holds one
@@ -74,7 +74,7 @@ class SampleParts:
     def lock(self) -> OutputLock | None:
         """Make this launch the only one that writes the set; None if nothing is left to write.
 
-        `ValueError` when it cannot be written here, or when another launch keeps it.
+        Raises `ValueError` when it cannot be written here, or when another launch has it.
         """
         if self.out.is_file() and not self.folder.exists() and self.pictures is None:
             return None
@@ -84,10 +84,10 @@ class SampleParts:
         return lock_output(self.out, lock_file, done=self.out.exists)
 
     def check(self) -> bool:
-        """False if the .npz is there already and there is nothing to sample.
+        """Return whether there is anything to sample: False if the .npz is there already.
 
-        `ValueError` when the file, the parts or the pictures are of other settings, when the
-        folder cannot be written, or when the disk is too small.
+        Raises `ValueError` when the file, the parts or the pictures are of other settings, when
+        the folder cannot be written, or when the disk is too small.
         """
         if self.pictures:
             self.pictures.check()
@@ -111,7 +111,7 @@ class SampleParts:
 
     @property
     def preview(self) -> Path:
-        """The picture of the first images, beside the .npz."""
+        """Return the path of the picture of the first images, beside the .npz."""
         return self.out.with_suffix(".png")
 
     def prepare(self) -> None:
@@ -124,7 +124,7 @@ class SampleParts:
             self.pictures.prepare()
 
     def bytes_needed(self) -> int:
-        """Disk space for the parts that are missing and for the .npz made of all."""
+        """Return the disk space for the missing parts and for the .npz, in bytes."""
         one = math.prod(self.image_shape) + 64  # and its columns
         there = sum(path.stat().st_size for path in self.folder.glob("*.npz"))
         return max(0, self.count * one - there) + self.count * one
@@ -136,7 +136,7 @@ class SampleParts:
         return range(k * self.batch, min(self.count, (k + 1) * self.batch))
 
     def finished(self, k: int) -> bool:
-        """Whether batch k is there and whole: its checksums hold. A damaged file is removed."""
+        """Return whether batch k is there and its checksums hold. A damaged file is removed."""
         if k not in self.known_whole and self.path(k).exists():
             try:
                 self._load(k)
@@ -146,7 +146,7 @@ class SampleParts:
         return k in self.known_whole
 
     def images_finished(self) -> int:
-        """Images of all processes so far, by one listing of the files there are."""
+        """Return how many images all processes have finished, by one listing of their files."""
         names = {entry.name for entry in os.scandir(self.folder)} if self.folder.exists() else set()
         there = (k for k in range(self.batches) if self.path(k).name in names)
         return sum(len(self.images_of(k)) for k in there)
@@ -160,9 +160,9 @@ class SampleParts:
         progressed()
 
     def write_pictures(self, k: int, images: np.ndarray | None = None) -> None:
-        """Write the images of batch k as files, if asked for; unless given, those that are stored.
+        """Write the given images of batch k, or else its stored ones, as files if asked for.
 
-        Before the part is written: once the last part is there, the first process ends the run.
+        Call it before the part is written: with the last part, the first process ends the run.
         """
         numbers = self.images_of(k)
         if self.pictures and self.pictures.missing(numbers):
@@ -180,16 +180,16 @@ class SampleParts:
             return np.array(open_member(self.out, "arr_0")[numbers.start : numbers.stop])
 
     def head(self, count: int) -> np.ndarray:
-        """The first `count` images, or as many as there are, of finished parts."""
+        """Return the first `count` images of finished parts, or as many as there are."""
         parts = range(min(self.batches, -(-count // self.batch)))
         return np.concatenate([self._load(k)["images"] for k in parts])[:count]
 
     def assemble(self) -> dict:
-        """Write the .npz from all parts, one part in memory at a time; returns its recipe.
+        """Write the .npz from all parts, one part in memory at a time; return its recipe.
 
-        The file gets its name, and the parts go, when what it holds has been read back and is
-        theirs. `RunError` for a damaged part, which is removed, and for a file that came back
-        different.
+        The file gets its name, and the parts are removed, only after it has been read back and
+        compared with them. Raises `RunError` for a damaged part, which is removed, and for a file
+        that is read back different.
         """
         checksums: list[int] = []
         columns: dict[str, list] = {n: [] for n in self._load_or_remove(0) if n != "images"}
@@ -219,7 +219,7 @@ class SampleParts:
         return recipe
 
     def prove(self, path: Path, checksums: list[int], columns: dict[str, np.ndarray]) -> None:
-        """Read a written .npz back; `RunError` unless it holds these batches and columns."""
+        """Read a written .npz back; raise `RunError` unless it holds these batches and columns."""
         try:
             with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
                 read_header(file)
@@ -241,7 +241,7 @@ class SampleParts:
     def clean_up(self) -> None:
         """Remove the parts of a finished set, also those left if killed just before the end.
 
-        `RunError` when the .npz is damaged, and the parts stay.
+        Raises `RunError` when the .npz is damaged; then the parts stay.
         """
         if not self.folder.exists():
             return
@@ -268,7 +268,7 @@ class SampleParts:
 
 
 def damaged_member(path: Path) -> str | None:
-    """Name what in an .npz does not fit its checksums, None if all of it does."""
+    """Name the part of an .npz that does not fit its checksum, None if every part does."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip()
@@ -277,7 +277,7 @@ def damaged_member(path: Path) -> str | None:
 
 
 def check_preview(path: Path) -> None:
-    """`ValueError` if a picture of something else would be written over."""
+    """Raise `ValueError` if a picture of something else would be overwritten."""
     if path.exists() and not is_own_picture(path):
         raise ValueError(
             f"{path}: exists and is not a preview of this program, which would be written there; "

@@ -43,7 +43,7 @@ class PictureSDE(SDESolver, PictureConfig):
 
 
 def check_picture_config(c: PictureConfig) -> None:
-    """Raise `ValueError` that names the flag, as far as can be said without the checkpoint."""
+    """Check all that needs no checkpoint; raise `ValueError`, which names the flag."""
     check_ranges(c, {"columns": COUNT})
     require(c, "out", c.out.endswith(".png"), "the name of a .png file")
     require(c, "classes", c.classes is None or len(c.classes) > 0, "one class or more")
@@ -53,7 +53,7 @@ def check_picture_config(c: PictureConfig) -> None:
 
 
 def classes_of(c: PictureConfig, num_classes: int) -> tuple[int, ...]:
-    """Return the class of each image; `ValueError` for one that the network does not have."""
+    """Return the class of each image; raise `ValueError` for a class the network does not have."""
     if c.classes is None:
         return SIT_CLASSES if num_classes == 1000 else tuple(range(min(8, num_classes)))
     for number in c.classes:

@@ -1,4 +1,4 @@
-"""Every image of a set as a file of its own, in the folder NAME/ beside NAME.npz.
+"""Writing of every image of a set as a .png, in the folder NAME/ beside NAME.npz.
 
     NAME/recipe.json    the recipe of the set, as in the .npz
     NAME/000000.png     image 0
@@ -29,7 +29,7 @@ class Pictures:
         self.folder, self.recipe = out.with_suffix(""), recipe
 
     def check(self) -> None:
-        """`ValueError` if the folder is of something else, or cannot be written."""
+        """Raise `ValueError` if the folder is of something else, or cannot be written."""
         check_folder_writable(self.folder, f"--save-png, {self.folder}")
         if (self.folder / RECIPE).exists():
             check_same_recipe(self.folder, read_recipe_file(self.folder / RECIPE), self.recipe)
@@ -48,7 +48,7 @@ class Pictures:
         return self.folder / f"{i:06d}.png"
 
     def missing(self, numbers: range) -> bool:
-        """Return whether the file of any of these images is not there."""
+        """Return whether the file of any of these images is missing."""
         return not all(self.path(i).exists() for i in numbers)
 
     def write(self, numbers: range, images: np.ndarray) -> None:

@@ -36,10 +36,10 @@ PRESETS: dict[Preset, tuple[str, dict[str, str]]] = {
 
 
 def expand_preset(args: list[str]) -> list[str]:
-    """The command line with a preset's flags put before the others, which come later and win.
+    """Return the command line with a preset's flags put before the others, which override them.
 
-    Its solver, ODE or SDE, may be left out. `ValueError` for a name that no preset has, and for
-    another solver than the preset's.
+    Its solver, ODE or SDE, may be left out. Raises `ValueError` for a name that no preset has, and
+    for another solver than the preset's.
     """
     name = preset_name(args)
     if name is None or name.startswith("-"):

@@ -15,7 +15,7 @@ from sampling.solver_config import SolverConfig, solver_settings
 
 
 def make_recipe(c: ODE | SDE, maker: ImageMaker) -> dict:
-    """Everything that determines the samples, and nothing else: no times, no processes."""
+    """Return everything that determines the samples, and nothing else: no times, no processes."""
     drawn = {
         "seed": c.global_seed,
         "label_sampling": c.label_sampling,
@@ -26,10 +26,10 @@ def make_recipe(c: ODE | SDE, maker: ImageMaker) -> dict:
 
 
 def describe_images(maker: ImageMaker, drawn: dict) -> dict:
-    """Everything that determines images, JSON-compatible.
+    """Return everything that determines images, JSON-compatible.
 
     Args:
-        drawn: which images these are: the seed, and how labels are chosen.
+        drawn: the settings that choose the images: the seed, and how labels are drawn.
     """
     c, codec = maker.config, maker.codec
     return {
@@ -54,14 +54,14 @@ def describe_images(maker: ImageMaker, drawn: dict) -> dict:
 
 
 def describe_dtype(c: SolverConfig, device: torch.device) -> str:
-    """The arithmetic that the network is evaluated in."""
+    """Return the name of the arithmetic that the network is evaluated in."""
     if c.bf16:
         return "bfloat16 (autocast)"
     return "float32 (TF32 products)" if c.tf32 and device.type == "cuda" else "float32"
 
 
 def output_path(c: ODE | SDE, recipe: dict) -> Path:
-    """The .npz to write: --out, or a name in --sample-dir made of the recipe."""
+    """Return the .npz to write: --out, or a name in --sample-dir made of the recipe."""
     if c.out:
         return Path(c.out)
     step = "official" if recipe["step"] is None else f"{recipe['step']:07d}"

@@ -1,4 +1,4 @@
-"""A sampling run: everything loaded and checked, then this process's share of the images."""
+"""A sampling run: loads and checks everything, then makes this process's share of the images."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.5
 
 
 class Sampling:
-    """A sampling run of one process: everything loaded and checked, nothing sampled yet.
+    """A sampling run of one process. Making one loads and checks everything and samples nothing.
 
     Raises `ValueError` for settings that contradict each other, the checkpoint or the codec.
     """
@@ -37,7 +37,7 @@ class Sampling:
         )
 
     def batch(self, k: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Images of batch k and, per image, label, number of function evaluations, likelihood."""
+        """Sample batch k; return images and, per image, label, function evaluations, likelihood."""
         c, size = self.config, self.config.per_proc_batch_size
         numbers, labels = range(k * size, (k + 1) * size), None
         if c.label_sampling == "balanced":
@@ -68,7 +68,7 @@ class Sampling:
             progress.say(f"{parts.out}: {parts.count} images, NFE {recipe['nfe']['mean']:g}")
 
     def sample_batches(self, rank: int, world_size: int, written: Callable[[], None]) -> None:
-        """Sample the batches of a process that are not there; `written()` after each."""
+        """Sample the batches of a process that are missing; call `written()` after each."""
         parts = self.parts
         for k in range(rank, parts.batches, world_size):
             if parts.finished(k):
@@ -80,7 +80,7 @@ class Sampling:
             written()
 
     def finish_pictures(self, rank: int, world_size: int) -> None:
-        """Write this process's share of the pictures of a set that is finished already."""
+        """Write this process's share of the pictures of an already finished set."""
         if self.parts.pictures:
             self.parts.pictures.prepare()
             for k in range(rank, self.parts.batches, world_size):

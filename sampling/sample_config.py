@@ -51,7 +51,7 @@ RANGES = {"num_fid_samples": Range(1, 10**9), "per_proc_batch_size": COUNT}
 
 
 def check_sample_config(c: SampleConfig) -> None:
-    """Everything that can be said without the checkpoint; `ValueError` names the flag."""
+    """Check all that needs no checkpoint; raise `ValueError`, which names the flag."""
     check_ranges(c, RANGES)
     check_solver_config(c)
     require(c, "out", c.out is None or c.out.endswith(".npz"), "the name of an .npz file")

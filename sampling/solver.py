@@ -1,13 +1,13 @@
-"""The solver that the settings ask for, and between which times it works."""
+"""Choice of the solver that the settings name, and of the times between which it works."""
 
 from collections.abc import Callable
 
-from sampling.solver_config import ODESolver, SDESolver
+from sampling.solver_config import ODESolver, SDESolver, SolverConfig
 from transport import Sampler
 
 
-def make_solver(sampler: Sampler, c: ODESolver | SDESolver) -> Callable:
-    """solve(z, model, y=labels) -> [..., samples]; an SDE's also takes noise(step)."""
+def make_solver(sampler: Sampler, c: SolverConfig) -> Callable:
+    """Return solve(z, model, y=labels) -> [..., samples]; an SDE's also takes noise(step)."""
     if isinstance(c, SDESolver):
         return sampler.sample_sde(
             sampling_method=c.sampling_method,
@@ -18,6 +18,7 @@ def make_solver(sampler: Sampler, c: ODESolver | SDESolver) -> Callable:
             last_step=c.last_step,
             last_step_size=c.last_step_size,
         )
+    assert isinstance(c, ODESolver)  # settings of a run are of one or the other
     return sampler.sample_ode(
         sampling_method=c.sampling_method,
         num_steps=c.num_sampling_steps,
@@ -28,8 +29,8 @@ def make_solver(sampler: Sampler, c: ODESolver | SDESolver) -> Callable:
     )
 
 
-def solved_interval(sampler: Sampler, c: ODESolver | SDESolver) -> list[float]:
-    """[t_0, t_1], between which the grid lies; an SDE's last step goes on from there."""
+def solved_interval(sampler: Sampler, c: SolverConfig) -> list[float]:
+    """Return [t_0, t_1], the ends of the grid; an SDE's last step continues from t_1."""
     transport = sampler.transport
     if not isinstance(c, SDESolver):
         return list(transport.ode_interval())
@@ -37,5 +38,5 @@ def solved_interval(sampler: Sampler, c: ODESolver | SDESolver) -> list[float]:
     return list(transport.sde_interval(c.diffusion_form, last, c.sampling_method == "Heun"))
 
 
-def is_sde(config: ODESolver | SDESolver) -> bool:
+def is_sde(config: SolverConfig) -> bool:
     return isinstance(config, SDESolver)

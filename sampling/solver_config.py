@@ -30,8 +30,6 @@ class SolverConfig:
     """latent channels that are guided; SiT's published numbers guide 3 of 4"""
     guidance_interval: tuple[float, float] | None = None
     """LOW HIGH: guide at these times only (t = 0 is noise), everywhere unless given"""
-    num_sampling_steps: int = 250
-    """grid points N; a fixed-step solver makes N - 1 steps"""
 
     # --- arithmetic
     tf32: bool = True
@@ -66,7 +64,13 @@ class SolverConfig:
 
 
 @dataclass(frozen=True)
-class ODESolver:
+class Grid:
+    num_sampling_steps: int = 250
+    """grid points N; a fixed-step solver makes N - 1 steps"""
+
+
+@dataclass(frozen=True)
+class ODESolver(Grid):
     """The probability-flow ODE, solved by torchdiffeq."""
 
     sampling_method: str = "dopri5"
@@ -81,7 +85,7 @@ class ODESolver:
 
 
 @dataclass(frozen=True)
-class SDESolver:
+class SDESolver(Grid):
     """The reverse SDE, on a uniform grid."""
 
     sampling_method: Literal["Euler", "Heun"] = "Euler"
@@ -109,7 +113,7 @@ RANGES = COMMON | {  # numbers that have one, by the names of their fields
 
 
 def check_solver_config(c: SolverConfig) -> None:
-    """Raise `ValueError` that names the flag, as far as can be said without the checkpoint."""
+    """Check all that needs no checkpoint; raise `ValueError`, which names the flag."""
     check_ranges(c, RANGES)
     check_interval(c)
 
@@ -125,10 +129,10 @@ def check_interval(c: SolverConfig) -> None:
         raise ValueError(f"{given} has no effect with --cfg-scale 1")
 
 
-def solver_settings(c: SolverConfig) -> dict:
-    """The part of the recipe that names the solver."""
-    kind = next(kind for kind in (ODESolver, SDESolver) if isinstance(c, kind))
-    own = {field.name for field in dataclasses.fields(kind)}
+def solver_settings(c: ODESolver | SDESolver) -> dict:
+    """Return the part of the recipe that names the solver."""
+    kind = SDESolver if isinstance(c, SDESolver) else ODESolver
+    own = {field.name for field in dataclasses.fields(kind)} - {"num_sampling_steps"}
     own |= {"likelihood"} if hasattr(c, "likelihood") else set()
     name = kind.__name__.removesuffix("Solver")
     return {"solver": name, "num_sampling_steps": c.num_sampling_steps} | {

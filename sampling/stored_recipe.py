@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 DAMAGED = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
-"""What reading a damaged archive raises."""
+"""The exceptions that reading a damaged archive raises."""
 
 
 def read_recipe(path: Path) -> dict:
-    """Read the recipe of a set of samples; `ValueError` for a file that is none."""
+    """Read the recipe of a set of samples; raise `ValueError` for any other file."""
     try:
         with np.load(path) as archive:
             recipe = json.loads(str(archive["recipe"]))
@@ -26,7 +26,7 @@ def read_recipe(path: Path) -> dict:
 
 
 def read_recipe_file(path: Path) -> dict:
-    """Read the recipe beside parts or pictures; `ValueError` for a file that holds none."""
+    """Read the recipe beside parts or pictures; raise `ValueError` for a file without one."""
     try:
         recipe = json.loads(path.read_text())
     except ValueError:

@@ -60,13 +60,13 @@ class Benchmark:
     npz_images: int = 50_000
     """images of the .npz; each takes 0.4 MB of disk while it works"""
     clock: Literal["wall", "cpu"] = "wall"
-    """of the training steps: wall time, or on a CPU the processor time of this process, which other
+    """for training steps: wall time, or on a CPU the processor time of this process, which other
     jobs on the machine hardly change; with OMP_NUM_THREADS=1, so that no threads wait in it"""
     out: str = "benchmark.json"
     """where to write the figures"""
 
     def sizes(self, field: str = "models") -> list[tuple[str, int]]:
-        """(model, batch size) pairs; `ValueError` for what is not MODEL:BATCH."""
+        """Return (model, batch size) pairs; raise `ValueError` for a text not MODEL:BATCH."""
         models = getattr(self, field)
         pairs = [model.rpartition(":") for model in models]
         wrong = [model for model, (name, _, n) in zip(models, pairs, strict=True)
@@ -102,7 +102,7 @@ def device_name() -> str:
 
 
 def markdown(rows: list[dict], columns: dict[str, str]) -> str:
-    """A table of the columns, name to format, that any row has."""
+    """Return a table of those columns, {name: format}, that any row has."""
     columns = {name: form for name, form in columns.items() if any(name in row for row in rows)}
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for row in rows:

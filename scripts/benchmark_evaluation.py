@@ -1,4 +1,4 @@
-"""Time and memory of each stage of an evaluation, on features of the real sizes, as Markdown.
+"""Measure time and memory of each stage of an evaluation, on features of real sizes, as Markdown.
 
     python scripts/benchmark_evaluation.py                      # minutes; a part, extrapolated
     python scripts/benchmark_evaluation.py --part 1             # all of it, for a GPU
@@ -44,7 +44,7 @@ class Timing:
     measured: str
     seconds: float
     factor: float = 1.0
-    """how many times that all of it takes"""
+    """how many times longer the whole stage takes"""
 
 
 def random_features(count: int, size: int, seed: int = 0):
@@ -54,7 +54,7 @@ def random_features(count: int, size: int, seed: int = 0):
 
 
 def clocked(work) -> float:
-    """Seconds, of the second time on a GPU."""
+    """Return the seconds that `work` takes, on a GPU the second time it runs."""
     import torch
 
     if torch.cuda.is_available():
@@ -68,7 +68,7 @@ def clocked(work) -> float:
 
 
 def save_random_inception(path: str | Path) -> None:
-    """A file of weights with which features keep their scale from layer to layer."""
+    """Save random weights with which features keep their scale from layer to layer."""
     import torch
     from torch import nn
     from torch_fidelity import feature_extractor_inceptionv3 as inception
@@ -126,24 +126,24 @@ def moments(b: Benchmark) -> Timing:
 
     def work():
         for feature in features:
-            found = Moments(feature.shape[1], device)
+            sums = Moments(feature.shape[1], device)
             for batch in feature.split(64):
-                found.add(batch)
+                sums.add(batch)
 
     measured = f"{count:,} x (2048 + 2023), batches of 64, float64"
     return Timing(measured, clocked(work), COUNT / count)
 
 
 def covariances():
-    """Two that have full rank, 2048 x 2048."""
+    """Return two covariances of full rank, 2048 x 2048."""
     import numpy as np
 
     scales = np.linspace(0.1, 2, 2048)
-    found = []
+    results = []
     for seed in (0, 1):
         features = random_features(6000, 2048, seed) * scales
-        found.append(np.cov(features, rowvar=False, dtype=np.float64))
-    return found
+        results.append(np.cov(features, rowvar=False, dtype=np.float64))
+    return results
 
 
 def root(b: Benchmark) -> Timing:
@@ -215,7 +215,7 @@ STAGES = {
 
 
 def run_stage(name: str, b: Benchmark) -> tuple[Timing, str]:
-    """In a process of its own: the timing and the peak memory."""
+    """Run a stage in a process of its own; return the timing and the peak memory."""
     import torch
 
     timing = STAGES[name](b)

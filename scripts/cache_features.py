@@ -64,18 +64,18 @@ LOCK = "cache.lock"
 
 
 class Caching:
-    """The work of one process: everything loaded and checked, nothing encoded yet."""
+    """The work of one process. Making it loads and checks everything and encodes nothing."""
 
     def __init__(self, config: FeatureConfig):
         check_config(config)
         self.config, self.folder = config, Path(config.out)
+        join_launch()
+        self.state = PartialState(cpu=not torch.cuda.is_available())
         self.source = open_source(config)
         if self.source.latents:
             raise ValueError(f"--data-path {config.data_path}: latents; give the images")
         side = config.side or config.image_size // 16
         self.refuse_complete()
-        join_launch()
-        self.state = PartialState(cpu=not torch.cuda.is_available())
         network = load_vision_transformer(
             config.encoder, config.encoder_weights, "--encoder", "--encoder-weights"
         )
@@ -105,14 +105,14 @@ class Caching:
             raise ValueError(f"--out {self.folder}: a complete cache is there; give another folder")
 
     def prepare(self) -> None:
-        """Lay out the files; `ValueError` if others are there, or if the disk is too small."""
+        """Make the files; raise `ValueError` for other files there, or a disk that is too small."""
         shape = self.settings.shape
         self.refuse_complete()
         if (self.folder / FEATURES).exists() and (self.folder / DONE).exists():
-            found = begun_shape(self.folder, shape)
-            if found != shape:
+            begun = begun_shape(self.folder, shape)
+            if begun != shape:
                 raise ValueError(
-                    f"--out {self.folder}: begun as {found} with other settings, {shape} here; "
+                    f"--out {self.folder}: begun as {begun} with other settings, {shape} here; "
                     f"remove it, or give another folder"
                 )
             return
@@ -129,7 +129,7 @@ class Caching:
                 np.lib.format.open_memmap(temporary, "w+", kind, size)
 
     def run(self) -> None:
-        """Encode this process's share of what is not there yet."""
+        """Encode this process's share of the images that are not encoded yet."""
         self.state.wait_for_everyone()  # until the files are there
         features, done = (np.load(self.folder / name, mmap_mode="r+") for name in (FEATURES, DONE))
         own = np.array_split(np.arange(len(done)), self.state.num_processes)
@@ -159,7 +159,7 @@ class Caching:
 
 
 def begun_shape(folder: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of the features that a killed run left; `ValueError` if damaged."""
+    """Return the shape of the features that a killed run left; raise `ValueError` if damaged."""
     try:
         features, done = (np.load(folder / name, mmap_mode="r") for name in (FEATURES, DONE))
     except (OSError, ValueError, EOFError) as error:

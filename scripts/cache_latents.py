@@ -43,7 +43,7 @@ class CacheConfig(DataConfig):
     vae: str = "ema"
     """ema or mse (Stability's fine-tuned SD autoencoders), a hub id, or a folder"""
     dtype: Literal["float16", "float32"] = "float16"
-    """of the stored means and standard deviations. With float16 the convolutions use TF32 on
+    """type of the stored means and deviations. With float16 the convolutions use TF32 on
     hardware that has it, as training does by default; with float32 they do not"""
     shard_size: int = 4096
     """images per file"""
@@ -82,7 +82,7 @@ POLL_SECONDS = 0.5
 
 
 class Caching:
-    """The work of one process: everything loaded and checked, nothing encoded yet."""
+    """The work of one process. Making it loads and checks everything and encodes nothing."""
 
     def __init__(self, config: CacheConfig, rank: int, world_size: int):
         check_cache_config(config)
@@ -160,7 +160,7 @@ class Caching:
         )
 
     def moments(self, images: torch.Tensor) -> np.ndarray:
-        """uint8 (N, 3, H, W) to (N, 2, 2, C, h, w) in the cache's dtype, on the CPU."""
+        """Encode uint8 (N, 3, H, W) to (N, 2, 2, C, h, w) in the cache's dtype, on the CPU."""
         settings = self.cache.settings
         if not len(images):
             return np.empty((0, *settings.row_shape), settings.dtype)
@@ -174,7 +174,7 @@ class Caching:
         return moments.numpy()
 
     def finish(self) -> None:
-        """The first process: write the manifest, or list the unreadable images and fail."""
+        """Write the manifest on the first process, or list the unreadable images and fail."""
         cache, unreadable = self.cache, self.cache.unreadable()
         new = [entry for entry in unreadable if "error" in entry]  # others the manifest lists
         for entry in new:
@@ -195,7 +195,7 @@ class Caching:
 
 
 class ReadableImages(Dataset):
-    """A source's (image, label, None), or (None, index, error) where the bytes are not an image."""
+    """A data set of (image, label, None), or (None, index, error) of an unreadable image."""
 
     def __init__(self, source: NamedSource):
         self.source = source
@@ -208,7 +208,7 @@ class ReadableImages(Dataset):
 
 
 def gather(items: list) -> tuple[torch.Tensor, list[int], list[tuple[int, str]]]:
-    """Readable images (n, 3, H, W), their labels, and (index, error) of the others."""
+    """Return readable images (n, 3, H, W), their labels, and (index, error) of the others."""
     good = [(image, int(label)) for image, label, error in items if error is None]
     images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
     errors = [(index, error) for _, index, error in items if error is not None]
@@ -220,7 +220,7 @@ def cut(images: range, size: int) -> list[range]:
 
 
 def image_source(c: CacheConfig) -> NamedSource:
-    """The images that the flags name, as training reads them."""
+    """Open the images that the flags name, as training reads them."""
     source = open_source(c)
     if source.channels != 3 or source.latents:
         raise ValueError(f"{c.data_name}: an autoencoder needs RGB images, this is something else")
@@ -232,7 +232,7 @@ def full_name(source: str) -> str:
 
 
 def set_up_device(c: CacheConfig) -> torch.device:
-    """This process's device, set up so that an image's latent is the same bytes on any of them."""
+    """Set up this process's device so that latents are the same bytes on each; return it."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = c.dtype == "float16"
     torch.backends.cudnn.deterministic = True
     torch.set_num_threads(1)  # several add up in another order; torchrun makes use of more cores
@@ -250,7 +250,7 @@ def check_cache_config(c: CacheConfig) -> None:
 
 
 def check_disk(cache: CacheWriter, min_free_disk: float) -> None:
-    """`ValueError` unless everything that is still to be written fits on the disk."""
+    """Raise `ValueError` unless everything that is still to be written fits on the disk."""
     root = cache.root.absolute()
     free = shutil.disk_usage(next(p for p in (root, *root.parents) if p.exists())).free
     needed = cache.bytes_needed()

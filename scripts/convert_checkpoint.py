@@ -1,4 +1,4 @@
-"""Weights of a checkpoint of train.py, SiT, REPA or LayerSync, as safetensors.
+"""Convert the weights of a checkpoint of train.py, SiT, REPA or LayerSync to safetensors.
 
     python scripts/convert_checkpoint.py 0400000.pt sit-xl.safetensors
     python scripts/convert_checkpoint.py 0400000.pt sit-xl.safetensors --weights model
@@ -30,7 +30,7 @@ class Conversion:
 
 
 def convert(c: Conversion) -> dict:
-    """Write the file and return what it holds (name, sizes); `ValueError` if that cannot be."""
+    """Write the file, return its model's name and sizes; raise `ValueError` if impossible."""
     import json
 
     from safetensors.torch import save_file

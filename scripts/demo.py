@@ -1,4 +1,4 @@
-"""The main job in a few minutes on two CPU cores, on the digits that scikit-learn ships.
+"""Run the project's main job in a few minutes on two CPU cores, on scikit-learn's digits.
 
     make demo
 
@@ -21,12 +21,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.pixel_scores import PIXELS_ARE_NOT_FID
 from runtime.png import save_grid
-from training.tracking import read_log
+from sweeps.run_pictures import draw_curve, draw_picture
+from sweeps.run_records import read_run
 
 RESULTS = Path("results/demo")
 RUNS = ("vanilla", "layer_sync")
@@ -61,7 +61,7 @@ def train_sample_score(name: str) -> None:
 
 
 def collect() -> dict[str, dict]:
-    """The scores of each run, and of the real digits, in one file."""
+    """Collect the scores of each run, and of the real digits, in one file."""
     files = {name: RESULTS / name / "samples.metrics.json" for name in RUNS}
     files["real digits"] = RESULTS / "real.metrics.json"
     records = {name: json.loads(path.read_text()) for name, path in files.items()}
@@ -78,7 +78,7 @@ def print_table(metrics: dict[str, dict]) -> None:
 
 
 def draw(path: Path) -> None:
-    """Loss and similarity over steps above, samples of both runs and real digits below."""
+    """Draw loss and similarity over steps; below them samples of both runs and real digits."""
     above = ["loss"] * 3 + ["similarity"] * 3
     below = [RUNS[0]] * 2 + [RUNS[1]] * 2 + ["real digits"] * 2
     mosaic: list[Any] = [above, below]
@@ -88,16 +88,13 @@ def draw(path: Path) -> None:
         height_ratios=[1, 1.25],
         layout="constrained",
     )
-    for name in RUNS:
-        rows = read_log(RESULTS / name / "metrics.jsonl")
-        steps = [row["step"] for row in rows]
-        axes["loss"].plot(steps, [row["velocity_loss"] for row in rows], label=name)
+    for name, colour in zip(RUNS, ("C0", "C1"), strict=True):
+        run = read_run(RESULTS / name)
+        draw_curve(axes["loss"], run, "velocity_loss", name, smoothing=0, color=colour)
         key = f"similarity_{STUDENT}_{TEACHER}"
-        axes["similarity"].plot(steps, [row[key] for row in rows], label=name)
-        axes[name].imshow(Image.open(RESULTS / name / "samples.png"), cmap="gray")
-        axes[name].set_title(f"{name}: samples")
-    axes["real digits"].imshow(Image.open(RESULTS / "real.png"), cmap="gray")
-    axes["real digits"].set_title("real digits")
+        draw_curve(axes["similarity"], run, key, name, smoothing=0, color=colour)
+        draw_picture(axes[name], RESULTS / name / "samples.png", f"{name}: samples")
+    draw_picture(axes["real digits"], RESULTS / "real.png", "real digits")
     axes["loss"].set(title="velocity loss", xlabel="step", ylim=(0.3, 1.2))
     axes["similarity"].set(
         title=f"similarity: cosine of blocks {STUDENT} and {TEACHER}", xlabel="step", ylim=(None, 1)
@@ -105,8 +102,6 @@ def draw(path: Path) -> None:
     for name in ("loss", "similarity"):
         axes[name].grid(alpha=0.3)
         axes[name].legend()
-    for name in (*RUNS, "real digits"):
-        axes[name].axis("off")
     figure.savefig(path, dpi=110)
 
 

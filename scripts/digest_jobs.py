@@ -1,4 +1,4 @@
-"""Command lines whose results scripts/digests.py compares, what they leave, and their inputs.
+"""Command lines whose results scripts/digests.py compares, their inputs, and readers of results.
 
 Nothing of this project is imported: what is compared must not depend on where its modules are.
 """
@@ -68,7 +68,7 @@ class Job:
 
 
 def jobs(quick: bool = False) -> list[Job]:
-    """All command lines in their order: later ones need files of earlier ones."""
+    """Return all command lines in their order: later ones need files of earlier ones."""
     caches = [
         (
             "latent cache",
@@ -123,7 +123,7 @@ def sha256(content: bytes) -> str:
 
 
 def read_losses(row: str, run: str, out: Path) -> dict:
-    """Every column of metrics.jsonl, by step."""
+    """Read every column of metrics.jsonl, by step."""
     columns: dict[str, list] = {}
     for line in (out / run / "metrics.jsonl").read_text().splitlines():
         for name, value in json.loads(line).items():
@@ -133,13 +133,13 @@ def read_losses(row: str, run: str, out: Path) -> dict:
 
 
 def read_cache(row: str, folder: str, out: Path) -> dict:
-    """Digests of the arrays of a cache."""
+    """Return digests of the arrays of a cache."""
     files = sorted((out / folder).glob("*.npy"))
     return {row: {file.name: {"sha256": sha256(file.read_bytes())} for file in files}}
 
 
 def read_samples(row: str, name: str, out: Path) -> dict:
-    """The arrays of an .npz, its recipe, and all bytes of it.
+    """Return digests of the arrays of an .npz and of all its bytes, and its recipe.
 
     The recipe names versions, of this project too: they are not compared, and in the bytes only
     if a tree has the same ones.
@@ -172,7 +172,7 @@ def read_cell(cell: str, out: Path) -> dict:
 
 
 def make_inputs(folder: Path) -> None:
-    """Images of two classes, an autoencoder and an encoder with random weights, a reference."""
+    """Make images of two classes, an autoencoder and encoder with random weights, a reference."""
     import numpy as np
     import timm
     import torch

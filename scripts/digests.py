@@ -1,4 +1,4 @@
-"""Refactorings leave losses and files identical; this command proves it.
+"""Prove that a refactoring leaves losses and files identical: compare two versions of the project.
 
     python scripts/digests.py HEAD~1               # that commit and the working tree
     python scripts/digests.py OLD_COMMIT NEW_COMMIT
@@ -46,7 +46,7 @@ LIBRARIES = (
 
 
 def load_libraries() -> None:
-    """Import once what every command needs, before this process is forked for each of them."""
+    """Import the libraries of all commands once, before this process is forked for each of them."""
     for name in LIBRARIES:
         importlib.import_module(name)
     import torch
@@ -55,7 +55,7 @@ def load_libraries() -> None:
 
 
 def run_command(tree: Path, words: list[str], log: Path) -> int:
-    """Run a command line of a tree in a fork of this process; returns its exit code."""
+    """Run a command line of a tree in a fork of this process; return its exit code."""
     process = FORK.Process(target=become_command, args=(tree, words, log))
     process.start()
     process.join()
@@ -63,7 +63,7 @@ def run_command(tree: Path, words: list[str], log: Path) -> int:
 
 
 def become_command(tree: Path, words: list[str], log: Path) -> None:
-    """What `python words...` does, in a process that has its libraries already."""
+    """Do what `python words...` does, in a process that has already imported its libraries."""
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -102,7 +102,7 @@ def failure(code: int, log: Path) -> dict:
 
 
 def measure(trees: list[Path], folder: Path, quick: bool = False) -> list[dict]:
-    """Results of each tree: {"rows": {row: what is compared}, "quick": names of quick rows}.
+    """Return results of each tree: {"rows": {row: value to compare}, "quick": names of quick rows}.
 
     The trees are worked through at the same time.
     """
@@ -122,7 +122,7 @@ def measure(trees: list[Path], folder: Path, quick: bool = False) -> list[dict]:
 
 
 def check_out(stack: ExitStack, commit: str, folder: Path) -> Path:
-    """A folder with the files of a commit, until the stack ends; "." is the working tree."""
+    """Return a folder with the files of a commit, until the stack ends; "." is the working tree."""
     if commit == ".":
         return ROOT
     git = partial(subprocess.run, cwd=ROOT, check=True, capture_output=True, text=True)
@@ -135,7 +135,7 @@ def check_out(stack: ExitStack, commit: str, folder: Path) -> Path:
 
 
 def difference(old, new, where: str = "") -> str | None:
-    """The first place in which two results differ, as a text; None if they are the same."""
+    """Return the first place in which two results differ, as a text; None if they are the same."""
     for value in (old, new):
         if isinstance(value, dict) and "failed" in value:
             return value["failed"]
@@ -151,7 +151,7 @@ def difference(old, new, where: str = "") -> str | None:
 
 
 def compare(old: dict, new: dict) -> dict[str, str | None]:
-    """{row: first difference, or None}; rows that only one tree has differ."""
+    """Return {row: first difference, or None}; rows that only one tree has differ."""
     table: dict[str, str | None] = {}
     for row in [*old, *(row for row in new if row not in old)]:
         a, b = old.get(row), new.get(row)
@@ -165,7 +165,7 @@ def compare(old: dict, new: dict) -> dict[str, str | None]:
 
 
 def print_table(table: dict[str, str | None]) -> int:
-    """Print a line for each row; returns the exit code."""
+    """Print a line for each row; return the exit code."""
     width = max(map(len, table))
     for row, found in table.items():
         print(f"{row:{width}s}  {'same' if found is None else 'differs  ' + found}")
@@ -175,7 +175,7 @@ def print_table(table: dict[str, str | None]) -> int:
 
 
 def record(path: Path, results: dict) -> int:
-    """Write results, a line for each row; returns the exit code."""
+    """Write results, a line for each row; return the exit code."""
     rows = results["rows"]
     failed = {row: value["failed"] for row, value in rows.items() if "failed" in value}
     for row, how in failed.items():

@@ -1,4 +1,4 @@
-"""How much guidance, and when? Sample and evaluate a grid of guidance scales and intervals.
+"""Sample and evaluate a grid of guidance scales and intervals: how much guidance, and when?
 
     python scripts/guidance_sweep.py run --folder results/guidance --ckpt 0400000.pt \\
       --sample "sample_ddp.py --preset paper-sde-em250 --num-fid-samples 10000" \\
@@ -29,7 +29,7 @@ Flat = tyro.conf.OmitArgPrefixes
 
 @dataclass(frozen=True)
 class Run:
-    """Run what is not finished yet, then report."""
+    """Run the unfinished cells, then report."""
 
     study: Annotated[GuidanceConfig, Flat]
     grid: Annotated[GuidanceGrid, Flat] = field(default_factory=GuidanceGrid)
@@ -41,10 +41,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Report:
-    """Report what is finished so far, while a sweep works or after it."""
+    """Report the finished cells, while a sweep works or after it."""
 
     folder: tyro.conf.Positional[str]
-    """of the sweep"""
+    """folder of the sweep"""
     metrics: tuple[str, str] | None = None
     """the picture's vertical and horizontal axis; the sweep's own unless given"""
 

@@ -4,9 +4,9 @@
     python scripts/suggest_pair.py --ckpt results/RUN/checkpoints/0050000.pt
 
 Each block is probed at several times of the path (evaluation/blocks/probes.py), the paper's rule
-leaves some pairs, and these are ranked (evaluation/blocks/pair_ranking.py). The tables are printed;
-beside the checkpoint come 0050000.pairs.json with every number, and 0050000.pairs.png. The data is
-the checkpoint's unless flags name other data. One process, on a GPU if there is one.
+allows some pairs, and these are ranked (evaluation/blocks/pair_ranking.py). Tables are printed;
+0050000.pairs.json with every number and 0050000.pairs.png are written beside the checkpoint. The
+data is the checkpoint's unless flags name other data. One process, on a GPU if there is one.
 """
 
 # ruff: noqa: E402 (the command line is parsed before torch is imported)
@@ -40,7 +40,7 @@ class PairConfig(DataLocation):
     times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
     """where on the path blocks are probed; t = 0 is noise, t = 1 is data"""
     seed: int = 0
-    """of the choice of images and of their noise"""
+    """seed of the choice of images and of their noise"""
     out: str | None = None
     """the .json to write, with a .png beside it; FILE.pairs.json beside the checkpoint unless
     given"""
@@ -71,7 +71,7 @@ DATA = [field.name for field in dataclasses.fields(DataLocation)]
 
 
 class Suggestion:
-    """Everything loaded and checked, nothing probed yet."""
+    """A suggestion of a pair. Making it loads and checks everything and probes nothing."""
 
     def __init__(self, config: PairConfig):
         check_pair_config(config)
@@ -131,7 +131,7 @@ def check_pair_config(c: PairConfig) -> None:
 
 
 def data_settings(c: PairConfig, stored: dict) -> dict:
-    """The flags' data if they name any, else that of the run."""
+    """Return the settings of the flags' data if they name any, else of the run's data."""
     given = c if c.data_path or c.dataset_name else None
     if stored.get("streaming") and not given:
         raise ValueError(
@@ -157,7 +157,7 @@ def write_record(path: Path, about: dict, report: BlockReport, candidates: list)
 
 
 def record_path(config: PairConfig) -> Path:
-    """Return where the record goes; `ValueError` if it cannot, or if something else is there."""
+    """Return the path of the record; raise `ValueError` if it cannot be written there."""
     beside = Path(config.ckpt if Path(config.ckpt).is_file() else Path(config.ckpt).name)
     path = Path(config.out or beside.with_suffix(".pairs.json"))
     for file in (path, path.with_suffix(".png")):

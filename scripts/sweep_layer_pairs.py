@@ -1,4 +1,4 @@
-"""Which two layers, and how strongly? Train, sample and evaluate a grid of layer pairs.
+"""Train, sample and evaluate a grid of layer pairs: which two layers, and how strongly?
 
     python scripts/sweep_layer_pairs.py run --folder results/sweep \\
       --base "train.py --model SiT-B/2 --data-path /path/to/latents --max-steps 50000" \\
@@ -30,7 +30,7 @@ Flat = tyro.conf.OmitArgPrefixes
 
 @dataclass(frozen=True)
 class Run:
-    """Run what is not finished yet, then report."""
+    """Run the unfinished cells, then report."""
 
     study: Annotated[PairStudyConfig, Flat]
     grid: Annotated[PairGrid, Flat] = field(default_factory=PairGrid)
@@ -42,14 +42,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Report:
-    """Report what is finished so far, while a sweep works or after it."""
+    """Report the finished cells, while a sweep works or after it."""
 
     folder: tyro.conf.Positional[str]
-    """of the sweep"""
+    """folder of the sweep"""
     metric: str | None = None
-    """one that its evaluation gives; the sweep's own unless named"""
+    """metric that its evaluation gives; the sweep's own unless named"""
     level: float = 0.95
-    """of the intervals over seeds"""
+    """confidence level of the intervals over seeds"""
 
 
 def main() -> int:

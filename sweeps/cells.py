@@ -1,13 +1,13 @@
 """A cell of a sweep: commands that run one after another, in a folder of the cell's own.
 
-    FOLDER/cell.json    what was asked for, which commands are done, how the last one failed
-    FOLDER/cell.log     what they printed
+    FOLDER/cell.json    settings and recipe, which commands are done, how the last one failed
+    FOLDER/cell.log     what the commands printed
     FOLDER/cell.lock    held while a process works there, and by the commands it started
 
-Words of commands say {cell} for the folder, and inputs and outputs are paths inside it, so that a
-sweep may be moved. A command counts as done when the record of it is of the same recipe and what
-it wrote is there with the same bytes. Files that only later commands read (checkpoints, samples)
-may be removed once those are done; what a cell is for (metrics) may not.
+Words of commands contain {cell} for the folder, and inputs and outputs are paths inside it, so that
+a sweep may be moved. A command counts as done when its record has the same recipe and its files are
+there with the same bytes. Files that only later commands read (checkpoints, samples) may be removed
+once those are done; the results (metrics) may not.
 """
 
 import fcntl
@@ -28,7 +28,7 @@ class Command:
     """One program of a cell."""
 
     name: str
-    """what it does, unique in its cell: "train", "sample 0000700" """
+    """a name that is unique in its cell: "train", "sample 0000700" """
     words: tuple[str, ...]
     """its command line without the interpreter: a script of this project, or -m and a module"""
     inputs: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Command:
     outputs: tuple[str, ...] = ()
     """files inside the folder that are there when it has succeeded"""
     result: bool = False
-    """whether outputs are what the cell is for: metrics files, with the `recipe` of the samples"""
+    """whether outputs are results: metrics files, with the `recipe` of the samples"""
     expects: dict = field(default_factory=dict)
     """values that this recipe must hold, as {"step": 700}"""
     discards: tuple[str, ...] = ()
@@ -47,12 +47,12 @@ class Command:
 
 @dataclass(frozen=True)
 class Cell:
-    """A folder and what is to happen in it."""
+    """A folder, and the commands that are to run in it."""
 
     name: str
     folder: Path
     settings: dict
-    """what tells it from the others of its sweep: {"pair": [2, 5], "lambda": 0.3, "seed": 0}"""
+    """how it differs from the others of its sweep: {"pair": [2, 5], "lambda": 0.3, "seed": 0}"""
     recipe: dict
     """everything that determines its numbers, JSON-compatible; results of another one are stale"""
     commands: tuple[Command, ...]
@@ -63,7 +63,7 @@ class Cell:
 
 
 def plain(value):
-    """As JSON gives it back: tuples are lists, keys are texts."""
+    """Return a value as JSON gives it back: tuples become lists, keys become texts."""
     return json.loads(json.dumps(value))
 
 
@@ -71,7 +71,7 @@ def plain(value):
 
 
 def read_record(cell: Cell) -> dict:
-    """The content of cell.json, if it is of this cell's recipe; an empty record otherwise."""
+    """Read cell.json if it has this cell's recipe; return an empty record otherwise."""
     empty: dict = {"done": {}, "failure": None}
     try:
         record = json.loads((cell.folder / "cell.json").read_text())
@@ -93,7 +93,7 @@ def fingerprint(path: Path) -> dict:
 
 
 def problem_with(cell: Cell, command: Command) -> str | None:
-    """The fault of the files that a command should have written, None if nothing is."""
+    """Return what is wrong with the files that a command should have written, else None."""
     for name in command.outputs:
         path = cell.folder / name
         if not path.is_file():
@@ -114,7 +114,7 @@ def problem_with(cell: Cell, command: Command) -> str | None:
 
 
 def is_done(cell: Cell, command: Command, record: dict) -> bool:
-    """Whether a command has succeeded and everything it wrote is as it was."""
+    """Return whether a command has succeeded and its files are unchanged."""
     done = record["done"].get(command.name)
     if not done or set(done["outputs"]) != set(command.outputs) or problem_with(cell, command):
         return False
@@ -122,9 +122,9 @@ def is_done(cell: Cell, command: Command, record: dict) -> bool:
 
 
 def to_do(cell: Cell) -> list[Command]:
-    """The commands that must still run, in order; none when the cell is finished.
+    """Return the commands that must still run, in order; none when the cell is finished.
 
-    A command whose files only others read is left out unless one of those must still run.
+    A command that only makes files for other commands is left out unless one of those must run.
     """
     record = read_record(cell)
     needed: list[Command] = []
@@ -139,7 +139,7 @@ def to_do(cell: Cell) -> list[Command]:
 
 
 def results(cell: Cell) -> dict[str, dict[str, float]]:
-    """{name of command: metrics} of what is done so far."""
+    """Return {name of command: metrics} of the commands that are done."""
     record, metrics = read_record(cell), {}
     for command in cell.commands:
         if command.result and is_done(cell, command, record):
@@ -149,12 +149,12 @@ def results(cell: Cell) -> dict[str, dict[str, float]]:
 
 
 def seconds(cell: Cell) -> dict[str, float]:
-    """{name of command: seconds it took} of what is done so far."""
+    """Return {name of command: seconds it took} of the commands that are done."""
     return {name: done["seconds"] for name, done in read_record(cell)["done"].items()}
 
 
 def state(cell: Cell) -> State:
-    """The state of a cell, as far as its folder tells."""
+    """Return the state of a cell, as recorded in its folder."""
     if not to_do(cell):
         return "finished"
     if is_locked(cell):
@@ -166,10 +166,10 @@ def state(cell: Cell) -> State:
 
 
 def lock(cell: Cell):
-    """The open lock file of a cell, None if another process has it.
+    """Lock a cell; return its open lock file, or None if another process has the lock.
 
-    The lock belongs to the open file, so also to processes that inherit it: it is free when all of
-    them have closed it or ended, however they ended.
+    The lock belongs to the open file, so processes that inherit the file hold it too. It is free
+    when all of them have closed the file or ended, in whatever way.
     """
     cell.folder.mkdir(parents=True, exist_ok=True)
     file = open(cell.folder / "cell.lock", "a")  # noqa: SIM115 (it stays open)

@@ -1,6 +1,6 @@
-"""The commands of a study as the user writes them: read, checked, and known by what they compute.
+"""Reading and checking of a study's commands, as the user writes them.
 
-Every check raises a `ValueError` of one line that names the flag and the remedy.
+Every check raises a `ValueError` of one line, which names the flag and what to do.
 """
 
 import contextlib
@@ -15,11 +15,10 @@ from training.checks import check_train_config
 from training.config import TrainConfig
 
 BEFORE_PROGRAM = ("python", "python3", "-m")
-RULE = set(" -─╭╮╰╯│|")
 
 
 def read_words(flag: str, text: str, program: str) -> list[str]:
-    """The words after the program in a command, as "train.py ..." or "python -m evaluation ..."."""
+    """Return the words after the program, from "train.py ..." or "python -m evaluation ..."."""
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -34,28 +33,19 @@ def read_words(flag: str, text: str, program: str) -> list[str]:
 
 
 def parse_quietly(flag: str, config, words: list[str], program: str):
-    """`config` from a command's words; its parser's complaint as one line."""
+    """Return `config` made from a command's words; raise its parser's complaint as one line."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             return parse_command(config, words, program, recorded=False)
     except SystemExit as exit:
-        reason = complaint(said.getvalue()) if exit.code else "leave out --help"
+        _, _, reason = said.getvalue().strip().partition(": error: ")
+        reason = reason if exit.code else "leave out --help"
         raise ValueError(f"{flag}: {program} does not take this command: {reason}") from None
 
 
-def complaint(said: str) -> str:
-    """The message in what tyro prints: a title, a rule or frame, the message, another rule."""
-    message: list[str] = []
-    for line in said.strip().splitlines()[1:]:
-        if set(line) <= RULE and message:
-            break
-        message += [line.strip(" │|")] if not set(line) <= RULE else []
-    return " ".join(message) or " ".join(said.split())
-
-
 def refuse(flag: str, words: list[str], refused: dict[str, str]) -> None:
-    """`ValueError` if a word is one of the `refused` flags, with the reason that is given there."""
+    """Raise `ValueError` if a word is one of the `refused` flags, with its reason."""
     for word in words:
         name = word.partition("=")[0].replace("_", "-")
         if name in refused:
@@ -75,7 +65,7 @@ SWEPT = {
 
 
 def read_base(text: str) -> tuple[list[str], TrainConfig]:
-    """The flags of the training command that all cells share, and what they mean."""
+    """Return the flags of the training command that all cells share, and their settings."""
     words = read_words("--base", text, "train.py")
     refuse("--base", words, SWEPT)
     config = parse_quietly("--base", TrainConfig, words, "train.py")
@@ -91,7 +81,7 @@ def read_base(text: str) -> tuple[list[str], TrainConfig]:
 
 
 def evaluated_steps(config: TrainConfig, which: str) -> list[int]:
-    """Steps whose checkpoints are sampled and evaluated: the last, or all that are written."""
+    """Return the steps whose checkpoints are evaluated: the last, or all that are written."""
     assert config.max_steps is not None  # read_base has seen to it
     last, every = config.max_steps, config.saving.ckpt_every
     if which == "last":
@@ -112,7 +102,7 @@ SAMPLED = {
 
 
 def read_sample(text: str, refused: dict[str, str] = SAMPLED) -> tuple[list[str], ODE | SDE]:
-    """The words of a sampling command without checkpoint and output, and what they mean."""
+    """Return the words of a sampling command without checkpoint and output, and its settings."""
     words = read_words("--sample", text, "sample_ddp.py")
     refuse("--sample", words, refused)
     if not words:
@@ -138,7 +128,7 @@ EVALUATED = {
 
 
 def read_evaluate(text: str):
-    """The words of `python -m evaluation` without samples and output, and what they mean."""
+    """Return the words of `python -m evaluation` without files, and its settings."""
     from evaluation.__main__ import Score
     from evaluation.options import check_metrics
 
@@ -153,6 +143,6 @@ def read_evaluate(text: str):
 
 
 def check_reference(config) -> None:
-    """`ValueError` if the reference of an evaluation is not there."""
+    """Raise `ValueError` if the reference of an evaluation is missing."""
     if config.ref != "digits" and not Path(config.ref).exists():
         raise ValueError(f"--evaluate: --ref {config.ref}: no such file or folder")

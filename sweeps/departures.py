@@ -1,4 +1,4 @@
-"""The settings of a command that determine its numbers: those not at their defaults.
+"""The settings of a command that are not at their defaults, and so determine its numbers.
 
 Recipes of cells are made of these, so a setting that a later version adds changes no recipe.
 """
@@ -14,10 +14,10 @@ PER_CELL = ("ckpt", "out", "sample_dir", "global_seed", "preset", "save_png")
 
 
 def departures(config, free: bool = True) -> dict:
-    """The settings that are not at their defaults: what a later version adds changes no recipe.
+    """Return the settings that are not at their defaults.
 
     Args:
-        free: whether settings count that shape nothing a training run computes.
+        free: whether to include settings that do not change what a training run computes.
     """
     changed: dict = {}
     for field in dataclasses.fields(config):
@@ -45,7 +45,7 @@ def sampling_recipe(config: ODE | SDE) -> dict:
 
 
 def expected_of_samples(config: ODE | SDE) -> dict:
-    """Values that the recipe in the samples must hold."""
+    """Return the values that the recipe in the samples must hold."""
     return {
         "num_samples": config.num_fid_samples,
         "cfg_scale": config.cfg_scale,

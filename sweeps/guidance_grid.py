@@ -21,7 +21,7 @@ class GuidanceGrid:
 
 @dataclass(frozen=True, order=True)
 class GuidancePoint:
-    """One set of samples."""
+    """One set of samples: its guidance scale and interval."""
 
     scale: float
     interval: tuple[float, float] = EVERYWHERE
@@ -44,7 +44,7 @@ class GuidancePoint:
         return dataclasses.replace(c, cfg_scale=self.scale, guidance_interval=interval)
 
     def flags(self, c: ODE | SDE) -> list[str]:
-        """Flags of sample_ddp.py, to come after those of `c`."""
+        """Return flags of sample_ddp.py, to come after those of `c`."""
         words = ["--cfg-scale", f"{self.scale!r}"]
         if self.interval != EVERYWHERE:
             words += ["--guidance-interval", *(f"{t!r}" for t in self.interval)]
@@ -54,7 +54,7 @@ class GuidancePoint:
 
 
 def guidance_points(g: GuidanceGrid) -> list[GuidancePoint]:
-    """The grid's points, each once; `ValueError` for a grid without any."""
+    """Return the grid's points, each once; raise `ValueError` for an empty grid."""
     for name in ("scales", "intervals"):
         if not getattr(g, name):
             raise ValueError(f"--{name}: none is given, so there is nothing to sample")

@@ -21,7 +21,7 @@ COSTS = {"nfe": "NFE", "network_passes": "network passes"}  # of the recipe
 class GuidanceFindings:
     """The finished cells of a sweep, in the order of scale and interval.
 
-    `ValueError` if a metric of the picture is in none of them.
+    Raises `ValueError` if no cell has a metric of the picture.
     """
 
     def __init__(self, study: GuidanceStudy, cells: Sequence[Cell]):
@@ -44,7 +44,7 @@ class GuidanceFindings:
 
     @property
     def best(self) -> GuidancePoint:
-        """The point with the best value of the first metric."""
+        """Return the point with the best value of the first metric."""
         metric = self.study.metrics[0]
         sign = -1 if metric in RISING else 1
         return min(self.rows, key=lambda point: sign * self.rows[point][metric])
@@ -57,7 +57,7 @@ class GuidanceFindings:
 
 
 def write_guidance_report(f: GuidanceFindings) -> Path:
-    """Write everything that there is to be said so far; returns the Markdown file."""
+    """Write the table, the CSV and the picture; return the Markdown file."""
     folder, names = f.study.folder, f.columns
     head = ["scale", "low", "high", *names]
     cells = [[p.scale, *p.interval, *(row.get(n, "") for n in names)] for p, row in f.rows.items()]
@@ -107,7 +107,7 @@ def reading(f: GuidanceFindings) -> list[str]:
 
 
 def lines_of(f: GuidanceFindings) -> dict[tuple[float, float], list[GuidancePoint]]:
-    """{interval: its points by scale}; each starts without guidance if that was sampled."""
+    """Return {interval: points by scale}, each from the unguided point on if that was sampled."""
     lines: dict = {}
     for point in sorted(f.rows):
         if point.scale > 1:
@@ -119,7 +119,7 @@ def lines_of(f: GuidanceFindings) -> dict[tuple[float, float], list[GuidancePoin
 
 
 def draw(f: GuidanceFindings, path: Path) -> None:
-    """The first metric over the second, points of an interval joined in the order of scale."""
+    """Draw the first metric over the second; a line joins the points of an interval by scale."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -3,8 +3,8 @@
     FOLDER/sweep.json                the settings, the checkpoint, and every cell that was asked for
     FOLDER/cells/1.5-on-0.3-1/
         samples.png                  the first samples
-        samples.metrics.json         what evaluation says of them
-        cell.json, cell.log          what is done, and what the commands printed
+        samples.metrics.json         their metrics
+        cell.json, cell.log          which commands are done, and what they printed
 
 Scale 1 is no guidance, whatever the interval: one cell. All cells sample the same noise and labels.
 A later call may ask for other scales and intervals in the same folder: they come on top.
@@ -56,7 +56,7 @@ class GuidanceStudy:
     """Scales x intervals on one checkpoint, each sampled and evaluated: a `Study`.
 
     Args:
-        network: of the checkpoint, by `describe_checkpoint`; read from it unless given.
+        network: the result of `describe_checkpoint`; read from the checkpoint unless given.
 
     Raises `ValueError` for bad settings.
     """
@@ -80,7 +80,7 @@ class GuidanceStudy:
         return ("pixel_frechet", "classifier_score") if pixels else ("fid", "inception_score")
 
     def points(self, grid: GuidanceGrid) -> list[GuidancePoint]:
-        """The grid's points; `ValueError` if some are guided and the network cannot be."""
+        """Return the grid's points; raise `ValueError` if the network cannot be guided."""
         points = guidance_points(grid)
         check_guidable(self, points)
         return points
@@ -89,7 +89,7 @@ class GuidanceStudy:
         check_reference(self.evaluation)
 
     def recipe(self) -> dict:
-        """Everything that determines the numbers of all cells, but for guidance."""
+        """Return everything that determines the numbers of all cells, except guidance."""
         sample = sampling_recipe(self.sampling) | {"seed": self.sampling.global_seed}
         return {
             "ckpt": self.network,
@@ -100,7 +100,7 @@ class GuidanceStudy:
         }
 
     def cell(self, point: GuidancePoint) -> Cell:
-        """The folder, settings and commands of a point."""
+        """Return the cell of a point: its folder, settings and commands."""
         sampling = point.applied(self.sampling)
         check_sample_config(sampling)
         sample = [*self.sample, "--ckpt", self.config.ckpt, *point.flags(self.sampling)]
@@ -117,11 +117,11 @@ class GuidanceStudy:
         return Cell(point.name, folder, settings, self.recipe() | settings, tuple(commands))
 
     def cost(self, cells: Sequence[Cell], parallel: int) -> list[str]:
-        """Nothing: cells cost what one call of sample_ddp.py does."""
+        """Return nothing: each cell costs what one call of sample_ddp.py does."""
         return []
 
     def report(self, cells: Sequence[Cell]) -> list[str]:
-        """Write guidance.md, .csv and .png, see sweeps/guidance_report.py; returns the first."""
+        """Write guidance.md, .csv and .png (sweeps/guidance_report.py); return the first."""
         from sweeps.guidance_report import GuidanceFindings, markdown, write_guidance_report
 
         findings = GuidanceFindings(self, cells)
@@ -136,7 +136,7 @@ class GuidanceStudy:
     def load(
         cls, stored: dict, folder: Path, metrics: tuple[str, str] | None = None
     ) -> "GuidanceStudy":
-        """The study in a sweep.json, without its checkpoint; `metrics` are the report's."""
+        """Return the study in a sweep.json, without its checkpoint; `metrics` are the report's."""
         settings = stored["guidance"] | {"folder": str(folder)}
         settings["metrics"] = metrics or (settings["metrics"] and tuple(settings["metrics"]))
         network = stored["recipe"]["ckpt"]
@@ -145,12 +145,12 @@ class GuidanceStudy:
 
     @classmethod
     def load_points(cls, cells: Sequence[dict]) -> list[GuidancePoint]:
-        """The points in the order of scale and interval."""
+        """Return the points in the order of scale and interval."""
         return sorted(map(GuidancePoint.of, cells))
 
 
 def describe_checkpoint(path: str, c: ODE | SDE) -> dict:
-    """The weights that will be sampled: model, step, hash, and whether they can be guided."""
+    """Return model, step and hash of the weights to sample, and whether they can be guided."""
     from sampling.checkpoint_settings import open_checkpoint
 
     trained, _ = open_checkpoint(dataclasses.replace(c, ckpt=path))

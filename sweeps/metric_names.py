@@ -1,4 +1,4 @@
-"""Names of the numbers that evaluations give, and which way each is better."""
+"""Names of the numbers that evaluations give, and whether more or less of each is better."""
 
 import re
 
@@ -14,7 +14,7 @@ RISING = ("inception_score", "precision", "recall", *PIXEL_METRICS[1:])  # more 
 
 
 def known_metrics(config) -> list[str]:
-    """Names of the numbers that an evaluation gives, the one that is usually looked at first."""
+    """Return the names of an evaluation's numbers, the most usual one first."""
     if config.pixels or config.ref == "digits":
         return list(PIXEL_METRICS)
     more = [name for name in ("kid", "fd_dinov2") if getattr(config.metrics, name)]
@@ -22,7 +22,7 @@ def known_metrics(config) -> list[str]:
 
 
 def check_metric(metric: str | None, config) -> str:
-    """The metric asked for, or the first; `ValueError` if the evaluation does not give it."""
+    """Return `metric`, or the first one; raise `ValueError` if the evaluation lacks it."""
     known = known_metrics(config)
     if metric is not None and metric not in known:
         raise ValueError(f"--metric {metric}: --evaluate gives {', '.join(known)}")
@@ -30,5 +30,5 @@ def check_metric(metric: str | None, config) -> str:
 
 
 def label(metric: str) -> str:
-    """The name of a metric in words, with an arrow for the better direction."""
+    """Return the name of a metric in words, with an arrow for the better direction."""
     return f"{re.sub('_', ' ', metric)} {'↑' if metric in RISING else '↓'}"

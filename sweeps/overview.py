@@ -9,11 +9,11 @@ from sweeps.process import CellRun
 
 
 class Overview:
-    """Counts cells by state and says what changes.
+    """A view of a sweep's progress: counts cells by state and prints changes.
 
     Args:
-        cells: of the sweep.
-        parallel: how many are at work at a time, for the time that is left.
+        cells: cells of the sweep.
+        parallel: how many are at work at a time, for the estimate of the time left.
     """
 
     def __init__(self, cells: Sequence[Cell], parallel: int = 1):
@@ -25,7 +25,7 @@ class Overview:
         self.changed = False
 
     def set(self, cell: Cell, state: str, silent: bool = False) -> None:
-        """`state` is one of sweeps.cells.State, or "busy": another process works on the cell."""
+        """Set a cell's state: one of sweeps.cells.State, or "busy" (another process has it)."""
         if self.states[cell.name] == state:
             return
         self.states[cell.name] = state
@@ -37,11 +37,11 @@ class Overview:
             self.say(f"{state:8s} {cell.name}{about(cell, state)}")
 
     def refresh(self, runs: Sequence[CellRun] = ()) -> None:
-        """Show the counts, on a terminal at once and else once a minute."""
+        """Show the counts: on a terminal at once, elsewhere once a minute."""
         self.progress.show(self.status(runs))
 
     def status(self, runs: Sequence[CellRun] = ()) -> str:
-        """One line: how many cells are in which state, what is at work, the time left."""
+        """Return a line: number of cells by state, commands at work, the time left."""
         states = list(self.states.values())
         counts = [
             f"{states.count(state)} {state}"
@@ -53,7 +53,7 @@ class Overview:
         return "; ".join([", ".join(counts), *works, *self.remaining(runs)])
 
     def remaining(self, runs: Sequence[CellRun]) -> list[str]:
-        """The time left, once a cell has finished: the cells of a sweep cost about the same."""
+        """Estimate the time left, once a cell has finished: all cells cost about the same."""
         states = list(self.states.values())
         left = float(sum(states.count(state) for state in ("waiting", "running", "busy")))
         if not self.times or not left:
@@ -70,7 +70,7 @@ class Overview:
 
 
 def about(cell: Cell, state: str) -> str:
-    """Details of a cell that has come to a state, as the end of a line."""
+    """Return details of a cell that has reached a state, for the end of a line."""
     if state == "failed":
         failure = read_record(cell)["failure"] or {}
         return f": {failure.get('command')}: {failure.get('reason')}"
@@ -82,7 +82,7 @@ def about(cell: Cell, state: str) -> str:
 
 
 def progress(run: CellRun) -> str:
-    """The command of a cell at work and its step: "train 340/700"."""
+    """Return the command of a cell at work and its step: "train 340/700"."""
     command = run.command
     if not command or not command.progress:
         return command.name if command else "starting"
@@ -91,7 +91,7 @@ def progress(run: CellRun) -> str:
 
 
 def last_step(path) -> int:
-    """The step of the last line of a run's metrics.jsonl."""
+    """Return the step in the last line of a run's metrics.jsonl."""
     from training.tracking import read_log
 
     rows = read_log(path) if path.exists() else []

@@ -12,7 +12,7 @@ BACKWARD = 2  # a backward pass in forward passes
 
 
 def forward_flops(study: PairStudy) -> float:
-    """Floating-point operations of a forward pass on one image, counted on torch's meta device."""
+    """Return the FLOPs of a forward pass on one image, counted on torch's meta device."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -33,7 +33,7 @@ def forward_flops(study: PairStudy) -> float:
 
 
 def network_passes(c: ODE | SDE) -> int | None:
-    """Passes through the network for an image; None where the solver chooses its steps."""
+    """Return the network passes for an image, None where the solver chooses its steps."""
     steps = c.num_sampling_steps - 1
     if isinstance(c, SDE):
         evaluations = steps * {"Euler": 1, "Heun": 2}[c.sampling_method]
@@ -46,7 +46,7 @@ def network_passes(c: ODE | SDE) -> int | None:
 
 
 def estimate(study: PairStudy, cells: Sequence[Cell], parallel: int) -> list[str]:
-    """Lines about the cost of the cells that are not finished."""
+    """Return lines about the cost of the cells that are not finished."""
     left = [cell for cell in cells if to_do(cell)]
     lines = [f"{len(cells)} cells, {len(cells) - len(left)} of them finished"]
     forward, c = forward_flops(study), study.training

@@ -1,4 +1,4 @@
-"""Results of a study of layer pairs so far, over the seeds that are there."""
+"""Results of a study of layer pairs so far, over the finished seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from sweeps.seed_statistics import Difference, check_level, paired_difference
 
 @dataclass(frozen=True)
 class Row:
-    """A pair and weight at a step, over the seeds that are there; `pair` None is vanilla."""
+    """A pair and weight at a step, over the finished seeds; `pair` None is vanilla."""
 
     pair: Pair | None
     weight: float
@@ -20,7 +20,7 @@ class Row:
     values: dict[int, float]
     """{seed: metric}"""
     difference: Difference | None
-    """to vanilla of the same seeds; None of vanilla itself and where there is no such seed"""
+    """difference to vanilla of the same seeds; None for vanilla itself and without such a seed"""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Change:
 
 
 def change_of(row: Row) -> Change | None:
-    """The change that a row shows, None of vanilla and of one seed."""
+    """Return the change that a row shows, None for vanilla and for a single seed."""
     d = row.difference
     if row.pair is None or d is None or d.low is None or d.high is None:
         return None
@@ -45,11 +45,11 @@ def change_of(row: Row) -> Change | None:
 
 
 class Findings:
-    """Everything that the cells of a study say of one metric.
+    """The results of a study's cells in one metric.
 
     Args:
         metric: one that the evaluation gives.
-        level: of the intervals.
+        level: confidence level of the intervals.
     """
 
     def __init__(self, study: PairStudy, cells: Sequence[Cell], metric: str, level: float = 0.95):
@@ -81,7 +81,7 @@ class Findings:
         return sorted({row.step for row in self.rows})
 
     def at_end(self) -> list[Row]:
-        """Rows of the last step of the runs."""
+        """Return the rows of the last step of the runs."""
         return [row for row in self.rows if row.step == self.study.steps[-1]]
 
     def verdict(self, row: Row) -> str:

@@ -37,7 +37,7 @@ class PairPoint:
 
     @property
     def variant(self) -> str:
-        """Without the seed: what is compared."""
+        """Return the point without its seed, which is what the report compares."""
         if self.pair is None:
             return "vanilla"
         return f"{self.pair[0]}-{self.pair[1]}-lambda{self.weight:g}"
@@ -56,7 +56,7 @@ class PairPoint:
 
 
 def select_pairs(g: PairGrid, depth: int) -> tuple[Pair, ...]:
-    """The pairs of a model of `depth` blocks; `ValueError` if there are none or one is outside."""
+    """Return the pairs of a model of `depth` blocks; raise `ValueError` if none or outside."""
     from layersync.pairs import check_pairs, parse_pairs  # these import torch; --help does without
 
     if g.pairs.strip() != "all":
@@ -86,7 +86,7 @@ def select_pairs(g: PairGrid, depth: int) -> tuple[Pair, ...]:
 
 
 def grid_points(g: PairGrid, depth: int, usual_weight: float) -> list[PairPoint]:
-    """All points, seed by seed, vanilla first in each, so that reports can be made half-way."""
+    """Return all points seed by seed, vanilla first in each, so that early reports make sense."""
     pairs, weights = select_pairs(g, depth), g.lambdas or (usual_weight,)
     check_values("--seeds", g.seeds, lambda seed: seed >= 0, "at least 0")
     positive = "finite and above 0; vanilla runs are made in any case"

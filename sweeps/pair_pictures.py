@@ -1,4 +1,4 @@
-"""Pictures of a study of layer pairs. Nothing is drawn as a difference that has no spread."""
+"""Pictures of a study of layer pairs. Differences without a spread are not drawn."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ DPI = 110
 
 
 def draw_all(f: Findings, folder: Path) -> list[tuple[str, Path]]:
-    """Draw what there is enough of; returns (title, file) of each picture."""
+    """Draw every picture that has enough results; return (title, file) of each."""
     titles = {
         "heatmap.png": ("Change against vanilla, by student and teacher", heat_map),
         "lambda.png": ("Change against vanilla over lambda", over_lambda),
@@ -42,12 +42,12 @@ def draw_all(f: Findings, folder: Path) -> list[tuple[str, Path]]:
 
 
 def changes(rows: list[Row]) -> list[Change]:
-    """The changes that the rows show."""
+    """Return the changes that the rows show."""
     return [change for row in rows if (change := change_of(row))]
 
 
 def panels(count: int, width: float, height: float, **options):
-    """A figure with `count` axes in rows of COLUMNS."""
+    """Make a figure with `count` axes in rows of COLUMNS."""
     columns = min(COLUMNS, count)
     shape = math.ceil(count / columns), columns
     size = max(5.5, width * columns), height * shape[0] + 0.6
@@ -60,7 +60,7 @@ def panels(count: int, width: float, height: float, **options):
 
 
 def heat_map(f: Findings):
-    """Mean difference and half of its interval in each square, a frame where it excludes zero."""
+    """Draw mean difference and half-width in each square, framed where it excludes zero."""
     rows = [row for row in f.at_end() if row.pair]
     known = changes(rows)
     if not known:
@@ -106,7 +106,7 @@ def draw_squares(f: Findings, axis, rows: list[Row], norm, colours) -> None:
 
 
 def over_lambda(f: Findings):
-    """Difference and interval over lambda, a panel for each student, a line for each teacher."""
+    """Draw difference and interval over lambda: a panel per student, a line per teacher."""
     known = changes(f.at_end())
     if not known:
         return None
@@ -141,7 +141,7 @@ def over_lambda(f: Findings):
 
 
 def over_steps(f: Findings):
-    """A panel for each pair: every seed as a thin line, the mean over seeds as a thick one."""
+    """Draw a panel for each pair: every seed as a thin line, the mean over seeds as a thick one."""
     if len(f.steps) < 2:
         return None
     baseline = [row for row in f.rows if row.pair is None]
@@ -170,7 +170,7 @@ def over_steps(f: Findings):
 
 
 def pairs_to_draw(f: Findings) -> tuple[list, str]:
-    """All pairs, or of too many the best at the end, and words that say so."""
+    """Return all pairs, or the best if there are too many, and words that say so."""
     pairs = sorted({row.pair for row in f.rows if row.pair})
     if len(pairs) <= MOST_PANELS:
         return pairs, ""
@@ -187,13 +187,13 @@ def pairs_to_draw(f: Findings) -> tuple[list, str]:
 
 
 def only(row: Row, seeds: set[int]) -> Row:
-    """The part of a row that is of the given seeds, to be drawn beside a pair of the same."""
+    """Return a row with the given seeds alone, to be drawn beside a pair with the same seeds."""
     values = {seed: value for seed, value in row.values.items() if seed in seeds}
     return dataclasses.replace(row, values=values)
 
 
 def draw_lines(axis, rows: list[Row], colour, name: str) -> None:
-    """The metric of one variant over steps; the mean only where all of its seeds are there."""
+    """Draw the metric of one variant over steps, and the mean where all seeds are finished."""
     seeds = sorted({seed for row in rows for seed in row.values})
     for seed in seeds:
         mine = [row for row in rows if seed in row.values]

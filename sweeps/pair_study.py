@@ -1,10 +1,10 @@
-"""A study of layer pairs: its settings, its cells, and the folder that they are in.
+"""A study of layer pairs: its settings, its cells, and their folder.
 
     FOLDER/sweep.json             the commands, and every cell that was asked for
     FOLDER/cells/2-5-lambda0.3-seed0/
         train/                    the run of train.py
-        0000700.metrics.json      what evaluation says of the samples of that step
-        cell.json, cell.log       what is done, and what the commands printed
+        0000700.metrics.json      metrics of the samples of that step
+        cell.json, cell.log       which commands are done, and what they printed
 
 A later call may ask for other pairs, weights and seeds in the same folder: they come on top. Its
 commands must be the same.
@@ -61,7 +61,7 @@ class PairStudy:
     """Layer pairs, each trained, sampled and evaluated beside a vanilla run: a `Study`.
 
     Args:
-        level: of the intervals over seeds in the report.
+        level: confidence level of the intervals over seeds in the report.
 
     Raises `ValueError` for bad settings.
     """
@@ -93,14 +93,14 @@ class PairStudy:
         return find_model(self.training.model).keywords["depth"]
 
     def points(self, grid: PairGrid) -> list[PairPoint]:
-        """All points of a grid, see `grid_points`."""
+        """Return all points of a grid, see `grid_points`."""
         return grid_points(grid, self.depth, self.usual_weight)
 
     def check_inputs(self) -> None:
         check_reference(self.evaluation)
 
     def recipe(self) -> dict:
-        """Everything that determines the numbers of all cells."""
+        """Return everything that determines the numbers of all cells."""
         return {
             "train": training_recipe(self.training),
             "sample": sampling_recipe(self.sampling),
@@ -109,7 +109,7 @@ class PairStudy:
         }
 
     def cell(self, point: PairPoint) -> Cell:
-        """The folder, settings and commands of a point."""
+        """Return the cell of a point: its folder, settings and commands."""
         train = [*self.base, "--epochs", self.training.max_steps, *loss_flags(point)]
         train += ["--global-seed", point.seed, "--results-dir", "{cell}", "--run-name", "train"]
         if self.training.wandb:
@@ -140,13 +140,13 @@ class PairStudy:
         return Cell(point.name, folder, settings, recipe, tuple(commands))
 
     def cost(self, cells: Sequence[Cell], parallel: int) -> list[str]:
-        """Operations, passes through the network and hours of what is left."""
+        """Return lines on the FLOPs, network passes and hours of the cells that are left."""
         from sweeps.pair_cost import estimate
 
         return estimate(self, cells, parallel)
 
     def report(self, cells: Sequence[Cell]) -> list[str]:
-        """Write FOLDER/report, see sweeps/pair_tables.py; returns its table."""
+        """Write FOLDER/report (sweeps/pair_tables.py); return its table."""
         from sweeps.pair_findings import Findings
         from sweeps.pair_tables import overview_lines, write_report
 
@@ -161,13 +161,13 @@ class PairStudy:
     def load(
         cls, stored: dict, folder: Path, metric: str | None = None, level: float = 0.95
     ) -> "PairStudy":
-        """The study in a sweep.json; `metric` and `level` are the report's."""
+        """Return the study in a sweep.json; `metric` and `level` are the report's."""
         config = PairStudyConfig(**(stored["study"] | {"folder": str(folder)}))
         return cls(dataclasses.replace(config, metric=metric or config.metric), level)
 
     @classmethod
     def load_points(cls, cells: Sequence[dict]) -> list[PairPoint]:
-        """The points in the order in which they were asked for."""
+        """Return the points in the order in which they were asked for."""
         return [PairPoint.of(settings) for settings in cells]
 
 

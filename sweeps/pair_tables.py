@@ -1,8 +1,8 @@
-"""Results of a study of layer pairs so far: CSV, Markdown and pictures, at any time.
+"""Report of a study of layer pairs, at any time: CSV, Markdown and pictures.
 
 FOLDER/report/cells.csv      every cell and evaluated step: its state and all metrics
 FOLDER/report/summary.csv    every pair and weight: difference to vanilla, interval, verdict
-FOLDER/report/report.md      the same to read, with what failed
+FOLDER/report/report.md      the same as a page to read, with the failed cells
 FOLDER/report/*.png          heat map, metric over lambda, metric over steps
 """
 
@@ -19,7 +19,7 @@ from sweeps.seed_statistics import rounded, spread
 
 
 def write_report(findings: Findings) -> Path:
-    """Write everything into FOLDER/report; returns the Markdown file."""
+    """Write everything into FOLDER/report; return the Markdown file."""
     folder = findings.study.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "cells.csv", cells_csv(findings))
@@ -83,7 +83,7 @@ def markdown(f: Findings, pictures: list[tuple[str, Path]]) -> str:
 
 
 def overview_lines(f: Findings) -> list[str]:
-    """The table of the last step and what failed, for the terminal."""
+    """Return the table of the last step and the failed cells, for the terminal."""
     rows, lines = f.at_end(), [progress_line(f.cells, f.states)]
     lines += ["", *table(f, rows), ""] if rows else []
     for cell in f.cells:
@@ -122,7 +122,7 @@ def mean_and_spread(row: Row) -> str:
 
 
 def reading(f: Findings, rows: list[Row]) -> list[str]:
-    """Explanations of the words in the table, and of how far they go."""
+    """Return explanations of the table's words, and of how far the results hold."""
     compared = [row for row in rows if change_of(row)]
     percent = f"{100 * f.level:g}%"
     lines = [

@@ -39,7 +39,7 @@ class PoolConfig:
 
 
 def check_pool(c: PoolConfig, here: bool = True) -> None:
-    """`ValueError` for numbers that cannot be satisfied, on this machine if cells run `here`."""
+    """Raise `ValueError` for impossible numbers, judged by this machine if cells run `here`."""
     for name in ("parallel", "processes_per_cell"):
         require(c, name, getattr(c, name) >= 1, "at least 1")
     devices = gpus() if here else []
@@ -51,7 +51,7 @@ def check_pool(c: PoolConfig, here: bool = True) -> None:
 
 
 def gpus() -> list[str]:
-    """Names of the GPUs that may be used, as CUDA_VISIBLE_DEVICES has them."""
+    """Return the names of the usable GPUs, as in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
@@ -61,9 +61,9 @@ def gpus() -> list[str]:
 
 
 def launches(c: PoolConfig) -> list[Launch]:
-    """Ways to start commands, one for each of the cells that are at work at the same time.
+    """Return ways to start commands, one for each of the cells that work at the same time.
 
-    GPUs are dealt out in turn, so more cells than GPUs share them; cores are divided evenly.
+    GPUs are assigned in turn, so more cells than GPUs share them; cores are divided evenly.
     """
     devices, size = gpus(), c.processes_per_cell
     threads = max(1, cores() // (c.parallel * size))
@@ -80,14 +80,14 @@ def launches(c: PoolConfig) -> list[Launch]:
 
 
 def cores() -> int:
-    """Number of cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class Pool:
-    """Cells that wait, and those at work, one for each free place."""
+    """A pool of places to run cells: holds the waiting cells and those at work."""
 
     def __init__(self, cells: Sequence[Cell], c: PoolConfig):
         self.overview = Overview(cells, c.parallel)
@@ -106,7 +106,7 @@ class Pool:
                 self.overview.set(cell, now, silent=now == "finished")
 
     def work(self) -> int:
-        """Run until nothing waits; returns the exit code."""
+        """Run until nothing waits; return the exit code."""
         try:
             with stop_signals(self._remember):
                 self.overview.say(self.overview.status())
@@ -150,7 +150,7 @@ class Pool:
         self._came_to(run)
 
     def _came_to(self, run: CellRun) -> None:
-        """`run` has an outcome."""
+        """Record the outcome of `run`."""
         if run.outcome == "busy":
             again = time.monotonic() + SECONDS_UNTIL_NEXT_LOOK
             self.waiting.append((again, run.cell))
@@ -183,9 +183,9 @@ def stop_signals(stop) -> Iterator[None]:
 
 
 def run_cells(cells: Sequence[Cell], c: PoolConfig) -> int:
-    """Work through `cells`, those that are finished left alone.
+    """Run all `cells` that are not finished.
 
-    Returns 0 when all are finished, 1 when some have failed, 75 when it was stopped: the same call
-    continues.
+    Returns 0 when all are finished, 1 when some have failed, 75 when it was stopped: then the same
+    call continues.
     """
     return Pool(cells, c).work()

@@ -45,12 +45,12 @@ class Launch:
     processes: int = 1
     """processes of each command, by torchrun if there are several"""
     devices: tuple[str, ...] = ()
-    """CUDA_VISIBLE_DEVICES; as they are if empty"""
+    """CUDA_VISIBLE_DEVICES, which is not set if this is empty"""
     threads: int | None = None
     """OMP_NUM_THREADS, unless the user set it"""
 
     def argv(self, words: tuple[str, ...] | list[str]) -> list[str]:
-        """The program and arguments that run a command's words."""
+        """Return the program and arguments that run a command's words."""
         words = list(words)
         if words[0] != "-m":
             words[0] = str(ROOT / words[0])
@@ -60,7 +60,7 @@ class Launch:
         return [sys.executable, *launcher, f"--nproc_per_node={self.processes}", *words]
 
     def shown(self, words: tuple[str, ...] | list[str]) -> str:
-        """A command as one would type it in the project's folder."""
+        """Return a command as one would type it in the project's folder."""
         start = ["python"]
         if self.processes > 1:
             start = ["torchrun", "--standalone", f"--nproc_per_node={self.processes}"]
@@ -79,7 +79,7 @@ class Launch:
 
 
 class CellRun:
-    """A cell at work. Call `poll` now and then until it gives an outcome.
+    """A cell at work. Call `poll` from time to time until it returns an outcome.
 
     `outcome` is "busy" at once if another process works on the cell.
     """
@@ -102,11 +102,11 @@ class CellRun:
 
     @property
     def command(self) -> Command | None:
-        """The one that is running."""
+        """Return the command that is running."""
         return self.waiting[0] if self.waiting and not self.outcome else None
 
     def poll(self) -> End | None:
-        """None while it works. Starts the next command when one has ended."""
+        """Return the outcome, None while it works; start the next command when one has ended."""
         if self.outcome:
             return self.outcome
         code = self.process.poll()
@@ -130,7 +130,7 @@ class CellRun:
         return self.outcome
 
     def stop(self) -> None:
-        """Ask the command to save and end; a second time: kill it."""
+        """Ask the command to save and end; a second call kills it."""
         if self.outcome:
             return
         if self.kill_at:
@@ -183,7 +183,7 @@ class CellRun:
         self._end("failed")
 
     def _reason(self, code: int, problem: str) -> str:
-        """One line: what the command said last."""
+        """Return a line about a failure: the last line that the command printed."""
         told = read_outcome(self.told)
         if told and told.outcome == "failed":
             return f"{told.command}: error: {told.reason} (exit code {told.exit_code})"
@@ -198,7 +198,7 @@ class CellRun:
         return f"{[problem, *lines, *errors[:1]][-1]} ({problem})"
 
     def _continues(self, code: int) -> bool:
-        """Whether the same command is to go on: it was told to stop by somebody else.
+        """Return whether the same command must continue: somebody else told it to stop.
 
         Of several processes torchrun ends with 1, whatever theirs ended with. One that stopped or
         was killed has then written no outcome; what it does not know how to end neither, so that
@@ -214,7 +214,7 @@ class CellRun:
         return self.tries <= TRIES
 
     def _said(self) -> str:
-        """Everything that the command has printed."""
+        """Return everything that the command has printed."""
         return self.cell.log.read_bytes()[self.log_start :].decode(errors="replace")
 
     def _end(self, outcome: End) -> None:
@@ -224,9 +224,10 @@ class CellRun:
 
 
 def before_command() -> None:
-    """In the new process: be told to stop when the one that started it dies.
+    """Prepare a new process: it gets SIGTERM when the process that started it dies.
 
-    SIGUSR2, with which submitit announces the end of a SLURM job, is for the job's first process.
+    It ignores SIGUSR2, by which submitit announces the end of a SLURM job: that is meant for the
+    job's first process.
     """
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if LIBC:

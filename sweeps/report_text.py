@@ -1,4 +1,4 @@
-"""Pieces that reports of all kinds of sweeps are made of."""
+"""Text for the reports of all kinds of sweeps: tables, failures, progress."""
 
 import csv
 import io
@@ -10,26 +10,26 @@ from sweeps.cells import Cell, read_record, seconds
 
 
 def as_csv(head: list[str], rows: list[list]) -> str:
-    """A table as CSV."""
+    """Return a table as CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([head, *rows])
     return text.getvalue()
 
 
 def failure(cell: Cell) -> str:
-    """The failed command of a cell and its reason, empty if none failed."""
+    """Return the failed command of a cell and the reason, empty if none failed."""
     failed = read_record(cell)["failure"]
     return f"{failed['command']}: {failed['reason']}" if failed else ""
 
 
 def failures(cells: Sequence[Cell], states: Mapping[str, str]) -> list[str]:
-    """A line for each failed cell, with where to read on."""
+    """Return a line for each failed cell, with the path of its log."""
     failed = [cell for cell in cells if states[cell.name] == "failed"]
     return [f"{cell.name} failed: {failure(cell)}; see {cell.log}" for cell in failed]
 
 
 def progress_line(cells: Sequence[Cell], states: Mapping[str, str]) -> str:
-    """Numbers of cells by state, and the time that a finished one took."""
+    """Return the number of cells by state, and the time that a finished one took."""
     counts = Counter(states.values())
     parts = [f"{n} {name}" for name, n in sorted(counts.items())]
     line = f"{len(cells)} cells: {', '.join(parts)}."

@@ -1,10 +1,10 @@
-"""Differences to the baseline of the same seed, with their Student t interval over seeds.
+"""Differences to the baseline with the same seed, with Student's t interval over seeds.
 
     d_s = metric(variant, seed s) - metric(vanilla, seed s)
     interval = mean(d) +- t_{(1 + level) / 2, n - 1} std(d) / sqrt(n)
 
-Pairing takes out what a seed has in common in both runs: initial weights, order of the data, noise.
-One seed has a difference but no spread, and so no interval: it is shown as nothing.
+Pairing removes what the two runs of a seed have in common: initial weights, order of the data,
+noise. A single seed has a difference but no spread, so it has no interval.
 """
 
 import math
@@ -30,7 +30,7 @@ class Difference:
         return None if self.high is None or self.low is None else (self.high - self.low) / 2
 
     def verdict(self, rising: bool) -> Verdict:
-        """Whether the interval excludes zero, and on which side; `rising`: more is better."""
+        """Return the verdict on the variant by its interval; `rising`: more is better."""
         if self.low is None or self.high is None:
             return "one seed"
         if self.low <= 0 <= self.high:
@@ -41,9 +41,9 @@ class Difference:
 def paired_difference(
     values: Mapping[int, float], baseline: Mapping[int, float], level: float = 0.95
 ) -> Difference | None:
-    """Mean difference of a variant to the baseline, over the seeds that both have.
+    """Return the mean difference of a variant to the baseline, over the seeds that both have.
 
-    None when there is no such seed. Raises `ValueError` unless 0 < level < 1.
+    Returns None when there is no such seed. Raises `ValueError` unless 0 < level < 1.
     """
     from scipy.stats import t
 
@@ -60,7 +60,7 @@ def paired_difference(
 
 
 def rounded(value: float, spread: float | None, sign: str = "") -> str:
-    """`value` as a text, to the second digit of its spread; `sign` "+" shows a plus too."""
+    """Return `value` rounded to the second digit of its spread; `sign` "+" shows a plus too."""
     if not spread or not math.isfinite(spread):
         return f"{value:{sign}.4g}"
     return f"{value:{sign}.{max(0, 1 - math.floor(math.log10(spread)))}f}"
@@ -72,5 +72,5 @@ def check_level(level: float) -> None:
 
 
 def spread(values: Mapping[int, float]) -> float | None:
-    """Standard deviation over seeds, None of one."""
+    """Return the standard deviation over seeds, None for a single seed."""
     return statistics.stdev(values.values()) if len(values) > 1 else None

@@ -1,9 +1,9 @@
 """Cells as jobs of SLURM, through submitit: one array of jobs, a cell each.
 
-A job that is preempted or out of time is told so by SIGUSR2: its command saves and ends (train.py:
-exit code 75), and the job is queued again with the same cell, where the command continues. What
-SLURM queues again by itself continues as well. Jobs outlive the program that submitted them, which
-only watches; started again it finds them by FOLDER/slurm/jobs.json.
+A job that is preempted or out of time gets SIGUSR2: its command saves and ends (train.py: exit code
+75), and the job is queued again with the same cell, where the command continues. A job that SLURM
+queues again by itself continues as well. The program that submitted the jobs only watches them and
+may end before them; started again, it reads FOLDER/slurm/jobs.json and watches the same jobs.
 """
 
 import importlib.util
@@ -34,29 +34,29 @@ SECONDS_FOR_LOCK = 120.0  # that a cell may be held by what is left of the job b
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """The place where cells run, and a job's demands. A cell's processes are on one machine."""
+    """The place where cells run, and what a job asks for. A cell's processes are on one machine."""
 
     cluster: Literal["here", "slurm", "local"] = "here"
     """here: in this process; slurm: as an array of jobs, --parallel at a time; local: as submitit's
-    local jobs, to try that out"""
+    local jobs, to try it without SLURM"""
     partition: str | None = None
-    """of SLURM"""
+    """SLURM's partition"""
     account: str | None = None
-    """of SLURM"""
+    """SLURM's account"""
     hours: float = 24.0
     """time limit of a job; what is not finished then is queued again and continues"""
     gpus_per_process: int = 1
-    """0 on machines without GPUs"""
+    """GPUs for each process; 0 on machines without GPUs"""
     cpus_per_process: int = 8
     """cores for each process"""
     mem_gb: float | None = None
     """memory of a job"""
     sbatch: tuple[str, ...] = ()
-    """more of sbatch's options as NAME=VALUE: qos=low constraint=a100"""
+    """more options of sbatch as NAME=VALUE: qos=low constraint=a100"""
 
 
 def check_cluster(c: ClusterConfig) -> None:
-    """`ValueError` for settings that do not go together or programs that are not there."""
+    """Raise `ValueError` for settings that contradict each other and for missing programs."""
     if c.cluster == "here":
         for field in fields(c):
             if getattr(c, field.name) != field.default:
@@ -76,13 +76,13 @@ def check_cluster(c: ClusterConfig) -> None:
 
 
 def check_settings(pool: PoolConfig, c: ClusterConfig) -> None:
-    """`ValueError` for what this machine or the cluster cannot satisfy, before any work."""
+    """Raise `ValueError` for settings that this machine or the cluster cannot satisfy."""
     check_cluster(c)
     check_pool(pool, here=c.cluster == "here")
 
 
 def work_through(cells: Sequence[Cell], pool: PoolConfig, c: ClusterConfig, folder: Path) -> int:
-    """Work through the cells of the sweep in `folder`, wherever `c` says.
+    """Run the cells of the sweep in `folder`, here or on the cluster that `c` names.
 
     Returns 0 when all are finished, 1 when some are not and nothing more happens, 75 when it was
     stopped: the same call continues.
@@ -100,7 +100,7 @@ class CellJob:
         self.run: CellRun | None = None
 
     def __call__(self, cell: Cell) -> str:
-        """Work on the cell to its end; returns the outcome."""
+        """Run the cell to its end; return the outcome."""
         deadline = time.monotonic() + SECONDS_FOR_LOCK
         while True:
             with unannounced():
@@ -115,7 +115,7 @@ class CellJob:
             time.sleep(POLL_SECONDS)
 
     def checkpoint(self, cell: Cell):
-        """Let the command save and end; returns the job that goes on."""
+        """Let the command save and end; return the job that continues it."""
         from submitit.helpers import DelayedSubmission
 
         if self.run:
@@ -127,7 +127,7 @@ class CellJob:
 
 @contextmanager
 def unannounced():
-    """Hold SIGUSR2 back: its handler uses what is being changed here."""
+    """Block SIGUSR2 for a while: its handler uses the state that is being changed."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     try:
         yield
@@ -160,7 +160,7 @@ def make_executor(c: ClusterConfig, pool: PoolConfig, folder: Path):
 
 
 class Jobs:
-    """The job of each cell, remembered in FOLDER/slurm/jobs.json."""
+    """The jobs of a sweep's cells, stored in FOLDER/slurm/jobs.json."""
 
     def __init__(self, folder: Path, c: ClusterConfig):
         self.path, self.cluster = folder / "slurm" / "jobs.json", c.cluster
@@ -177,11 +177,11 @@ class Jobs:
         return kind(folder=self.path.parent / "%j", job_id=number, tasks=[0])
 
     def alive(self, cell: Cell) -> bool:
-        """Whether a job of this cell waits or runs, as far as SLURM's accounting knows."""
+        """Return whether a job of this cell waits or runs, by SLURM's accounting."""
         return cell.name in self.jobs and not self.jobs[cell.name].done()
 
     def submit(self, cells: Sequence[Cell], executor, launch: Launch) -> None:
-        """One array of jobs."""
+        """Submit the cells as one array of jobs."""
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before]))  # for pickles
         new = executor.map_array(CellJob(launch), list(cells))
@@ -191,7 +191,7 @@ class Jobs:
 
 
 def submit_cells(cells: Sequence[Cell], pool: PoolConfig, c: ClusterConfig, folder: Path) -> int:
-    """Submit what is not finished and has no job yet, then watch until nothing is left."""
+    """Submit cells that are not finished and have no job, then watch until none is left."""
     executor = make_executor(c, pool, folder)
     jobs, launch = Jobs(folder, c), Launch(pool.processes_per_cell, threads=c.cpus_per_process)
     wanted = ("waiting", "failed") if pool.retry_failed else ("waiting",)
@@ -203,7 +203,7 @@ def submit_cells(cells: Sequence[Cell], pool: PoolConfig, c: ClusterConfig, fold
 
 
 def watch(cells: Sequence[Cell], jobs: Jobs, pool: PoolConfig) -> int:
-    """Show what jobs do until none is left, or until Ctrl-C; returns the exit code."""
+    """Show the jobs' progress until none is left, or until Ctrl-C; return the exit code."""
     overview, stopped = Overview(cells, pool.parallel), []
     with stop_signals(lambda: stopped.append(True)):
         while not stopped:

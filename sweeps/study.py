@@ -1,11 +1,11 @@
-"""A kind of sweep, and the one mechanism that plans, runs and reports all kinds.
+"""The interface of a kind of sweep, and the mechanism that plans, runs and reports all kinds.
 
     run_sweep(PairStudy, config, grid, pool=pool, cluster=cluster)    # -> exit code
     report_sweep(PairStudy, Path("results/sweep"))
 
-A study says which points there are, what each one runs and what has come of them: it is a class
-with what `Study` lists, in a file of its own, and a short script with its command line. Cells,
-their folder, processes, SLURM and the overview are the same for all (sweeps/cells.py,
+A study defines its points, the commands of each and the report on their results. It is a class with
+the methods of `Study`, in a file of its own, and a short script with its command line. Cells, their
+folder, processes, SLURM and the overview are the same for all studies (sweeps/cells.py,
 sweeps/sweep_folder.py, sweeps/pool.py, sweeps/slurm.py).
 """
 
@@ -21,26 +21,26 @@ from sweeps.sweep_folder import check_same_sweep, join_sweep, load_sweep
 
 
 class Point(Protocol):
-    """One cell's place in a sweep: hashable, and the same after being stored."""
+    """The place of a cell in a sweep: hashable, and equal after it was stored and loaded."""
 
     @property
     def name(self) -> str:
-        """Name of the cell's folder."""
+        """Return the name of the cell's folder."""
 
     def settings(self) -> dict:
-        """Itself as JSON, for sweep.json and cell.json."""
+        """Return the point as JSON, for sweep.json and cell.json."""
 
 
 P = TypeVar("P", bound=Point)
 
 
 class Study(Protocol[P]):
-    """Commands, read and checked, and the cells of any points.
+    """A kind of sweep: its commands, read and checked, and the cells of its points.
 
-    Made from its settings, as the command line gives them; raises `ValueError` for bad ones.
+    It is made from its settings, as the command line gives them; raises `ValueError` for bad ones.
 
     Args:
-        title: what messages call this kind of sweep.
+        title: name of this kind of sweep in messages.
         flags: the command line's flag of each part of `recipe`, for messages.
         folder: everything is written in here.
     """
@@ -52,39 +52,39 @@ class Study(Protocol[P]):
     def __init__(self, config: Any): ...
 
     def points(self, grid: Any) -> list[P]:
-        """The points of a grid, each once; `ValueError` for a grid that is empty or cannot be."""
+        """Return the points of a grid, each once; raise `ValueError` for a bad or empty grid."""
 
     def check_inputs(self) -> None:
-        """`ValueError` if a file that the cells read is not there."""
+        """Raise `ValueError` if a file that the cells read is missing."""
 
     def recipe(self) -> dict:
-        """Everything that determines the cells' numbers, {part: {setting: value} or value}."""
+        """Return everything that sets the cells' numbers, {part: {setting: value} or value}."""
 
     def cell(self, point: P) -> Cell:
-        """The folder, settings and commands of a point."""
+        """Return the cell of a point: its folder, settings and commands."""
 
     def cost(self, cells: Sequence[Cell], parallel: int) -> list[str]:
-        """Lines on what the cells that are left will cost."""
+        """Return lines on the cost of the cells that are left."""
 
     def report(self, cells: Sequence[Cell]) -> list[str]:
-        """Write what there is to say so far; returns lines for the terminal."""
+        """Write a report on the results so far; return lines for the terminal."""
 
     def stored(self) -> dict:
-        """The study as sweep.json keeps it, JSON-compatible."""
+        """Return the study as stored in sweep.json, JSON-compatible."""
 
     @classmethod
     def load(cls, stored: dict, folder: Path, *args: Any, **options: Any) -> "Study[P]":
-        """The study that `stored` gave, moved to `folder`.
+        """Return the study that was stored as `stored`, now in `folder`.
 
         Args:
-            options: of the report, each None for the study's own.
+            options: options of the report, each None for the study's own.
 
         Raises `ValueError`, `KeyError` or `TypeError` for what another kind of study stored.
         """
 
     @classmethod
     def load_points(cls, cells: Sequence[dict]) -> list[P]:
-        """The points with these settings, in the order in which they are shown."""
+        """Return the points with these settings, in the order in which they are shown."""
 
 
 def run_sweep(
@@ -96,7 +96,7 @@ def run_sweep(
     cluster: ClusterConfig,
     dry_run: bool = False,
 ) -> int:
-    """Run what is not finished of a grid of points, then report; returns the exit code.
+    """Run the unfinished points of a grid, then report; return the exit code.
 
     Bad input ends the program before anything is written.
 
@@ -123,7 +123,7 @@ def run_sweep(
 
 
 def report_sweep(kind: type[Study[P]], folder: Path, **options) -> int:
-    """Report what is finished so far of the sweep in a folder; returns the exit code."""
+    """Report the finished cells of the sweep in a folder; return the exit code."""
     with usage_errors():
         study, cells = load_sweep(kind, folder, **options)
         lines = study.report(cells)
@@ -132,7 +132,7 @@ def report_sweep(kind: type[Study[P]], folder: Path, **options) -> int:
 
 
 def commands_left(cells: Sequence[Cell], pool: PoolConfig) -> list[str]:
-    """The commands that must still run, as one would type them, under their cells' names."""
+    """Return the commands that must still run, as one would type them, under cells' names."""
     launch, lines = launches(pool)[0], []
     for cell in cells:
         left = to_do(cell)
@@ -153,7 +153,7 @@ def sample_and_evaluate(
     keep_samples: bool = False,
     suffix: str = "",
 ) -> list[Command]:
-    """The two commands that every study ends with: STEM.npz, then STEM.metrics.json.
+    """Return the last two commands of every study, for STEM.npz and STEM.metrics.json.
 
     Args:
         sample: flags of sample_ddp.py with the checkpoint, and with {samples} for the .npz.
@@ -162,7 +162,7 @@ def sample_and_evaluate(
         expects: values that the samples' recipe must hold.
         inputs: files inside the folder that sampling reads.
         keep_samples: whether the .npz stays when it is evaluated.
-        suffix: what tells the commands' names from others in the cell: " 0000700".
+        suffix: end of the commands' names, which makes them unique in the cell: " 0000700".
     """
     samples, metrics = f"{stem}.npz", f"{stem}.metrics.json"
     words = [str(word).replace("{samples}", "{cell}/" + samples) for word in sample]

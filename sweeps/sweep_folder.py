@@ -1,7 +1,7 @@
 """A sweep's folder: FOLDER/sweep.json holds the study and every cell that was asked for.
 
-A later call may ask for other points in the same folder: they come on top. What determines the
-numbers must be the same. Two calls that start at once take turns.
+A later call may ask for other points in the same folder: they are added. The settings that
+determine the numbers must be the same. Two calls that start at once take turns.
 """
 
 import fcntl
@@ -20,10 +20,10 @@ DEFAULT = "the default"  # of a setting that a recipe leaves out
 
 
 def load_study(kind: type["Study"], folder: Path, **options) -> tuple["Study", list[dict]]:
-    """The study in a folder, and the settings of all points that it was asked for.
+    """Load the study in a folder, and the settings of all points that it was asked for.
 
     Args:
-        options: of its report, see `Study.load`.
+        options: options of its report, see `Study.load`.
 
     Raises `ValueError` if there is none, or one of another kind.
     """
@@ -40,13 +40,13 @@ def load_study(kind: type["Study"], folder: Path, **options) -> tuple["Study", l
 
 
 def load_sweep(kind: type["Study"], folder: Path, **options) -> tuple["Study", list[Cell]]:
-    """The study in a folder and all of its cells; errors and options as of `load_study`."""
+    """Load the study in a folder and all of its cells; errors and options as in `load_study`."""
     study, settings = load_study(kind, folder, **options)
     return study, [study.cell(point) for point in kind.load_points(settings)]
 
 
 def check_same_sweep(study: "Study") -> list[dict]:
-    """Settings of the cells that the folder knows of; `ValueError` if it holds another sweep."""
+    """Return settings of the folder's known cells; raise `ValueError` if of another sweep."""
     folder = study.folder
     if not (folder / "sweep.json").exists():
         check_free(folder)
@@ -62,7 +62,7 @@ def check_same_sweep(study: "Study") -> list[dict]:
 
 
 def differences(there: dict, here: dict, flags: dict[str, str]) -> list[str]:
-    """In what two recipes differ, by flag and setting; parts without settings only if alone."""
+    """Return where recipes differ, by flag and setting; parts without settings only if alone."""
     details, whole = [], []
     for part in here:
         a, b = there.get(part, {}), here[part]
@@ -78,7 +78,7 @@ def differences(there: dict, here: dict, flags: dict[str, str]) -> list[str]:
 
 
 def join_sweep(study: "Study", points: Sequence["Point"]) -> None:
-    """Write sweep.json, or add the points to it; `ValueError` if it is of another sweep."""
+    """Write sweep.json, or add points to it; raise `ValueError` if it is of another sweep."""
     check_same_sweep(study)
     study.folder.mkdir(parents=True, exist_ok=True)
     with open(study.folder / "sweep.lock", "a") as turn:
@@ -90,7 +90,7 @@ def join_sweep(study: "Study", points: Sequence["Point"]) -> None:
 
 
 def check_free(folder: Path) -> None:
-    """`ValueError` if there is something that no sweep made."""
+    """Raise `ValueError` if the folder holds something that no sweep made."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--folder {folder} is a file: give another one")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()

@@ -15,6 +15,7 @@ from scripts.cache_features import FeatureConfig
 from training.checks import check_train_config
 from training.config import TrainConfig
 from training.methods.layer_sync import layer_sync_settings
+from training.settings_record import resolved_settings
 
 TEXT = (ROOT / "README.md").read_text()
 
@@ -55,7 +56,27 @@ def test_training_commands_are_valid(page, monkeypatch):
         monkeypatch.setattr("sys.argv", ["train.py", *args])
         config = parse_command(TrainConfig)
         check_train_config(config)
-        assert layer_sync_settings(config)[0]
+        names_repa = "repa" in config.loss_type
+        assert bool(layer_sync_settings(config)[0]) == (
+            config.loss_type != "vanilla" and not names_repa
+        )
+
+
+def test_sit_and_repa_are_reproduced_by_the_lines_that_say_so(monkeypatch):
+    page = (ROOT / "docs/training.md").read_text()
+    section = page[page.index("## Commands of SiT and REPA") :]
+    block = re.findall(r"```bash\n(.*?)```", section, re.S)[0].replace("\\\n", " ")
+    configs = []
+    for line in block.strip().splitlines():
+        words = shlex.split(line)
+        monkeypatch.setattr("sys.argv", words[words.index("train.py") :])
+        configs.append(parse_command(TrainConfig))
+    sit, repa = configs
+    assert sit.loss_type == "vanilla" and sit.epochs == 1400 and sit.global_batch_size == 256
+    assert sit.optim.lr == 1e-4 and sit.optim.ema_decay == 0.9999 and sit.vae == "ema"
+    values = resolved_settings(repa)
+    assert values["repa_depth"] == 8 and values["repa_weight"] == 0.5 and values["epochs"] == 800
+    assert values["max_grad_norm"] == 1.0
 
 
 def test_commands_of_the_comparisons_are_valid(monkeypatch):

@@ -19,6 +19,7 @@ from data.sources import load_source
 from models import SiT, find_model
 from models.trained import load_weights, start_from_weights
 from runtime.locks import OutputLock
+from runtime.processes import told_by_first
 from training.checks import check_train_config
 from training.config import TrainConfig
 from training.methods.method import Materials, Regularizer
@@ -68,13 +69,13 @@ def build_run(config: TrainConfig) -> Built:
 
 def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
     """Make the run in its folder, which this launch has for itself."""
-    path = find_checkpoint(config, folder)
     transport = create_transport(**dataclasses.asdict(config.transport))
-
     accelerator = start_accelerator(config.engine, folder, config.wandb)
+    path = told_by_first(lambda: find_checkpoint(config, folder))
     shard = share_of_batch(config, accelerator)
 
     source = load_source(config, config.global_batch_size)
+    check_same_data(source)
     encoding = Encoding(config, config.model, source, accelerator.device)
     last_step = end_of_run(config, source)
 
@@ -132,6 +133,16 @@ def share_of_batch(config: TrainConfig, accelerator: Accelerator) -> range:
     shard = batch_shard(config.global_batch_size, rank, world_size, parts)
     check_pass(config, len(shard) // parts)
     return shard
+
+
+def check_same_data(source: Source) -> None:
+    """`ValueError` on a process that sees another number of images than the first one."""
+    first = told_by_first(lambda: len(source))
+    if len(source) != first:
+        raise ValueError(
+            f"--data-path: {len(source)} images here and {first} on the first process: a copy of "
+            f"the data differs, or its folder is still being written"
+        )
 
 
 def end_of_run(config: TrainConfig, source: Source) -> int:

@@ -19,6 +19,7 @@ RANGES = COMMON | {  # numbers that have one, by the names of their fields
     "val_every": COUNT,
     "val_samples": COUNT,
     "probe_every": EVERY,
+    "probe_samples": COUNT,
     "diagnose_every": EVERY,
     "lr": Range(0, 10**6, above=True),
     "warmup_steps": EVERY,
@@ -42,6 +43,8 @@ def check_train_config(c: TrainConfig) -> None:
     """Refuse what is wrong without data, model or device; `ValueError` names the flag."""
     c.check_location()
     check_ranges(c, RANGES)
+    if c.data_path == "":
+        raise ValueError("--data-path '': it is empty, perhaps a variable of the shell is not set")
     if c.wandb and importlib.util.find_spec("wandb") is None:
         raise ValueError("--wandb: the package wandb is not installed; pip install wandb")
     if (

@@ -18,7 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from runtime.command import RunError
 from runtime.files import remove_leftovers, write_json, write_text
+from training.config import TrainConfig
+from training.settings_record import resolved_settings
 
 
 class Meter:
@@ -54,6 +57,11 @@ class Meter:
         """Join the processes' sums (a collective); returns what a checkpoint keeps."""
         if self.local is not None:
             joined = self.accelerator.reduce(self.local, "mean").cpu()
+            if len(self.folded) not in (0, len(joined)):
+                raise RunError(
+                    f"the checkpoint's meter has {len(self.folded)} sums, this run logs "
+                    f"{len(joined)} numbers; the file was altered, resume from another one"
+                )
             self.folded = joined + (self.folded if len(self.folded) else 0.0)
             self.local = None
         return {"sums": self.folded.tolist(), "count": self.count}
@@ -89,18 +97,17 @@ class RunLog:
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
-            write_json(folder / "config.json", dataclasses.asdict(config))
+            in_force = {"in_force": resolved_settings(config)}
+            write_json(folder / "config.json", dataclasses.asdict(config) | in_force)
             cut_back(self.path, first_step)
+        if config.wandb:
+            honour_old_variables()
         accelerator.init_trackers(
             os.environ.get("WANDB_PROJECT", "layersync"),
-            config=flat(dataclasses.asdict(config)),
+            config=resolved_settings(config),
             init_kwargs={
                 "tensorboard": {"purge_step": first_step + 1},
-                "wandb": {
-                    "name": config.wandb_run_name or folder.name,
-                    "id": wandb_id(folder) if config.wandb else None,
-                    "resume": "allow",
-                },
+                "wandb": wandb_options(config, folder) if config.wandb else {},
             },
         )
 
@@ -108,8 +115,11 @@ class RunLog:
         """Log running averages; returns the images per second since the last time."""
         now = time.time()
         speed = (step - self.clock_step) * self.batch / (now - self.clock)
+        own = {"images_per_second": round(speed, 1), "seconds_per_step": self.batch / speed}
+        if self.accelerator.device.type == "cuda":  # of the first process, since its start
+            own["gpu_memory_gb"] = torch.cuda.max_memory_allocated(self.accelerator.device) / 1e9
         self.clock, self.clock_step = now, step
-        self._write(step, {**values, "images_per_second": round(speed, 1)})
+        self._write(step, {**values, **own})
         return speed
 
     def write_extra(self, step: int, values: dict[str, float]) -> None:
@@ -136,6 +146,27 @@ class RunLog:
 
     def close(self) -> None:
         self.accelerator.end_training()
+
+
+SIT_VARIABLES = {"WANDB_KEY": "WANDB_API_KEY", "ENTITY": "WANDB_ENTITY", "PROJECT": "WANDB_PROJECT"}
+"""Environment variables of SiT's scripts, and what Weights & Biases calls the same."""
+
+
+def honour_old_variables() -> None:
+    """Set W&B's own variables, which it reads by itself, from SiT's where they are not set."""
+    for old, own in SIT_VARIABLES.items():
+        if old in os.environ:
+            os.environ.setdefault(own, os.environ[old])
+
+
+def wandb_options(config: TrainConfig, folder: Path) -> dict:
+    """Return the arguments of `wandb.init`; its files lie in the run's folder, in wandb/."""
+    return {
+        "name": config.wandb_run_name or folder.name,
+        "id": wandb_id(folder),
+        "resume": "allow",
+        "dir": str(folder),
+    }
 
 
 def wandb_id(folder: Path) -> str:
@@ -167,11 +198,3 @@ def cut_back(path: Path, step: int) -> None:
     if path.exists():
         kept = [json.dumps(row) + "\n" for row in read_log(path) if row["step"] <= step]
         write_text(path, "".join(kept))
-
-
-def flat(config: dict) -> dict[str, str]:
-    """Trackers take one level of plain values."""
-    rows: dict[str, str] = {}
-    for key, value in config.items():
-        rows |= flat(value) if isinstance(value, dict) else {key: str(value)}
-    return rows

@@ -1,1 +1,1 @@
-"""Knowledge of the blocks of a network: tokens -> probe -> numbers."""
+"""Measurements of the blocks of a network: tokens -> probe -> numbers."""

@@ -1,7 +1,8 @@
-"""Linear probes: can the class of an image be read off a block's tokens by a linear classifier?
+"""Linear probes: how well a linear classifier predicts an image's class from a block's tokens.
 
-Of the mean of the tokens z (N, T, D) of a block, on images that it was not fitted to (Alain &
-Bengio, arXiv 1610.01644). Sums are float64 and their size depends on D, not on the images.
+The classifier sees the mean of the tokens z (N, T, D) of a block, and is judged on images that it
+was not fitted to (Alain & Bengio, arXiv 1610.01644). Sums are float64, and their size depends on D,
+not on the number of images.
 """
 
 import math
@@ -17,7 +18,7 @@ RIDGES = torch.logspace(-4, 2, 25, dtype=torch.float64)  # tried, times the numb
 
 
 class LinearAccuracy:
-    """A `Probe`: whether a `RidgeProbe` of each block finds the class of each held-out image."""
+    """A `Probe`: for each block and held-out image, whether a `RidgeProbe` guesses its class."""
 
     def __init__(self, classes: int):
         self.classes = classes
@@ -40,7 +41,7 @@ class LinearAccuracy:
         )
 
     def numbers(self) -> dict[str, Tensor]:
-        """{"correct": (depth, N)}: 1 where a held-out image's class was guessed, else 0."""
+        """Return {"correct": (depth, N)}, 1 where a held-out image's class was guessed, else 0."""
         return {"correct": torch.cat(self.correct, dim=1)}
 
 
@@ -71,9 +72,9 @@ class RidgeProbe:
         self.counts += chosen.sum(dim=0)
 
     def fit(self) -> tuple[Tensor, Tensor]:
-        """Weights (D, K) and offsets (K,): the class of x is the largest of x @ weights + offsets.
+        """Return weights (D, K) and offsets (K,) of the classifier, NaN if features are not finite.
 
-        NaN when features were not finite.
+        The guessed class of x is the largest of x @ weights + offsets.
         """
         count, mean = self.moments.count, self.moments.mean
         scale = (self.moments.squares.diag() / count).sqrt()
@@ -91,7 +92,7 @@ class RidgeProbe:
 
 
 def best_ridge(values: Tensor, power: Tensor, total: Tensor, count: int) -> Tensor:
-    """The ridge, of `RIDGES` times `count`, with the least generalised cross-validation error.
+    """Return the ridge, of `RIDGES` times `count`, with the least cross-validation error (GCV).
 
     Args:
         values: (D,), eigenvalues of X'X.
@@ -109,7 +110,7 @@ def best_ridge(values: Tensor, power: Tensor, total: Tensor, count: int) -> Tens
 def linear_probe(
     features: Tensor, labels: Tensor, held_out_features: Tensor, held_out_labels: Tensor
 ) -> float:
-    """Accuracy in [0, 1] on held-out features (M, D) of a `RidgeProbe` of features (N, D)."""
+    """Return the accuracy in [0, 1] on held-out features (M, D) of a probe fitted to (N, D)."""
     classes = 1 + int(max(labels.max(), held_out_labels.max()))
     probe = RidgeProbe(features.shape[1], classes, features.device)
     probe.add(features, labels)
@@ -117,7 +118,7 @@ def linear_probe(
 
 
 def right_guesses(classifier: tuple[Tensor, Tensor], features: Tensor, labels: Tensor) -> Tensor:
-    """Guesses of a classifier, right (1) or wrong (0), (N,) float64; NaN if it has NaN."""
+    """Return 1 where a classifier guesses right, else 0, (N,) float64; NaN if it holds NaN."""
     weights, offsets = classifier
     scores = features.to(weights) @ weights + offsets  # (N, K)
     right = (scores.argmax(dim=1) == labels).double()

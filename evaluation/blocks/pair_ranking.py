@@ -1,4 +1,4 @@
-"""A pair of blocks to align: the paper's rule, and what a `BlockReport` says for and against.
+"""Choice of a pair of blocks to align: the paper's rule, and a ranking by a `BlockReport`.
 
 The rule (arXiv 2510.12581, Sec. 3.4) keeps the teacher out of the last 20 % of blocks, the student
 out of the first few, and both apart. The paper gives no other numbers but a gap of 8 for 28 blocks;
@@ -6,9 +6,9 @@ here the first few are an eighth of the blocks, and the gap is 2 / 7 of them. Al
 pass.
 
 The ranking is this project's reading of the rule's aim, a teacher that knows more than its student:
-pairs are ordered by how much better a linear probe reads the class off the teacher. Differences
-within the noise of the held-out images do not count; among such pairs, the one nearest to
-`layersync.suggest_pair` comes first. No training run has tested the order.
+pairs are ordered by how much better a linear probe predicts the class from the teacher's tokens.
+Differences within the noise of the held-out images do not count; among such pairs, the one nearest
+to `layersync.suggest_pair` comes first. No training run has tested the order.
 """
 
 import math
@@ -42,7 +42,7 @@ class Rule:
 
 
 def allowed_pairs(depth: int) -> list[Pair]:
-    """The (student, teacher) pairs that the rule leaves; `ValueError` if it leaves none."""
+    """Return the (student, teacher) pairs that the rule allows; raise `ValueError` if none."""
     pairs = Rule.of(depth).pairs()
     if not pairs:
         raise ValueError(
@@ -54,12 +54,12 @@ def allowed_pairs(depth: int) -> list[Pair]:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A pair and its numbers, means over the report's times.
+    """A pair and its numbers, each a mean over the report's times.
 
     Args:
         gain: the teacher's probe accuracy minus the student's.
         error: standard error of the gain, over held-out images.
-        tied: whether the best gain is ahead by noise only.
+        tied: whether the best pair's gain is larger only within the noise.
         similarity: mean cosine of the two blocks' tokens.
         ranks: effective ranks of student and teacher.
     """
@@ -72,7 +72,7 @@ class Candidate:
     ranks: tuple[float, float]
 
     def reasons(self) -> list[str]:
-        """Reasons for and against the pair, in words."""
+        """Return the reasons for and against the pair, in words."""
         (student, teacher), (low, high) = self.pair, self.ranks
         change = f"{100 * abs(self.gain):.1f} points (+- {100 * self.error:.1f})"
         better = "better" if self.gain >= 0 else "worse"
@@ -89,7 +89,7 @@ class Candidate:
 
 
 def rank_pairs(report: BlockReport) -> list[Candidate]:
-    """All pairs that the rule allows, the proposal first; see the module's docstring.
+    """Return all pairs that the rule allows, the proposal first; see the module's docstring.
 
     Raises `ValueError` when the rule allows none, or when the report's numbers are not finite.
     """
@@ -123,7 +123,7 @@ def rank_pairs(report: BlockReport) -> list[Candidate]:
 
 
 def reasons(candidates: list[Candidate]) -> list[str]:
-    """Why the first of `rank_pairs` is the first, in words."""
+    """Return why the first pair of `rank_pairs` is the first, in words."""
     tied = sum(candidate.tied for candidate in candidates)
     words = [
         f"of {tied} pairs whose gains differ by no more than noise, it is the nearest to the "
@@ -133,7 +133,7 @@ def reasons(candidates: list[Candidate]) -> list[str]:
 
 
 def standard_error(values: Tensor) -> float:
-    """Standard error of the mean of (N,) values, N >= 2."""
+    """Return the standard error of the mean of (N,) values, N >= 2."""
     return (values.std() / math.sqrt(len(values))).item()
 
 
@@ -142,5 +142,5 @@ def within_noise(lead: Tensor) -> bool:
 
 
 def distance(pair: Pair, depth: int) -> int:
-    """Return how far a pair is from the usual one, in blocks; a network that has a pair has one."""
+    """Return how far a pair is from the usual one of this depth, in blocks."""
     return sum(abs(n - usual) for n, usual in zip(pair, suggest_pair(depth), strict=True))

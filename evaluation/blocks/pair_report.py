@@ -15,7 +15,7 @@ SHOWN = 8  # pairs on the terminal
 
 
 def print_blocks(report: BlockReport, about: dict) -> None:
-    """One line for each block; `about` is what scripts/suggest_pair.py records of the run."""
+    """Print a line for each block; `about` is the run's description by scripts/suggest_pair.py."""
     fit, held_out = about["images"]
     step = "" if about["step"] is None else f", step {about['step']:,}"
     print(
@@ -37,7 +37,7 @@ def print_blocks(report: BlockReport, about: dict) -> None:
 
 
 def print_pairs(candidates: list[Candidate], depth: int) -> None:
-    """The first pairs of `rank_pairs`, and why the first is the first."""
+    """Print the first pairs of `rank_pairs`, and why the first is the first."""
     rule = Rule.of(depth)
     count = f"{len(candidates)} pairs"
     shown = f"{count}, the first {SHOWN}" if len(candidates) > SHOWN else count
@@ -59,7 +59,7 @@ def print_pairs(candidates: list[Candidate], depth: int) -> None:
 
 
 def draw(report: BlockReport, proposed: tuple[int, int], path: Path) -> None:
-    """Accuracy, effective rank and similarity over blocks, one line for each time."""
+    """Draw accuracy, effective rank and similarity over blocks, one line for each time."""
     similarity = report.similarity.numpy()
     figure, axes = plt.subplots(2, 2, figsize=(11, 8.4), layout="constrained")
     blocks = range(1, report.depth + 1)

@@ -17,10 +17,10 @@ BATCH = 32
 
 
 class Probing:
-    """Some images of a source, and what the blocks of a network make of them.
+    """Probing of a network's blocks with a fixed set of a source's images.
 
     Every process does all of the work: that takes no longer than waiting for one that does, and a
-    sharded network needs all of them. What is encoded is kept, on the CPU: 32 KB an image, noise
+    sharded network needs all of them. Encoded images stay in CPU memory: 32 KB an image, noise
     included, for 256 x 256 images through SD's autoencoder.
 
     Args:
@@ -29,7 +29,7 @@ class Probing:
         seed: images and noise are functions of it.
         device: where images are encoded.
 
-    Raises `ValueError` when the data is too little for a probe.
+    Raises `ValueError` when the source has too few images or classes for a probe.
     """
 
     def __init__(self, source, samples: int, seed: int, device: torch.device | str = "cpu"):
@@ -41,7 +41,7 @@ class Probing:
         self.batches: list[list[Batch]] = []
 
     def values(self, network, encode, transport: Transport) -> dict[str, float]:
-        """For each block k, averaged over `TIMES`: accuracy, effective rank, cosine with the next.
+        """Return accuracy, effective rank and cosine with the next block, averaged over `TIMES`.
 
         Args:
             network: with `blocks` and a `null_label`; a SiT in eval mode.
@@ -63,7 +63,7 @@ class Probing:
     def report(
         self, network, blocks, encode, transport: Transport, times=TIMES, progress: bool = False
     ) -> BlockReport:
-        """All of it, see `probe_blocks`."""
+        """Return everything that `probe_blocks` measures on these images."""
         if not self.batches:
             self.batches = [self.encoded(part, encode) for part in (0, 1)]
         return probe_blocks(
@@ -78,7 +78,7 @@ class Probing:
 
     @torch.no_grad()
     def encoded(self, part: int, encode) -> list[Batch]:
-        """The images that fit the probes (part 0), or those that judge them (1), in batches."""
+        """Return the images that fit the probes (part 0) or judge them (part 1), in batches."""
         images, labels = self.images[part], torch.from_numpy(self.labels[part])
         starts = range(0, len(images), BATCH)
         return [
@@ -95,7 +95,7 @@ class Probing:
 
 
 def probe_images(labels: np.ndarray, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the images that fit a probe, and of those that judge it.
+    """Choose images; return the numbers of those that fit a probe and of those that judge it.
 
     At most `samples` in all, and equally many of each class if there are enough; half of a class
     goes to each. Where that leaves less than `LEAST` images for each class, fewer classes are used.

@@ -1,12 +1,12 @@
 """Probes of the blocks of a network: the tokens of every block at several times -> named numbers.
 
-Of the tokens z (N, T, D) that each block gives at time t of x_t = alpha_t x_1 + sigma_t x_0, the
-standard probes tell whether a linear classifier reads the class off them
+Each block gives tokens z (N, T, D) at time t of x_t = alpha_t x_1 + sigma_t x_0. The standard
+probes measure how well a linear classifier predicts the class from them
 (evaluation/blocks/linear_probe.py), their effective rank and the similarity of blocks
-(evaluation/blocks/token_statistics.py). One more probe is a class with the methods of `Probe`.
+(evaluation/blocks/token_statistics.py). A new probe is a class with the methods of `Probe`.
 
-The network gets the null label, so that a probe reads the class off the image: given the label, it
-would read back the label. The network is not changed.
+The network gets the null label, so that the tokens know the class from the image alone: given the
+label, a probe would only read it back. The network is not changed.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -28,21 +28,21 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class Probe(Protocol):
-    """Looks at the tokens of every block of a network at one time of the path.
+    """A measurement of the tokens of every block of a network at one time of the path.
 
     Batches to fit come first, then held-out ones: the tokens of each block in order, (N, T, D)
-    float32, and the images' labels (N,) in 0..classes-1. One is made for each time, with the number
-    of classes.
+    float32, and the images' labels (N,) in 0..classes-1. A new probe is made for each time, with
+    the number of classes.
     """
 
     def fit(self, tokens: Sequence[Tensor], labels: Tensor) -> None:
-        """Take in a batch of the images that may be learnt from."""
+        """Add a batch of the images that the probe may be fitted to."""
 
     def judge(self, tokens: Sequence[Tensor], labels: Tensor) -> None:
-        """Take in a batch of held-out images."""
+        """Add a batch of held-out images."""
 
     def numbers(self) -> dict[str, Tensor]:
-        """{name: numbers of each block, (depth, ...)}."""
+        """Return {name: numbers of each block, (depth, ...)}."""
 
 
 MakeProbe = Callable[[int], Probe]
@@ -75,7 +75,7 @@ class BlockReport:
 
     @property
     def accuracy(self) -> Tensor:
-        """(K, depth), in [0, 1]; 1 / classes is chance."""
+        """Return the accuracy (K, depth), in [0, 1]; 1 / classes is chance."""
         return self.correct.mean(dim=-1)
 
 
@@ -92,16 +92,16 @@ def probe_blocks(
     progress: bool = False,
     probes: Sequence[MakeProbe] = PROBES,
 ) -> BlockReport:
-    """Look into every block at each of `times`.
+    """Run probes on the tokens of every block at each of `times`.
 
     Args:
         model: called as model(x_t, t, y), with a `null_label`; a SiT in eval mode.
-        blocks: whose outputs are looked at, as in `model.blocks`.
+        blocks: the modules whose outputs are probed, as in `model.blocks`.
         fit, held_out: batches (x_1 (N, ...), noise x_0 like it, labels (N,) in 0..classes-1), on
-            any device; the probe is fitted to the ones and judged by the others.
+            any device; probes are fitted to the first and judged on the second.
         path: the interpolant, `transport.path`.
         progress: show a bar.
-        probes: what looks; those of `PROBES`, and any more.
+        probes: the classes of the probes; those of `PROBES`, and any more.
 
     The largest sums are 2 depth D^2 float64 numbers, and the tokens of all blocks for one batch.
     Raises `ValueError` if the model has no null label.
@@ -124,7 +124,7 @@ def probe_blocks(
 
 
 def standard(columns: dict[str, Tensor]) -> dict:
-    """The numbers of `PROBES` under their names, those of other probes as `more`."""
+    """Return the numbers of `PROBES` under their names, those of other probes under `more`."""
     known = {name: columns.pop(name) for name in ("correct", "effective_rank", "similarity")}
     return known | {"more": columns}
 
@@ -141,7 +141,7 @@ class BlocksAt:
     def look(
         self, probes: Sequence[Probe], fit: Iterable[Batch], held_out: Iterable[Batch]
     ) -> dict[str, Tensor]:
-        """The numbers of all probes, fitted to the ones and judged by the others."""
+        """Return the numbers of all probes, fitted to `fit` and judged on `held_out`."""
         for batch in fit:
             tokens, labels = self.tokens(batch)
             for probe in probes:
@@ -153,7 +153,7 @@ class BlocksAt:
         return {name: value for probe in probes for name, value in probe.numbers().items()}
 
     def tokens(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
-        """The tokens (N, T, D) of every block in one pass without a label, and the labels (N,)."""
+        """Return the tokens (N, T, D) of every block, without a label given, and labels (N,)."""
         x_1, x_0, labels = (tensor.to(self.device) for tensor in batch)
         t = torch.full((len(x_1),), self.time, device=self.device)
         with self.recorder.recording():

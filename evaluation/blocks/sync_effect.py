@@ -1,7 +1,7 @@
 """Effects of LayerSync on a step: similarity over time, collapse, and the pull of each loss term.
 
-Pure functions of what a step has at hand: a pair's tokens (N, T, D), the times t (N,), and the
-gradients of each term of the loss. Nothing here draws, logs or changes anything.
+Pure functions of values that a step has anyway: a pair's tokens (N, T, D), the times t (N,), and
+the gradients of each term of the loss. Nothing here draws random numbers, logs or changes anything.
 
     sums = similarity_by_time(student, teacher, t)          # add these over batches, processes
     values = bin_means(sums, "similarity_8_16")             # {"similarity_8_16_t0.0": 0.41, ...}
@@ -23,10 +23,10 @@ BINS = 10
 
 @torch.no_grad()
 def similarity_by_time(student: Tensor, teacher: Tensor, t: Tensor, bins: int = BINS) -> Tensor:
-    """Sums of the samples' similarity and numbers of samples, for bins of t: (2, bins), float64.
+    """Return sums of the samples' similarity, and numbers of samples, by bins of t: (2, bins).
 
-    A sample's similarity is what LayerSync maximises, the mean cosine over its tokens. Results of
-    several batches or processes are joined by adding them.
+    A sample's similarity is the mean cosine over its tokens, which LayerSync maximises. Results are
+    float64; those of several batches or processes are joined by adding them.
 
     Args:
         student, teacher: (N, T, D).
@@ -39,12 +39,12 @@ def similarity_by_time(student: Tensor, teacher: Tensor, t: Tensor, bins: int = 
 
 
 def time_bins(t: Tensor, bins: int = BINS) -> Tensor:
-    """The number of the bin of each time, (N,), int64."""
+    """Return the number of the bin of each time, (N,), int64."""
     return (t.double() * bins).long().clamp(0, bins - 1)
 
 
 def bin_means(sums: Tensor, name: str) -> dict[str, float]:
-    """{"name_t0.0": mean of the first bin, ...} of (2, bins) sums and numbers.
+    """Return {"name_t0.0": mean of the first bin, ...} from (2, bins) sums and numbers.
 
     Bins without samples are left out.
     """
@@ -57,7 +57,7 @@ def bin_means(sums: Tensor, name: str) -> dict[str, float]:
 
 @torch.no_grad()
 def token_rank(tokens: Tensor) -> float:
-    """Effective rank of tokens (N, T, D) over samples and positions, from 0 to D.
+    """Return the effective rank of tokens (N, T, D) over samples and positions, from 0 to D.
 
     See `effective_rank` in evaluation/blocks/token_statistics.py. It falls when features collapse:
     0 when all tokens are the same, 1 when they differ in one direction. At most N T - 1, so batches
@@ -72,16 +72,16 @@ def token_rank(tokens: Tensor) -> float:
 
 @torch.no_grad()
 def gradient_products(a: Tensor, b: Tensor) -> Tensor:
-    """(|a|^2, |b|^2, a . b), (3,) float64, of two gradients of the same tensor.
+    """Return (|a|^2, |b|^2, a . b), (3,) float64, of two gradients of the same tensor.
 
-    Parts, batches and processes are joined by adding.
+    Results of several tensors, batches or processes are joined by adding them.
     """
     a, b = a.double().flatten(), b.double().flatten()
     return torch.stack([a @ a, b @ b, a @ b])
 
 
 def norms_and_angle(products: Tensor) -> tuple[float, float, float]:
-    """Norms of two gradients and the angle between them, in degrees from 0 to 180.
+    """Return the norms of two gradients and the angle between them, in degrees from 0 to 180.
 
     Above 90 degrees two terms of a loss pull against each other. The angle is NaN where a gradient
     is zero, which has no direction, or not finite.

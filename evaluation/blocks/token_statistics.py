@@ -33,13 +33,13 @@ class EffectiveRank:
         """Held-out images are not looked at."""
 
     def numbers(self) -> dict[str, Tensor]:
-        """{"effective_rank": (depth,)}."""
+        """Return {"effective_rank": (depth,)}."""
         ranks = [effective_rank(moments.squares) for moments in self.moments]
         return {"effective_rank": torch.tensor(ranks, dtype=torch.float64)}
 
 
 class BlockSimilarity:
-    """A `Probe`: mean cosine of the tokens of each two blocks, neighbours among them."""
+    """A `Probe`: mean cosine of the tokens of every two blocks."""
 
     def __init__(self, classes: int):
         self.total = torch.zeros(())
@@ -53,14 +53,14 @@ class BlockSimilarity:
         """Held-out images are not looked at."""
 
     def numbers(self) -> dict[str, Tensor]:
-        """{"similarity": (depth, depth)}."""
+        """Return {"similarity": (depth, depth)}."""
         return {"similarity": self.total / self.count}
 
 
 def effective_rank(covariance: Tensor) -> float:
-    """Effective rank of centred features with this covariance (D, D).
+    """Return the effective rank of centred features with this covariance (D, D).
 
-    It goes from 1 (one direction) to D (all alike).
+    It goes from 1 (one direction) to D (the same variance in all directions).
 
     The singular values of the features are the roots of the covariance's eigenvalues, up to a
     factor. Features that do not vary at all have 0; NaN if the covariance is not finite.
@@ -73,7 +73,7 @@ def effective_rank(covariance: Tensor) -> float:
 
 
 def block_similarity(tokens: Sequence[Tensor]) -> Tensor:
-    """Mean cosine over samples and tokens of each two blocks, (depth, depth), float64.
+    """Return the mean cosine over samples and tokens of every two blocks, (depth, depth), float64.
 
     Args:
         tokens: (N, T, D) of each block.

@@ -1,4 +1,4 @@
-"""Writing the parts of a set of samples and putting them together: seconds and memory.
+"""Benchmark of writing the parts of a set of samples and assembling them: seconds and memory.
 
 Peak memory is the kernel's high-water mark of a process that does nothing else (Linux); what it
 had before it began is taken off.
@@ -25,7 +25,7 @@ SHAPE, BATCH = (256, 256, 3), 32
 
 
 def run(c) -> list[dict]:
-    """One row: a set of samples in a folder of its own, removed at the end."""
+    """Return one row, of a set of samples in a temporary folder."""
     folder = Path(tempfile.mkdtemp(prefix="benchmark-npz-"))
     try:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -35,7 +35,7 @@ def run(c) -> list[dict]:
 
 
 def check(c) -> None:
-    """`ValueError` for a machine without /proc, or a disk that is too small."""
+    """Raise `ValueError` for a machine without /proc, or a disk that is too small."""
     if not PROC.exists():
         raise ValueError("--parts npz: peak memory is read from Linux's /proc; leave npz out")
     folder = Path(tempfile.gettempdir())
@@ -73,13 +73,13 @@ def measure(folder: Path, images: int) -> dict:
 
 
 def start_watching_memory() -> int:
-    """Forget the peak so far; bytes resident now."""
+    """Reset the peak of memory; return the bytes resident now."""
     PROC.write_text("5")
     return status_bytes("VmRSS")
 
 
 def peak_memory() -> int:
-    """Largest number of bytes resident since then."""
+    """Return the largest number of bytes resident since the reset."""
     return status_bytes("VmHWM")
 
 

@@ -1,4 +1,4 @@
-"""Sampling: what solver and guidance cost beyond the evaluations of the network."""
+"""Benchmark of sampling: the cost of solver and guidance beyond the network's evaluations."""
 
 import statistics
 from collections.abc import Callable
@@ -25,7 +25,7 @@ COLUMNS = dict(
 
 @dataclass(frozen=True)
 class Case:
-    """A solver with few steps, since what it costs a step does not depend on their number."""
+    """A solver with few steps: its cost per step does not depend on their number."""
 
     solver: str
     config: ODE | SDE
@@ -46,7 +46,7 @@ CASES = (
 
 
 class Costless:
-    """A network that takes no time: what remains is the solver and the arithmetic of guidance."""
+    """A network that takes no time, to measure the solver and the arithmetic of guidance."""
 
     null_label = 1000
     forward_with_cfg = SiT.forward_with_cfg
@@ -76,21 +76,21 @@ class Runs:
         return make_solver(self.sampler, case.config)(self.z, guided, y=self.y, **noise)[-1]
 
     def solver_seconds(self, case: Case, repeats: int) -> float:
-        """Of each evaluation, what is not the network's: median of runs with a costless one."""
+        """Return the solver's seconds per evaluation: the median of runs without a network."""
         times = alternate({"": lambda: self.sample(case, self.costless)}, repeats)[""]
         self.costless.reset()
         self.sample(case, self.costless)
         return statistics.median(times) / self.costless.evaluations
 
     def evaluations(self, case: Case) -> tuple[int, int]:
-        """(evaluations, passes) of one run."""
+        """Return (evaluations, passes) of one run."""
         self.network.reset()
         self.sample(case)
         return self.network.evaluations, self.network.passes
 
     @torch.no_grad()
     def bare(self, evaluations: int, passes: int) -> None:
-        """As many evaluations of the network alone; a guided one has twice the batch."""
+        """Run as many evaluations of the network alone; a guided one has twice the batch."""
         guided = passes - evaluations
         for copies, count in ((1, evaluations - guided), (2, guided)):
             x, y = self.z.repeat(copies, 1, 1, 1), self.y.repeat(copies)
@@ -101,7 +101,7 @@ class Runs:
 
 
 def measure(name: str, batch: int, precision: str, compiled: bool, repeats: int) -> list[dict]:
-    """A row for each case; a case's run and its bare evaluations are neighbours in time."""
+    """Return a row for each case; a case's run and its bare evaluations alternate in time."""
     runs = Runs(name, batch, precision, compiled)
     works: dict[tuple[int, str], Callable] = {}
     counts = [runs.evaluations(case) for case in CASES]  # compiles and warms up, too

@@ -1,4 +1,4 @@
-"""Training steps without and with regularisers, in turn, as train.py makes them."""
+"""Benchmark of training steps as in train.py, without and with regularisers in turn."""
 
 import statistics
 from collections.abc import Iterator
@@ -95,14 +95,14 @@ class Step:
         self.update_ema(list(self.ema.parameters()), list(self.network.parameters()), None)
 
     def flops(self) -> int:
-        """Of a vanilla step's matrix products, forward and backward."""
+        """Return the FLOPs of a vanilla step's matrix products, forward and backward."""
         with FlopCounterMode(display=False) as counter:
             self.forward("vanilla").backward()
         self.optimizer.zero_grad()
         return counter.get_total_flops()
 
     def memory(self, loss: str) -> int:
-        """Bytes: the allocator's peak in a step (GPU), or what backward keeps (CPU)."""
+        """Return bytes: the allocator's peak in a step (GPU), or those kept for backward (CPU)."""
         if DEVICE.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
             self(loss)
@@ -124,14 +124,14 @@ class Step:
 
 
 def random_encoder(c: REPAConfig) -> torch.nn.Module:
-    """REPA's encoder with random weights, which cost the same."""
+    """Return REPA's encoder with random weights, which take the same time."""
     import timm
 
     return timm.create_model(c.repa_encoder, num_classes=0)
 
 
 def sd_encoder():
-    """The SD autoencoder's encoder with random weights, as training without a cache uses it."""
+    """Return the SD autoencoder's encoder with random weights, as in training without a cache."""
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL(
@@ -146,7 +146,7 @@ def sd_encoder():
 
 
 def measure(c, name: str, batch: int, precision: str, compiled: bool, peak: float):
-    """A row for vanilla and one for each of the losses, from alternating steps."""
+    """Return a row for vanilla and one for each of the losses, from alternating steps."""
     flops = Step(name, precision, False, batch).flops()  # gone before the next one takes memory
     step = Step(name, precision, compiled, batch, c.losses)
     works = {loss: lambda loss=loss: step(loss) for loss in step.objectives}
@@ -171,7 +171,7 @@ def measure(c, name: str, batch: int, precision: str, compiled: bool, peak: floa
 
 
 def encoding_on_the_fly(name: str, batch: int, repeats: int) -> dict:
-    """What the originals do: eager TF32, the autoencoder in every step."""
+    """Measure training as in the originals: eager TF32, the autoencoder in every step."""
     step = Step(name, "tf32", False, batch, encode=True)
     times = alternate({"vanilla": lambda: step("vanilla")}, repeats)["vanilla"]
     speed = batch / statistics.median(times)
@@ -183,7 +183,7 @@ def encoding_on_the_fly(name: str, batch: int, repeats: int) -> dict:
 
 
 def run(c, peaks: dict[str, float]) -> Iterator[dict]:
-    """The rows, as they come."""
+    """Yield the rows as they are measured."""
     compiled = {"no": [False], "yes": [True], "both": [False, True]}[c.compiled]
     cells = [(m, b, p, k) for m, b in c.sizes() for p in peaks for k in compiled]
     for name, batch, precision, compiles in tqdm(cells, desc="training steps", unit="cell"):

@@ -1,4 +1,4 @@
-"""The disk's part: writing and reading checkpoints, and reading latents in a shuffled order."""
+"""Benchmark of the disk: writing and reading checkpoints, reading latents in shuffled order."""
 
 import tempfile
 import time
@@ -24,7 +24,7 @@ LATENTS, BATCH = 20_000, 256  # 0.66 GB
 
 
 def checkpoints(c) -> list[dict]:
-    """Of each model: complete checkpoints, flushed to the disk, and read again."""
+    """Measure, for each model, complete checkpoints: flushed to the disk, and read again."""
     return [checkpoint(name) for name, _ in tqdm(c.sizes(), desc="checkpoints", unit="model")]
 
 
@@ -40,7 +40,7 @@ def checkpoint(name: str) -> dict:
 
 
 def latents(c) -> list[dict]:
-    """A cache of 256 x 256 images' latents, in the page cache, with this many loading processes."""
+    """Measure reading a cache of 256 x 256 images' latents, held in the system's page cache."""
     with tempfile.TemporaryDirectory() as folder:
         write_cache(Path(folder) / "cache")
         source = LatentSource(Path(folder) / "cache")
@@ -66,7 +66,7 @@ def write_cache(root: Path) -> None:
 
 
 def read(source: LatentSource, workers: int) -> dict:
-    """Two epochs in shuffled order, the second one counted."""
+    """Read two epochs in shuffled order and time the second."""
     epoch = LATENTS // BATCH
     order = StepBatches(LATENTS, BATCH, 0, 0, 2 * epoch, range(BATCH))
     touched = torch.zeros(())
@@ -82,7 +82,7 @@ def read(source: LatentSource, workers: int) -> dict:
 
 
 def own_memory() -> int:
-    """Bytes of this process's own memory, without the mapped files."""
+    """Return the bytes of this process's own memory, without the mapped files."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024

@@ -12,7 +12,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def seconds(work: Callable, clock: str = "wall") -> float:
-    """Time of work() with everything that it started on the device, by one of `CLOCKS`."""
+    """Return the time of work() and everything it started on the device, by one of `CLOCKS`."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
     start = CLOCKS[clock]()
@@ -28,7 +28,7 @@ Name = TypeVar("Name", bound=Hashable)
 def alternate(
     works: dict[Name, Callable], repeats: int, warmup: int = 2, clock: str = "wall"
 ) -> dict[Name, list[float]]:
-    """Seconds of each work, `repeats` times in turn, after `warmup` rounds that do not count."""
+    """Time each work `repeats` times in turn, after `warmup` rounds; return {name: seconds}."""
     times: dict[Name, list[float]] = {name: [] for name in works}
     for i in range(warmup + repeats):
         for name, work in works.items():
@@ -39,7 +39,7 @@ def alternate(
 
 
 def ratio(times: list[float], base: list[float]) -> float:
-    """The median ratio of neighbouring runs, which a drifting machine leaves alone."""
+    """Return the median ratio of neighbouring runs, which a drifting machine does not change."""
     return statistics.median(a / b for a, b in zip(times, base, strict=True))
 
 
@@ -53,7 +53,7 @@ def autocast(precision: str) -> torch.autocast:
 
 
 def matmul_rate(precision: str, n: int, repeats: int = 7, clock: str = "wall") -> float:
-    """FLOP/s of a square matrix product, the median."""
+    """Return the median FLOP/s of a square matrix product."""
     set_precision(precision)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(n, n, device=DEVICE).to(dtype) for _ in range(2))
@@ -62,7 +62,7 @@ def matmul_rate(precision: str, n: int, repeats: int = 7, clock: str = "wall") -
 
 
 def matmul_peaks(precisions: tuple[str, ...], clock: str = "wall") -> dict[str, float]:
-    """FLOP/s of large matrix products by precision, without those that the device only emulates."""
+    """Return {precision: FLOP/s of large matrix products}, without emulated precisions."""
     small = {precision: matmul_rate(precision, 256) for precision in {*precisions, "fp32"}}
     native = [p for p in precisions if small[p] > small["fp32"] / 2]
     for precision in set(precisions) - set(native):

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.command import RunError, run_errors, usage_errors
+from runtime.command import RunError, complaint, parse_command, run_errors, usage_errors
+from training.config import TrainConfig
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
@@ -52,3 +53,33 @@ def test_other_errors_keep_their_words(capsys):
 def test_programming_errors_are_not_hidden():
     with pytest.raises(TypeError), usage_errors():
         raise TypeError
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--modle SiT-S/2", "Unrecognized options: --modle, SiT-S/2; perhaps you meant --model"),
+        ("--lr fast", "Error parsing --lr: could not convert string to float: 'fast'"),
+        ("--betas 1", "Missing value for argument '--betas'. Expected 2 values"),
+        (
+            "--loss-type best",
+            "invalid choice 'best' for argument '--loss-type'. Expected one of ('",
+        ),
+    ],
+)
+def test_a_bad_command_line_is_one_line(words, says, capsys):
+    with pytest.raises(SystemExit) as exit:
+        parse_command(TrainConfig, words.split(), "train.py")
+    printed = capsys.readouterr().err
+    assert exit.value.code == 2 and printed.count("\n") == 1
+    assert printed.startswith(f"train.py: error: {says}")
+    assert printed.endswith("; see train.py --help\n")
+
+
+def test_complaints_are_found_in_frames():
+    framed = (
+        "╭─ Title ───╮\n│ One line  │\n│ goes on.  │\n│ ───────── │\n│ More help │\n╰───────────╯"
+    )
+    assert complaint(framed) == "One line goes on"
+    assert complaint(framed.replace("│", "|")) == "One line goes on"
+    assert complaint("") == ""

@@ -11,8 +11,17 @@ import pytest
 import torch
 from launching import TINY_DIGITS
 
+from training.config import TrainConfig
 from training.runs import find_latest
-from training.tracking import Meter, RunLog, cut_back, read_log, wandb_id
+from training.tracking import (
+    Meter,
+    RunLog,
+    cut_back,
+    honour_old_variables,
+    read_log,
+    wandb_id,
+    wandb_options,
+)
 
 
 class OneProcess:
@@ -63,6 +72,26 @@ def test_cut_back_at_the_ends(tmp_path, step):
     log.write_text('{"step": 5}\n')
     cut_back(log, step)
     assert len(read_log(log)) == (1 if step else 0)
+
+
+def test_sits_variables_are_wandbs_unless_those_are_set(monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_ENTITY", "WANDB_PROJECT"):
+        monkeypatch.setenv(name, "before")
+        monkeypatch.delenv(name)
+    for name, value in (("WANDB_KEY", "key"), ("ENTITY", "us"), ("PROJECT", "old")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WANDB_PROJECT", "own")
+    honour_old_variables()
+    assert os.environ["WANDB_API_KEY"] == "key" and os.environ["WANDB_ENTITY"] == "us"
+    assert os.environ["WANDB_PROJECT"] == "own"
+
+
+def test_wandb_writes_into_the_runs_folder_and_goes_on_in_the_same_run(tmp_path):
+    folder = tmp_path / "run"
+    first, again = (wandb_options(TrainConfig(wandb=True), folder) for _ in range(2))
+    assert first == again and first["dir"] == str(folder) and first["name"] == "run"
+    named = wandb_options(TrainConfig(wandb=True, wandb_run_name="mine"), folder)
+    assert named["name"] == "mine" and named["id"] == first["id"]
 
 
 class Alone(OneProcess):

@@ -158,8 +158,10 @@ class LayerSyncSettings(Method):
         student, teacher = (s if g is None else g for g, s in zip(given, suggested, strict=True))
         pairs: Sequence[tuple[int, int]] = [(student, teacher)]
         if self.multi_blocks_match is not None and self.several:
-            names, pairs = "--multi-blocks-match", parse_pairs(self.multi_blocks_match)
+            names = "--multi-blocks-match"
         try:
+            if self.multi_blocks_match is not None and self.several:
+                pairs = parse_pairs(self.multi_blocks_match)
             return list(check_pairs(pairs, depth)), weight if self.acts else 0.0
         except ValueError as error:
             raise ValueError(f"{names}: {error}") from None

@@ -277,7 +277,7 @@ def features(tmp_path, weights, photos):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PatchEncoder, "forward", killed)
-        with pytest.raises(SystemExit):  # as Ctrl-C ends it
+        with pytest.raises(SystemExit, match="130"):
             cache_features(made)
     with pytest.raises(ValueError, match=r"no complete cache of scripts/cache_features\.py"):
         read_settings(tmp_path / "features")

@@ -1,0 +1,96 @@
+"""Outputs that cannot be written, or that something else is already."""
+
+import os
+import shutil
+from pathlib import Path
+
+from hostile.rows import (
+    CACHE,
+    CKPT,
+    CONVERT,
+    FEATURES,
+    ODE,
+    PIXELS,
+    REFERENCE,
+    SUGGEST,
+    TRAIN,
+    Row,
+)
+
+# command: its words up to the output, and how the output is named
+WRITERS = {
+    "train": (TRAIN.replace("{here}/results", "OUT"), "results"),
+    "sample": (ODE.replace("{here}/samples.npz", "OUT"), "samples.npz"),
+    "score": (PIXELS.replace("{here}/a.metrics.json", "OUT"), "a.metrics.json"),
+    "score line": (f"{PIXELS} --results OUT", "results.csv"),
+    "reference": (REFERENCE.replace("{here}/ref.npz", "OUT"), "ref.npz"),
+    "cache": (CACHE.replace("{here}/latents", "OUT"), "latents"),
+    "features": (FEATURES.replace("{here}/features", "OUT"), "features"),
+    "suggest": (SUGGEST.replace("{here}/pairs.json", "OUT"), "pairs.json"),
+    "convert": (CONVERT.replace("{here}/weights.safetensors", "OUT"), "weights.safetensors"),
+}
+FOLDERS = ("train", "cache", "features")  # whose output is a folder
+
+
+def below_a_file(here: Path, box: Path) -> None:
+    (here / "file").write_text("a file, where a folder is meant\n")
+
+
+def read_only(here: Path, box: Path) -> None:
+    (here / "locked").mkdir()
+    os.chmod(here / "locked", 0o555)
+
+
+def make_folder(name: str):
+    def prepare(here: Path, box: Path) -> None:
+        (here / name).mkdir()
+        (here / name / "notes.txt").write_text("somebody's\n")
+
+    return prepare
+
+
+def make_file(name: str, content: bytes):
+    def prepare(here: Path, box: Path) -> None:
+        (here / name).write_bytes(content)
+
+    return prepare
+
+
+def copy_of(source: str, name: str):
+    def prepare(here: Path, box: Path) -> None:
+        shutil.copy(box / source, here / name)
+
+    return prepare
+
+
+def output_rows() -> list[Row]:
+    rows = []
+    for command, (words, name) in WRITERS.items():
+        folder = command in FOLDERS
+
+        def row(what: str, path: str, says: str, prepare=None, *, to=command, words=words) -> None:
+            rows.append(Row(f"{to} {what}", words.replace("OUT", path), says, prepare))
+
+        row("below a file", f"{{here}}/file/{name}", "file", below_a_file)
+        row("in a locked folder", f"{{here}}/locked/{name}", "locked", read_only)
+        row("below /dev/null", f"/dev/null/{name}", "/dev/null")
+        row("below /dev/full", f"/dev/full/{name}", "/dev/full")
+        if folder:
+            row("is a file", "{here}/file", "file", below_a_file)
+        else:
+            row("is a folder", f"{{here}}/{name}", name.split(".")[0], make_folder(name))
+            row("is somebody's", f"{{here}}/{name}", name.split(".")[0], make_file(name, b"mine\n"))
+    rows += [
+        Row("sample out is empty", ODE, r"samples\.npz", make_file("samples.npz", b"")),
+        Row("sample out is another set", ODE, r"samples\.npz", copy_of("rgb.npz", "samples.npz")),
+        Row("sample beside a photo", ODE, r"samples\.png", make_file("samples.png", b"a photo")),
+        Row("score over the samples", PIXELS.replace("{here}/a.metrics.json", "{here}/s.npz"),
+            r"s\.npz", copy_of("samples.npz", "s.npz")),
+        Row("score over a checkpoint", PIXELS.replace("{here}/a.metrics.json", "{here}/c.pt"),
+            r"c\.pt", copy_of(CKPT.removeprefix("{box}/"), "c.pt")),
+        Row("score line into another table", f"{PIXELS} --results {{here}}/t.csv", r"t\.csv",
+            make_file("t.csv", b"name,grade\nAnna,1\n")),
+        Row("reference over the samples", REFERENCE.replace("ref.npz", "s.npz"), r"s\.npz",
+            copy_of("samples.npz", "s.npz")),
+    ]  # fmt: skip
+    return rows
