@@ -14,10 +14,6 @@ from typing import Any
 STEPS = 20
 # columns of metrics.jsonl that no two runs share
 SPEEDS = ("images_per_second", "seconds_per_step", "gpu_memory_gb")
-    "images_per_second",
-    "seconds_per_step",
-    "gpu_memory_gb",
-)  # the columns of metrics.jsonl that no two runs share
 
 TRAIN = (
     f"train.py --model SiT-Ti/2 --global-batch-size 8 --max-steps {STEPS} --log-every 1 "
