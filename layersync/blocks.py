@@ -25,7 +25,7 @@ class Blocks(Sequence):
         return f"{name}{type(self.modules[number - 1]).__name__}"
 
     def summary(self) -> str:
-        """What stands where: "1-2 JointBlock, 3-8 SingleBlock"."""
+        """Describe what stands where: "1-2 JointBlock, 3-8 SingleBlock"."""
         classes = [type(module).__name__ for module in self.modules]
         starts = [i for i, name in enumerate(classes) if i == 0 or name != classes[i - 1]]
         stops = [*starts[1:], len(classes)]

@@ -1,4 +1,4 @@
-"""From what a block returns to its tokens (N, T, D): choose a tensor, then arrange its axes."""
+"""Ways from what a block returns to its tokens (N, T, D): choose a tensor, then arrange its axes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass

@@ -137,7 +137,7 @@ class LayerSync(Recording):
         return {pair: value.item() for pair, value in self.similarity_tensors().items()}
 
     def similarity_tensors(self) -> dict[Pair, Tensor]:
-        """As `similarity()`, as detached scalar tensors: nothing waits for the device."""
+        """Return `similarity()` as detached scalar tensors: nothing waits for the device."""
         if not self._similarity:
             raise RuntimeError("no similarity yet: call loss() after a forward pass in capture()")
         return self._similarity

@@ -1,4 +1,4 @@
-"""What the parts of this project's checkpoints are, checked where a file is read.
+"""Types of the parts of this project's checkpoints, checked where a file is read.
 
 A file may have been altered, or cut and put together again: without these checks it would fail
 somewhere in the middle, or train on from what is no number. Other projects' files have fewer parts;

@@ -1,1 +1,1 @@
-"""What every command stands on: command line, errors, processes, randomness, files, the hub."""
+"""Ground floor of every command: command line, errors, processes, randomness, files, the hub."""

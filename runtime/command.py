@@ -31,11 +31,11 @@ FRAME = set(" -─╭╮╰╯│|")  # what the parser draws around its message
 
 
 class RunError(Exception):
-    """What ends a run through no fault of the program; `str(error)` is for the user."""
+    """End of a run through no fault of the program; `str(error)` is for the user."""
 
 
 def program_name() -> str:
-    """As it is called: train.py, or python -m evaluation."""
+    """Return the name it is called by: train.py, or python -m evaluation."""
     path = Path(sys.argv[0])
     return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
 

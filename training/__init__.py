@@ -1,1 +1,1 @@
-"""What train.py wires: configuration, data, randomness, checkpoints, logging."""
+"""Parts of a training run: configuration, data, randomness, checkpoints, logging."""

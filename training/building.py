@@ -1,4 +1,4 @@
-"""From settings to a run at its first step: checks, processes, data, network, where it starts.
+"""Ways from settings to a run at its first step: checks, processes, data, network, where it starts.
 
 Nothing is written here but the lock of the run's folder, and every error is a `ValueError` for the
 user.
@@ -31,7 +31,7 @@ from transport import Transport, create_transport
 
 @dataclass(frozen=True)
 class Built:
-    """What a run consists of before its optimizer is made."""
+    """Parts of a run before its optimizer is made."""
 
     config: TrainConfig
     """with the precision that "auto" means here"""

@@ -1,4 +1,4 @@
-"""What a step minimises: the velocity loss and regularisers, per sample, in one forward pass."""
+"""Loss of a step: velocity and regularisers, per sample, in one forward pass."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack

@@ -32,7 +32,7 @@ PATIENCE = timedelta(hours=1)
 
 
 def resolve_precision(precision: Precision) -> Precision:
-    """What "auto" means on this machine."""
+    """Return what "auto" means on this machine."""
     if precision != "auto":
         return precision
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"

@@ -1,4 +1,4 @@
-"""What a run logs: averages over windows of steps, to metrics.jsonl and the trackers.
+"""Log of a run: averages over windows of steps, to metrics.jsonl and the trackers.
 
 Averages are over all processes and over the steps since the last line. Resuming cuts the file back
 to the checkpoint's step and takes the window in progress from the checkpoint, so that the file of

@@ -1,4 +1,4 @@
-"""From gradients to new weights: clipping, AdamW at the step's rate, the moving average."""
+"""Way from gradients to new weights: clipping, AdamW at the step's rate, the moving average."""
 
 from contextlib import AbstractContextManager, ExitStack
 
@@ -58,7 +58,7 @@ class Update:
         return learning_rate(self.config, step, self.last_step)
 
     def state(self) -> dict:
-        """What a checkpoint keeps of weights and optimizers; a collective."""
+        """Return what a checkpoint keeps of weights and optimizers; a collective."""
         return self.parallel.state(self.optimizer) | self.heads.state()
 
     def load_state(self, state: dict) -> None:

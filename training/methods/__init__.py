@@ -1,1 +1,1 @@
-"""What is added to the velocity loss: one file for each method that --loss-type names."""
+"""Methods that add to the velocity loss: one file for each method that --loss-type names."""

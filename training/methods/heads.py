@@ -39,7 +39,7 @@ class Heads:
         self.optimizers = [make_optimizer(self.modules, config)] if own else []
 
     def accumulating(self, last: bool):
-        """As `Parallel.accumulating`."""
+        """Return the context of a backward pass, as in `Parallel`."""
         if last or not self.wrapped:
             return nullcontext()
         stack = ExitStack()
@@ -55,7 +55,7 @@ class Heads:
         return torch.stack([norm, torch.nn.utils.get_total_norm(gradients)]).square().sum().sqrt()
 
     def state(self) -> dict:
-        """What a checkpoint keeps of them, on the CPU; nothing if there are none."""
+        """Return what a checkpoint keeps of them, on the CPU; nothing if there are none."""
         if not self.optimizers:
             return {}
         return {

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Regularizer(Protocol):
-    """What a method adds to the loss of a step."""
+    """Addition of a method to the loss of a step."""
 
     name: str
     """of its loss: the first value that it logs, and the entry of its head in a checkpoint"""

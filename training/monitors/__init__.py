@@ -1,1 +1,1 @@
-"""What looks every N steps of a run: samples, held-out loss, FID, blocks."""
+"""Monitors that look every N steps of a run: samples, held-out loss, FID, blocks."""

@@ -1,4 +1,4 @@
-"""What the blocks of the EMA network know, while training: linear probes, ranks, similarities.
+"""Knowledge of the blocks of the EMA network, while training: linear probes, ranks, similarities.
 
 Held-out images are probed if there are any, else some that are trained on.
 """
