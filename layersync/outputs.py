@@ -1,4 +1,4 @@
-"""Ways from what a block returns to its tokens (N, T, D): choose a tensor, then arrange its axes."""
+"""Reading the tokens that a block returns (N, T, D): choose a tensor, then arrange its axes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
