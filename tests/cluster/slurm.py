@@ -211,7 +211,8 @@ class Job:
             return
         self.waits_since = self.waits_since or time.monotonic()
         if time.monotonic() - self.waits_since > 4:
-            self.cluster.call("scontrol", "update", f"jobid={self.number}", "StartTime=now")
+            with contextlib.suppress(AssertionError):  # it has just been started
+                self.cluster.call("scontrol", "update", f"jobid={self.number}", "StartTime=now")
 
     def wait_for(self, condition, seconds: float = 90) -> None:
         """Wait for `condition()`, which the job brings about before it ends."""

@@ -166,7 +166,7 @@ def test_a_command_that_fails_for_good_is_not_queued_again(cluster, tmp_path):
     assert "--global-batch-size" in read_outcome(tmp_path / "outcome").reason
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_without_a_word_it_is_queued_again_three_times(cluster, imitation, tmp_path):
     options = ["--nodes=1", imitation("echo run >>$RUNS; exit 1"), SCRIPT, "train.py", "--lr", 1]
     job = cluster.submit(*options, folder=tmp_path)
@@ -174,7 +174,7 @@ def test_without_a_word_it_is_queued_again_three_times(cluster, imitation, tmp_p
     assert "without a word and without progress: not queued again" in job.log
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_progress_makes_it_start_counting_anew(cluster, imitation, tmp_path):
     shell = """echo run >>$RUNS
 case $(wc -l <$RUNS) in
