@@ -186,6 +186,7 @@ esac"""
     program = imitation(shell + "\n")
     job = cluster.submit("--nodes=1", program, SCRIPT, "sample_ddp.py", "ODE", folder=tmp_path)
     wait_for(lambda: job.hurry() or job.starts == 6, 150)
+    assert job.wait(60) == "COMPLETED" and job.starts == 6, job.log
 
 
 @pytest.mark.slow
