@@ -6,7 +6,7 @@ same thing on the command line.
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -109,6 +109,12 @@ class EvalConfig:
 @dataclass(frozen=True)
 class TrainConfig(TrainingData):
     """Everything that a training run is told."""
+
+    ALTERNATIVES: ClassVar = (*TrainingData.ALTERNATIVES, ("epochs", "max_steps"))
+
+    config: str | None = free(None)
+    """a .toml or .json file of settings by the names of flags, such as a recipe or the config.json
+    of a run; what the command line gives overrides it"""
 
     # --- data: see TrainingData for the rest
     val_data_path: str | None = free(None)
