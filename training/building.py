@@ -26,6 +26,7 @@ from training.methods.method import Materials, Regularizer
 from training.methods.methods import check_pass, make_regularizers
 from training.parallel import Parallel, resolve_precision, start_accelerator
 from training.runs import claim_folder, find_checkpoint, read_start, run_folder
+from training.step_draws import StepDraws
 from transport import Transport, create_transport
 
 
@@ -51,6 +52,8 @@ class Built:
     parallel: Parallel
     """the network and its moving average"""
     regularizers: list[Regularizer]
+    draws: StepDraws
+    """what a step draws and reads besides its items"""
     start: dict | None
     """the checkpoint to continue from, its weights already in the network; None at step 0"""
     start_path: Path | None
@@ -99,6 +102,7 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
         source=source,
         accelerator=accelerator,
     )
+    regularizers = make_regularizers(materials)
     return Built(
         config=config,
         folder=folder,
@@ -110,7 +114,8 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
         last_step=last_step,
         arch=arch,
         parallel=parallel,
-        regularizers=make_regularizers(materials),
+        regularizers=regularizers,
+        draws=make_draws(materials, encoding, regularizers),
         start=start,
         start_path=path,
     )
@@ -159,6 +164,19 @@ def describe_network(config: TrainConfig, encoding: Encoding) -> dict:
         in_channels=channels,
         num_classes=config.num_classes,
         learn_sigma=True,
+    )
+
+
+def make_draws(given: Materials, encoding: Encoding, regularizers: list[Regularizer]) -> StepDraws:
+    """Return what a step draws and reads besides its items, regularisers' own draws at the end."""
+    return StepDraws(
+        seed=given.config.global_seed,
+        transport=given.transport,
+        dropout=given.network.class_dropout_prob,
+        noise_shape=encoding.noise_shape,
+        latent_shape=encoding.latent_shape,
+        extra=[draw for regularizer in regularizers for draw in regularizer.draws],
+        reads={name: read for each in regularizers for name, read in each.reads.items()},
     )
 
 

@@ -63,7 +63,7 @@ def test_parquet_folder(parquet, flag):
     image, label = source[5]
     assert (image == 50).all() and label == 1
     batch = next(iter(make_loader(source, StepBatches(6, 2, 0, 0, 1, range(2)), 0)))
-    assert batch[0].shape == (2, 3, 8, 8) and batch[1].dtype == torch.int64
+    assert batch["images"].shape == (2, 3, 8, 8) and batch["labels"].dtype == torch.int64
 
 
 def test_columns_are_given_where_they_cannot_be_found(tmp_path):

@@ -53,9 +53,9 @@ def numbers(source, first=0, last=6, rank=0, world_size=1, seed=0, workers=0):
     shard = batch_shard(BATCH, rank, world_size)
     order = StepBatches(len(source), BATCH, seed, first, last, shard)
     batches = []
-    for images, labels in make_loader(source, order, workers):
-        batches.append(images[:, 0, 0, 0].tolist())
-        assert labels.tolist() == [i % 3 for i in batches[-1]]
+    for packed in make_loader(source, order, workers):
+        batches.append(packed["images"][:, 0, 0, 0].tolist())
+        assert packed["labels"].tolist() == [i % 3 for i in batches[-1]]
     return batches
 
 

@@ -10,7 +10,7 @@ Nothing here or in a method's file imports torch at the top, so that --help answ
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from data.batch import Batch
+    from data.draws import Draw
     from data.source_protocol import Source
     from models import SiT
     from training.config import TrainConfig
+    from training.step_draws import Read
     from transport import Transport
 
 
@@ -36,6 +38,10 @@ class Regularizer(Protocol):
     """of its loss: the first value that it logs, and the entry of its head in a checkpoint"""
     head: nn.Module | None = None
     """what it trains besides the network (training/methods/heads.py)"""
+    draws: Sequence[Draw] = ()
+    """what it draws for each sample, after all that a step draws; `Batch.extra` has it by name"""
+    reads: Mapping[str, Read] = {}
+    """what the loader's workers read for it from disk, by its name in `Batch.extra`"""
 
     def capture(self) -> AbstractContextManager:
         """Make the context of the network's forward pass, in which it sees the blocks."""

@@ -10,7 +10,7 @@ is trained, and not part of the network.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from runtime.flags import free, require
 from training.methods.method import Materials, Method, Regularizer, Setting, block_number, family
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from models import SiT
     from models.encoders import PatchEncoder
     from training.config import TrainConfig
+    from training.step_draws import Read
 
 HIDDEN = 2048
+FEATURES = "repa_features"  # in Batch.extra
 # 4 for B and 8 for L and XL, as its authors say; S takes B's. Ti is of no paper.
 REPA_DEPTHS = {"XL": 8, "L": 8, "B": 4, "S": 4, "Ti": 3}
 
@@ -95,7 +97,7 @@ class REPARegularizer(Regularizer):
     def __init__(
         self,
         network: SiT,
-        features: EncodedPatches | CachedFeatures,
+        features: EncodedPatches | ReadFeatures,
         depth: int,
         config: REPAConfig,
         seed: int,
@@ -104,6 +106,7 @@ class REPARegularizer(Regularizer):
         from training.methods.heads import make_head
 
         self.features, self.config, self.depth = features, config, depth
+        self.reads = features.reads
         self.recorder = BlockRecorder({depth: network.blocks[depth - 1]})
         self.head = make_head([network.pos_embed.shape[-1], HIDDEN, HIDDEN, features.width], seed)
 
@@ -133,6 +136,8 @@ class EncodedPatches:
         autocast: a context manager for the encoder's pass.
     """
 
+    reads: ClassVar[dict[str, Read]] = {}
+
     def __init__(
         self,
         encoder: PatchEncoder,
@@ -151,6 +156,17 @@ class EncodedPatches:
         images = mirror(batch.images, batch.mirrored) if self.mirrors else batch.images
         with torch.no_grad(), self.autocast():
             return self.encoder(images)
+
+
+class ReadFeatures:
+    """Features of a batch, which the loader's workers read from a cache."""
+
+    def __init__(self, cache: CachedFeatures):
+        self.width, self.reads = cache.width, {FEATURES: cache}
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return (N, T, D), float16."""
+        return batch.extra[FEATURES]
 
 
 def encoded_patches(given: Materials) -> EncodedPatches:
@@ -181,10 +197,9 @@ def pretrained_encoder(c: REPAConfig) -> nn.Module:
     )
 
 
-def cached_features(given: Materials) -> CachedFeatures:
+def cached_features(given: Materials) -> ReadFeatures:
     """Open a cache of features that was made of the run's images."""
     from data.feature_cache import CachedFeatures, data_of
-    from data.order import StepBatches
 
     c, source = given.config, given.source
     expected = dict(
@@ -193,6 +208,5 @@ def cached_features(given: Materials) -> CachedFeatures:
         side=given.network.x_embedder.grid_size[0],
         **data_of(cast("LatentSource | NamedSource", source)),
     )
-    batches = StepBatches(len(source), c.global_batch_size, c.global_seed, 0, 0, range(0))
     assert c.repa.repa_features is not None
-    return CachedFeatures(c.repa.repa_features, expected, batches, source.mirrors)
+    return ReadFeatures(CachedFeatures(c.repa.repa_features, expected, source.mirrors))

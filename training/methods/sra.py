@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from data.draws import Draw
 from runtime.flags import require
 from training.methods.method import Materials, Method, Regularizer, Setting, block_number, family
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 # Published for XL and B. L's blocks are at the same fractions of the depth as XL's; S has B's depth
 # and takes B's. Ti is of no paper.
 SRA_DEPTHS = {"XL": (8, 20), "L": (7, 17), "B": (3, 8), "S": (3, 8), "Ti": (2, 5)}
+SHIFT = Draw("sra_shift")  # of the time, in units of --sra-shift
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class SRARegularizer(Regularizer):
 
     name = "sra_loss"
     head: nn.Module
+    draws = (SHIFT,)
 
     def __init__(
         self,
@@ -138,7 +141,7 @@ class SRARegularizer(Regularizer):
         import torch
 
         with torch.no_grad():
-            t = (batch.t + self.config.sra_shift * batch.draws.uniform()).clamp(max=1)
+            t = (batch.t + self.config.sra_shift * batch.extra[SHIFT.name]).clamp(max=1)
             x_t = self.transport.path.x_t(t, batch.x_0, batch.x_1)
             with self.autocast(), self.teacher.recording():
                 self.ema(x_t, t, **batch.conditions)

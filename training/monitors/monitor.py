@@ -3,19 +3,18 @@
 A monitor is a file in this folder with a class that has a row in training/monitors/monitors.py.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
 from torch import Tensor
 
-from data.batch import Batch
 from data.encoding import Encoding
 from data.source_protocol import IndexedSource, Source
 from data.sources import load_indexed
 from training.config import TrainConfig
 from training.parallel import Parallel
+from training.step_draws import BatchMaker
 from training.tracking import RunLog
 from transport import Transport
 
@@ -28,8 +27,8 @@ class Watched:
     parallel: Parallel
     transport: Transport
     encoding: Encoding
-    draw: Callable[..., Batch]
-    """makes a batch as the training step does, see `StepDraws`"""
+    batches: BatchMaker
+    """makes a batch as the training step does"""
     shard: range
     """positions of this process in the global batch"""
 
@@ -66,7 +65,8 @@ class Moment:
     step: int
     """steps done"""
     images: Tensor
-    """this process's share of the last step's batch, as the source gives it: (N, *source.shape)"""
+    """this process's share of the last step's batch, on the device, as the source gives it:
+    (N, *source.shape)"""
     labels: Tensor
     """(N,)"""
 
