@@ -1,8 +1,9 @@
 """One block of memory for everything that a step needs, so that one copy brings it to a device.
 
-packed = Packed.of(7, {"images": ..., "labels": ..., "t": ...})    # in a loader's worker
-packed.pin_memory()                                               # by the loader, for a GPU
-packed.to("cuda")["t"]                                            # one copy that nobody waits for
+The loader's workers pack, the loader pins where there is a GPU, and the run places:
+
+    packed = Packed.of(7, {"images": ..., "labels": ..., "t": ...}).pin_memory()
+    packed.to("cuda")["t"]
 """
 
 import math

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from data.batch import Batch
+from data.draws import Draw
 from data.source_protocol import ImageSource
 from models import find_model
 from runtime.randomness import step_streams
@@ -49,6 +50,8 @@ class Step:
         self.accelerator = Accelerator(cpu=DEVICE.type == "cpu")
         self.optimizer = make_optimizer(self.network, OptimConfig())
         self.update_ema = get_ema_multi_avg_fn(0.9999)
+        self.streams = step_streams(0, 0, range(batch), DEVICE)
+        self.draws: list[Draw] = []
         self.objectives: dict[str, Objective] = {}
         self.heads: dict[str, Heads] = {}
         for loss in ("vanilla", *losses):
@@ -72,6 +75,7 @@ class Step:
                 load_encoder=random_encoder,
             )
         )
+        self.draws += [draw for regularizer in made for draw in regularizer.draws]
         self.objectives[config.loss_type] = Objective(transport, made)
         self.heads[config.loss_type] = Heads(made, self.accelerator, config.optim)
 
@@ -80,8 +84,8 @@ class Step:
         count = len(x_1)
         none = torch.zeros(count, dtype=torch.bool, device=DEVICE)
         t, x_0 = torch.rand(count, device=DEVICE), torch.randn_like(x_1)
-        draws = step_streams(0, 0, range(count), DEVICE)
-        return Batch(0, range(count), self.images, none, self.labels, none, t, x_1, x_0, draws)
+        extra = {draw.name: draw.of(self.streams) for draw in self.draws}
+        return Batch(0, self.images, none, self.labels, none, t, x_1, x_0, extra)
 
     def forward(self, loss: str) -> torch.Tensor:
         objective = self.objectives[loss]

@@ -44,7 +44,7 @@ def test_a_block_gives_back_what_was_packed():
     assert len(blocks) == 1  # views of one block, which one copy brings
 
 
-class Doubled:
+class Signed:
     """Stands for what is read from disk: the images' numbers, or minus them where mirrored."""
 
     def __call__(self, images, mirrored):
@@ -54,10 +54,11 @@ class Doubled:
 
 def draws(**changes):
     given = dict(
-        seed=3, transport=create_transport(), dropout=0.5, noise_shape=(2, 3), latent_shape=(1, 8, 8)
+        seed=3, transport=create_transport(), dropout=0.5, noise_shape=(2, 3),
+        latent_shape=(1, 8, 8), extra=[Draw("shift"), Draw("field", (2,))],
+        reads={"stored": Signed()},
     )  # fmt: skip
-    extra = [Draw("shift"), Draw("field", (2,))]
-    return StepDraws(**(given | dict(extra=extra, reads={"stored": Doubled()}) | changes))
+    return StepDraws(**(given | changes))
 
 
 @pytest.fixture(scope="module")
