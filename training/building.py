@@ -5,6 +5,7 @@ user.
 """
 
 import dataclasses
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,13 @@ from data.order import batch_shard
 from data.source_protocol import Source
 from data.sources import load_source
 from models import SiT, find_model
+from models.compiling import can_compile, compiled
 from models.trained import load_weights, start_from_weights
 from runtime.locks import OutputLock
 from runtime.processes import told_by_first
 from training.checks import check_train_config
 from training.config import TrainConfig
-from training.methods.method import Materials, Regularizer
+from training.methods.method import Materials, Regularizer, as_given
 from training.methods.methods import check_pass, make_regularizers
 from training.parallel import Parallel, resolve_precision, start_accelerator
 from training.runs import claim_folder, find_checkpoint, read_start, run_folder
@@ -53,6 +55,8 @@ class Built:
     parallel: Parallel
     """the network and its moving average"""
     regularizers: list[Regularizer]
+    compiled: Callable
+    """compiles a function or a module, or leaves it as it is"""
     draws: StepDraws
     """what a step draws and reads besides its items"""
     start: dict | None
@@ -64,7 +68,7 @@ class Built:
 def build_run(config: TrainConfig) -> Built:
     """Check the settings, then make everything in the order in which it can be refused."""
     check_train_config(config)
-    config = in_force(with_precision(config))
+    config = in_force(decided_here(config))
     folder = run_folder(config)
     lock = claim_folder(config, folder)
     with lock.released_on_error():
@@ -102,6 +106,7 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
         transport=transport,
         source=source,
         accelerator=accelerator,
+        compiled=compiled if config.engine.compile else as_given,
     )
     regularizers = make_regularizers(materials)
     return Built(
@@ -116,16 +121,24 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
         arch=arch,
         parallel=parallel,
         regularizers=regularizers,
+        compiled=materials.compiled,
         draws=make_draws(materials, encoding, regularizers),
         start=start,
         start_path=path,
     )
 
 
-def with_precision(config: TrainConfig) -> TrainConfig:
-    """Return the settings as they are recorded: with what "auto" means on this machine."""
-    precision = resolve_precision(config.engine.precision)
-    engine = dataclasses.replace(config.engine, precision=precision)
+def decided_here(config: TrainConfig) -> TrainConfig:
+    """Return the settings as they are recorded: with what is left to the machine decided."""
+    given = config.engine
+    if given.compile and torch.cuda.is_available() and not can_compile():
+        raise ValueError(
+            "--compile: on a GPU it needs the package triton, which is not installed; install it, "
+            "or give --no-compile"
+        )
+    compile = can_compile() if given.compile is None else given.compile
+    precision = resolve_precision(given.precision)
+    engine = dataclasses.replace(given, precision=precision, compile=compile)
     return dataclasses.replace(config, engine=engine)
 
 

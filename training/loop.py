@@ -45,7 +45,7 @@ class Training:
         self.parallel, self.network = built.parallel, built.parallel.network
 
         self.batches = BatchMaker(built.draws, self.encoding, self.accelerator.device)
-        self.objective = Objective(self.transport, built.regularizers)
+        self.objective = Objective(self.transport, built.regularizers, built.compiled)
         self.update = Update(self.parallel, built.regularizers, config.optim, self.last_step)
         self.train_step = TrainStep(
             parallel=self.parallel,
@@ -215,7 +215,8 @@ def announce(training: Training) -> None:
         print(regularizer.announcement())
     print(
         f"{training.accelerator.num_processes} x {training.accelerator.device.type}, "
-        f"{config.engine.precision}, steps {training.step} to "
+        f"{config.engine.precision}{', compiled' if config.engine.compile else ''}, "
+        f"steps {training.step} to "
         f"{training.last_step}, results in {training.folder}",
         flush=True,
     )

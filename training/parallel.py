@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from models import SiT
+from models.compiling import compile_network
 from runtime.launch import join_launch
 from training.config import EngineConfig, Precision
 
@@ -66,9 +67,7 @@ class Parallel:
     `model` is what the loss calls; `network` is the same without wrappers.
     """
 
-    def __init__(
-        self, network: SiT, ema: nn.Module, accelerator: Accelerator, config: EngineConfig
-    ):
+    def __init__(self, network: SiT, ema: SiT, accelerator: Accelerator, config: EngineConfig):
         self.network, self.ema, self.accelerator = network, ema, accelerator
         self.sharded = config.fsdp and accelerator.num_processes > 1
         network.checkpoint_activations = config.checkpoint_activations
@@ -78,8 +77,8 @@ class Parallel:
             shard(network)
             shard(ema)
         if config.compile:
-            for block in network.blocks:
-                block.compile()
+            compile_network(network)
+            compile_network(ema)
         self.model = network if self.sharded else accelerator.prepare_model(network)
 
     def accumulating(self, last: bool):

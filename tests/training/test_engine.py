@@ -53,8 +53,7 @@ def test_memory_savers_change_rounding_only(tmp_path, plain, engine):
 
 def test_compiled_blocks_give_the_same_losses(tmp_path, plain, monkeypatch):
     """With the graph captured but not lowered, so that no C++ compiler is needed."""
-    compile = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile(self, backend="aot_eager"))
+    monkeypatch.setattr("models.compiling.BACKEND", "aot_eager")
     torch._dynamo.reset()
     losses = run(tmp_path, engine=EngineConfig(compile=True))[1]
     np.testing.assert_allclose(losses, plain, rtol=1e-4)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runtime.flags import flag
 
@@ -68,6 +68,11 @@ class Regularizer(Protocol):
         """Return one line for the start of a run."""
 
 
+def as_given(work):
+    """Return a function or a module itself, where nothing is compiled (models/compiling.py)."""
+    return work
+
+
 @dataclass(frozen=True)
 class Materials:
     """Everything of a run that a method may make its regulariser of."""
@@ -81,6 +86,9 @@ class Materials:
     accelerator: Accelerator
     load_encoder: Callable | None = None
     """makes REPA's encoder of its settings; timm's pretrained one unless given"""
+
+    compiled: Callable[[Any], Any] = as_given
+    """compiles a function, or a module in place, where the run is compiled"""
 
     @property
     def head_seed(self) -> int:

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from runtime.flags import free, require
-from training.methods.method import Materials, Method, Regularizer, Setting, block_number, family
+from training.methods.method import (
+    Materials,
+    Method,
+    Regularizer,
+    Setting,
+    as_given,
+    block_number,
+    family,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +87,9 @@ class REPAConfig(Method):
     def make(self, given: Materials) -> Regularizer:
         depth = self.depth(given.config.model)
         features = cached_features(given) if self.repa_features else encoded_patches(given)
-        return REPARegularizer(given.network, features, depth, self, given.head_seed)
+        return REPARegularizer(
+            given.network, features, depth, self, given.head_seed, given.compiled
+        )
 
 
 class REPARegularizer(Regularizer):
@@ -89,6 +99,7 @@ class REPARegularizer(Regularizer):
         features: of a batch's images, mirrored where drawn: (N, T, `features.width`).
         depth: the block, counted from 1.
         seed: of the head's weights.
+        compiled: compiles a function or a module, or leaves it as it is.
     """
 
     name = "repa_loss"
@@ -101,23 +112,25 @@ class REPARegularizer(Regularizer):
         depth: int,
         config: REPAConfig,
         seed: int,
+        compiled: Callable = as_given,
     ):
+        from layersync.alignment import sample_cosine
         from layersync.capture import BlockRecorder
         from training.methods.heads import make_head
 
         self.features, self.config, self.depth = features, config, depth
         self.reads = features.reads
         self.recorder = BlockRecorder({depth: network.blocks[depth - 1]})
-        self.head = make_head([network.pos_embed.shape[-1], HIDDEN, HIDDEN, features.width], seed)
+        width = network.pos_embed.shape[-1]
+        self.head = compiled(make_head([width, HIDDEN, HIDDEN, features.width], seed))
+        self.cosine = compiled(sample_cosine)
 
     def capture(self) -> AbstractContextManager:
         return self.recorder.recording()
 
     def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        from layersync.alignment import sample_cosine
-
         (tokens,) = self.recorder.take()[self.depth]
-        losses = -sample_cosine(self.head(tokens), self.features(batch))  # (N,)
+        losses = -self.cosine(self.head(tokens), self.features(batch))  # (N,)
         return self.config.repa_weight * losses, {self.name: losses.mean()}
 
     def announcement(self) -> str:

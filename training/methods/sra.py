@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 
 from data.draws import Draw
 from runtime.flags import require
-from training.methods.method import Materials, Method, Regularizer, Setting, block_number, family
+from training.methods.method import (
+    Materials,
+    Method,
+    Regularizer,
+    Setting,
+    as_given,
+    block_number,
+    family,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +94,7 @@ class SRAConfig(Method):
             config=self,
             seed=given.head_seed,
             autocast=given.accelerator.autocast,
+            compiled=given.compiled,
         )
 
 
@@ -97,6 +106,7 @@ class SRARegularizer(Regularizer):
         depths: (student, teacher), counted from 1.
         seed: of the head's weights.
         autocast: a context manager for the teacher's pass.
+        compiled: compiles a function or a module, or leaves it as it is.
     """
 
     name = "sra_loss"
@@ -113,6 +123,7 @@ class SRARegularizer(Regularizer):
         config: SRAConfig,
         seed: int,
         autocast: Callable[[], AbstractContextManager],
+        compiled: Callable = as_given,
     ):
         from layersync.capture import BlockRecorder
         from training.methods.heads import make_head
@@ -122,18 +133,16 @@ class SRARegularizer(Regularizer):
         self.student = BlockRecorder({"student": network.blocks[student - 1]})
         self.teacher = BlockRecorder({"teacher": ema.blocks[teacher - 1]})
         width = network.pos_embed.shape[-1]
-        self.head = make_head([width, 2 * width, width], seed)
+        self.head = compiled(make_head([width, 2 * width, width], seed))
+        self.distances = compiled(token_distances)
 
     def capture(self) -> AbstractContextManager:
         return self.student.recording()
 
     def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        from torch.nn.functional import smooth_l1_loss
-
         (tokens,) = self.student.take()["student"]
-        predicted, target = self.head(tokens).float(), self.targets(batch).float()  # (N, T, D)
-        losses = smooth_l1_loss(predicted, target, reduction="none", beta=self.config.sra_beta)
-        losses = losses.flatten(1).mean(1)  # (N,)
+        predicted, target = self.head(tokens), self.targets(batch)  # (N, T, D)
+        losses = self.distances(predicted, target, self.config.sra_beta)  # (N,)
         return self.config.sra_weight * losses, {self.name: losses.mean()}
 
     def targets(self, batch: Batch) -> Tensor:
@@ -156,3 +165,11 @@ class SRARegularizer(Regularizer):
             f"EMA at t + U(0, {c.sra_shift:g}), lambda {c.sra_weight:g}, "
             f"a head of {count / 1e6:.2f}M parameters"
         )
+
+
+def token_distances(predicted: Tensor, target: Tensor, beta: float) -> Tensor:
+    """Compute the smooth L1 distance of tokens (N, T, D), its mean (N,), in float32."""
+    from torch.nn.functional import smooth_l1_loss
+
+    distances = smooth_l1_loss(predicted.float(), target.float(), reduction="none", beta=beta)
+    return distances.flatten(1).mean(1)

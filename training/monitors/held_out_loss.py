@@ -60,7 +60,7 @@ class HeldOutLoss(Monitor):
         t = transport.training_times((bins + draws.uniform()) / BINS)
         x_1 = encode_drawing(self.source, run.encoding.codec, images, mirrored, draws)
         x_0 = draws.normal(x_1.shape[1:])
-        losses = transport.training_losses(run.ema, x_1, dict(y=labels), t=t, x0=x_0)["loss"]
+        losses = transport.training_losses(run.evaluated, x_1, dict(y=labels), t=t, x0=x_0)["loss"]
         inside = torch.tensor([n < count for n in numbers], device=device).double()
         sums[0].index_add_(0, bins, losses.double() * inside)
         sums[1].index_add_(0, bins, inside)

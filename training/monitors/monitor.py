@@ -12,6 +12,7 @@ from torch import Tensor
 from data.encoding import Encoding
 from data.source_protocol import IndexedSource, Source
 from data.sources import load_indexed
+from sampling.network import Network
 from training.config import TrainConfig
 from training.parallel import Parallel
 from training.step_draws import BatchMaker
@@ -36,6 +37,11 @@ class Watched:
     def ema(self):
         """The moving average of the network, which samples are made with."""
         return self.parallel.ema
+
+    @cached_property
+    def evaluated(self) -> Network:
+        """The moving average as samplers and losses call it: in the precision of the steps."""
+        return Network(self.ema, self.config.engine.precision == "bf16")
 
     @property
     def accelerator(self):
