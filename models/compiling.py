@@ -34,7 +34,7 @@ def compile_network(network: nn.Module) -> None:
 
 
 def compiled(work: Work) -> Work:
-    """Return a function compiled, or a module compiled in place, which happens when it first runs."""
+    """Return a function compiled, or a module compiled in place; it happens when they first run."""
     if isinstance(work, nn.Module):
         work.compile(backend=BACKEND)
         return work
