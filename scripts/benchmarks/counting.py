@@ -244,7 +244,7 @@ def count_step(
         regularizers = regularizers_of(given)
         for regularizer in regularizers:
             if regularizer.head is not None:
-                regularizer.head.to(device)
+                move(regularizer.head, device)
         update = Update(parallel, regularizers, OptimConfig(), 100)
         objective = Objective(transport, regularizers)
     draws = StepDraws(
@@ -281,6 +281,14 @@ def count_step(
             "optimizer": {s[key].dtype for s in state for key in ("exp_avg", "exp_avg_sq")},
         },
     )
+
+
+def move(module: nn.Module, device: str) -> None:
+    """Give a module other fake weights, on this device; `Module.to` cannot move fake ones."""
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            fake = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            setattr(part, name, nn.Parameter(fake))
 
 
 def parallel_parts(engine: EngineConfig | None) -> int:
