@@ -25,8 +25,10 @@ from evaluation.options import MetricOptions, check_metrics
 from runtime.command import parse_command, program_name, usage_errors
 from runtime.launch import is_first_process
 from runtime.outcome import finished
+from runtime.settings_file import Section
 
 Positional = tyro.conf.Positional
+EVALUATE_SECTION = Section("evaluate")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Score:
     ref: str
     """the reference: ADM's .npz, one of `python -m evaluation reference`, or any set of images;
     or "digits", scikit-learn's handwritten digits, which are compared in pixel space"""
+    config: str | None = None
+    """a .toml or .json file of settings by the names of flags; other flags override it"""
     array: str = "arr_0"
     """name of the images in the samples' .npz"""
     out: str | None = None
@@ -162,7 +166,9 @@ def main() -> None:
     word = sys.argv[1] if len(sys.argv) > 1 and sys.argv[1] in COMMANDS else None
     config_class, run = COMMANDS[word] if word else (Score, run_score)
     program = f"{program_name()} {word}" if word else None
-    config = parse_command(config_class, sys.argv[2:] if word else None, program)
+    args = sys.argv[2:] if word else None
+    section = None if word else EVALUATE_SECTION
+    config = parse_command(config_class, args, program, section=section)
     with usage_errors():
         run(config)
     finished()
