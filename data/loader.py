@@ -3,7 +3,7 @@
 A loader's workers make whole steps ahead of time, each in one block of memory (data/packing.py).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,29 +25,56 @@ def nothing_more(step: int, positions: range, images: list[int] | None) -> dict[
     return {}
 
 
-def as_it_is(packed: Packed) -> Packed:
-    return packed
-
-
-def make_loader(
-    source: Source, batches: StepBatches, num_workers: int, add: Additions = nothing_more
+def make_step_loader(
+    source: Source, steps: StepBatches, num_workers: int, add: Additions = nothing_more
 ) -> DataLoader:
-    """Return an iterable of the `Packed` steps of one process, in order.
+    """Return an iterable of one process's training steps, each a `Packed`, in order.
 
     A step has `images` (N, *source.shape), `labels` (N,) int64, and what `add` adds.
     """
-    common: dict[str, Any] = dict(
+    if isinstance(source, StreamSource):
+        streamed = StreamedSteps(source, steps, num_workers, add)
+        return make_whole(streamed, min(1, num_workers))
+    indexed: Any = source
+    return make_whole(IndexedSteps(indexed, steps, add), num_workers, sampler=steps.steps)
+
+
+def make_loader(
+    source: IndexedSource, batches: Sequence[list[int]], num_workers: int
+) -> DataLoader:
+    """Return an iterable of batches (images, labels), in order.
+
+    Args:
+        batches: the numbers of each batch's images.
+    """
+    return make_whole(IndexedBatches(source), num_workers, sampler=batches)
+
+
+def make_whole(data: Dataset, num_workers: int, sampler: Any = None) -> DataLoader:
+    """Return a loader of whole batches, as `data` makes them of what `sampler` gives."""
+    return DataLoader(
+        data,
         batch_size=None,
+        sampler=sampler,
         collate_fn=as_it_is,
+        num_workers=num_workers,
         worker_init_fn=obey_parent_only,
         pin_memory=torch.cuda.is_available(),
     )
-    if isinstance(source, StreamSource):
-        streamed = StreamedSteps(source, batches, num_workers, add)
-        return DataLoader(streamed, num_workers=min(1, num_workers), **common)
-    indexed: Any = source
-    steps = IndexedSteps(indexed, batches, add)
-    return DataLoader(steps, sampler=batches.steps, num_workers=num_workers, **common)
+
+
+def as_it_is(batch):
+    return batch
+
+
+class IndexedBatches(Dataset):
+    """Batches of a source by the numbers of their images."""
+
+    def __init__(self, source: IndexedSource):
+        self.source = source
+
+    def __getitem__(self, numbers: list[int]) -> tuple[Tensor, Tensor]:
+        return read_items(self.source, numbers)
 
 
 class IndexedSteps(Dataset):

@@ -59,3 +59,10 @@ def prepare_model(model: nn.Module, bf16: bool, compile: bool) -> nn.Module:
     if compile:
         compile_network(model)
     return model
+
+
+def describe_dtype(bf16: bool, tf32: bool, device: torch.device) -> str:
+    """Return the name of the arithmetic that a network is evaluated in."""
+    if bf16:
+        return "bfloat16 (autocast)"
+    return "float32 (TF32 products)" if tf32 and device.type == "cuda" else "float32"

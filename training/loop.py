@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from threading import Event
 
-from data.loader import make_loader
+from data.loader import make_step_loader
 from data.order import StepBatches
 from runtime.outcome import failed
 from runtime.progress import Progress, duration
@@ -93,7 +93,7 @@ class Training:
         c = self.config
         sizes = len(self.source), c.global_batch_size
         order = StepBatches(*sizes, c.global_seed, self.step, self.last_step, self.shard)
-        loader = make_loader(self.source, order, c.num_workers, self.batches.draws)
+        loader = make_step_loader(self.source, order, c.num_workers, self.batches.draws)
         self.network.train()
         stopping = False
         with self.progress as progress:

@@ -9,7 +9,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -122,17 +122,25 @@ class RunLog:
         self._write(step, {**values, **own})
         return speed
 
-    def write_extra(self, step: int, values: dict[str, float]) -> None:
-        """A line with other values than the running averages."""
-        self._write(step, values)
+    def write_extra(
+        self, step: int, values: dict[str, float], about: Mapping[str, str | bool] | None = None
+    ) -> None:
+        """A line with other values than the running averages.
+
+        Args:
+            about: how they were made, for metrics.jsonl alone.
+        """
+        self._write(step, values, about if values and about else {})
         shown = [f"{name} {value:.4g}" for name, value in list(values.items())[:MOST_SHOWN]]
         more = f", and {len(values) - MOST_SHOWN} more values" if len(values) > MOST_SHOWN else ""
         self.say(f"step {step}: {', '.join(shown)}{more}")
 
-    def _write(self, step: int, values: dict[str, float]) -> None:
+    def _write(
+        self, step: int, values: dict[str, float], about: Mapping[str, str | bool] | None = None
+    ) -> None:
         if self.accelerator.is_main_process:
             with open(self.path, "a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+                file.write(json.dumps({"step": step, **values, **(about or {})}) + "\n")
         self.accelerator.log(values, step=step)
 
     def write_image(self, step: int, path: Path) -> None:

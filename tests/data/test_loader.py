@@ -7,7 +7,7 @@ import torch
 
 from data.data_config import DataConfig
 from data.draws import Draw
-from data.loader import make_loader
+from data.loader import make_step_loader
 from data.order import StepBatches
 from data.packing import ALIGNMENT, Packed
 from data.sources import open_source
@@ -70,7 +70,7 @@ def steps():
 def loader(workers):
     source = open_source(DataConfig(dataset_name="digits", image_size=8))
     order = StepBatches(len(source), 12, 3, 2, 6, SHARD)
-    return make_loader(source, order, workers, draws())
+    return make_step_loader(source, order, workers, draws())
 
 
 def test_a_step_holds_its_samples_own_draws_in_the_order_of_a_run(steps):
