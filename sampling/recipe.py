@@ -12,7 +12,7 @@ from data.latents import weights_fingerprint
 from sampling.images import ImageMaker
 from sampling.network import describe_dtype
 from sampling.sample_config import ODE, SDE
-from sampling.solver_config import SolverConfig, solver_settings
+from sampling.solver_config import solver_settings
 
 
 def make_recipe(c: ODE | SDE, maker: ImageMaker) -> dict:

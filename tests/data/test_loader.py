@@ -121,3 +121,16 @@ def test_without_images_nothing_is_read_and_without_noise_the_rest_moves_up():
     for _ in range(3):
         streams.uniform()
     assert torch.equal(drawn["x_0"], streams.normal((1, 8, 8)))
+
+
+def test_a_loader_pins_the_one_block(monkeypatch):
+    """As its pinning thread does on a machine with a GPU, which pinning itself needs."""
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x, *_: pinned.append(x) or x.clone())
+    packed = Packed.of(7, tensors())
+    again = pin_memory(packed)
+    assert len(pinned) == 1 and pinned[0] is packed.block
+    assert isinstance(again, Packed) and again.step == 7 and again.places == packed.places
+    assert torch.equal(again.block, packed.block)

@@ -148,7 +148,7 @@ def test_blocks_compiled_one_by_one_share_a_graph_however_many_are_captured(coun
         sync = LayerSync(stack.blocks, [(1, teacher) for teacher in range(2, teachers + 1)])
         step(run, stack, sync, batch(teachers), captured=True)
         frames.append(counter.frame_count)
-    assert frames == [1] * 12
+    assert frames == [2] * 12  # the first block's input needs no gradient, all others' do
 
 
 def test_a_copy_made_while_compiled_blocks_record_runs_its_own_blocks(counter, stack):
@@ -183,5 +183,5 @@ def test_capturing_for_two_regularisers_is_one_more_graph_at_most(way, counter, 
             torch.testing.assert_close(sync.loss(), expected_sync.loss())
             torch.testing.assert_close(crepa.loss(), expected_crepa.loss())
         frames.append(counter.frame_count)
-    assert frames[0] == 1 if way is compile_blocks else frames[1] > frames[0] >= 1
+    assert frames[0] == 2 if way is compile_blocks else frames[1] > frames[0] >= 1
     assert frames[1:] == [frames[1]] * 5

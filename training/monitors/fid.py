@@ -37,7 +37,10 @@ class FID(Monitor):
         )
         size, engine = run.config.image_size, run.config.engine
         dtype = describe_dtype(engine.precision == "bf16", engine.precision != "fp32", device)
-        self.about = {"eval_dtype": dtype, "eval_compiled": bool(engine.compile)}
+        self.about: dict[str, str | bool] = {
+            "eval_dtype": dtype,
+            "eval_compiled": bool(engine.compile),
+        }
         options = MetricOptions(inception_weights=self.config.eval_inception_weights)
         shape = size, size, codec.image_channels
         assert self.config.eval_ref is not None  # without it, this monitor is not made
