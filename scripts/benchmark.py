@@ -18,6 +18,9 @@ sampling     each solver with few steps, alternating with as many bare evaluatio
              evaluation is one with twice the batch, "passes" counts it twice; its "time_ratio" is
              to the same solver unguided. "network_ms" and "solver_ms" are of one evaluation, the
              latter with a network that costs nothing: a noisy machine leaves it alone
+blocks       probing all blocks at one time of the path, alternating with bare passes of the
+             network: "tokens" is the median ratio of extraction to the pass beside it, "ridge" with
+             the sums of a ridge probe of every block
 npz          writing random 256 x 256 images as a sampling run does and assembling the .npz, with
              the growth of resident memory; in a temporary folder
 """
@@ -35,11 +38,12 @@ from runtime.flags import flag
 
 @dataclass(frozen=True)
 class Benchmark:
-    parts: tuple[Literal["steps", "checkpoints", "latents", "sampling", "npz"], ...] = (
+    parts: tuple[Literal["steps", "checkpoints", "latents", "sampling", "blocks", "npz"], ...] = (
         "steps",
         "checkpoints",
         "latents",
         "sampling",
+        "blocks",
         "npz",
     )
     """what to measure"""
@@ -60,8 +64,9 @@ class Benchmark:
     npz_images: int = 50_000
     """images of the .npz; each takes 0.4 MB of disk while it works"""
     clock: Literal["wall", "cpu"] = "wall"
-    """for training steps: wall time, or on a CPU the processor time of this process, which other
-    jobs on the machine hardly change; with OMP_NUM_THREADS=1, so that no threads wait in it"""
+    """for training steps and blocks: wall time, or on a CPU the processor time of this process,
+    which other jobs on the machine hardly change; with OMP_NUM_THREADS=1, so that no threads wait
+    in it"""
     out: str = "benchmark.json"
     """where to write the figures"""
 
@@ -85,7 +90,7 @@ import platform
 
 import torch
 
-from scripts.benchmarks import assembly, sampling, steps, storage
+from scripts.benchmarks import assembly, extraction, sampling, steps, storage
 from scripts.benchmarks.timing import DEVICE, matmul_peaks
 
 
@@ -130,6 +135,7 @@ def main(c: Benchmark) -> None:
         "checkpoints": (lambda: storage.checkpoints(c), storage.CHECKPOINT_COLUMNS),
         "latents": (lambda: storage.latents(c), storage.LATENT_COLUMNS),
         "sampling": (lambda: sampling.run(c, peaks), sampling.COLUMNS),
+        "blocks": (lambda: extraction.run(c), extraction.COLUMNS),
         "npz": (lambda: assembly.run(c), assembly.COLUMNS),
     }
     for name, (measure, columns) in parts.items():
