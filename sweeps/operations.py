@@ -4,6 +4,7 @@ A product of matrices counts a multiplication and an addition for each pair of n
 elementwise is not counted. A backward pass counts as two forward passes.
 """
 
+from data.data_config import TrainingData
 from models.sizes import dimensions
 from sampling.sample_config import ODE, SDE
 
@@ -11,6 +12,7 @@ EVALUATIONS = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}  # o
 BACKWARD = 2  # a backward pass in forward passes
 FREQUENCIES = 256  # of the time embedding's input (models/sit.py)
 LATENT_FACTOR, LATENT_CHANNELS = 8, 4  # of SD's autoencoders
+IMAGE_SIZE = 256
 
 
 def transformer_blocks(depth: int, width: int, tokens: int) -> int:
@@ -30,11 +32,12 @@ def forward_operations(model: str, size: int, channels: int) -> int:
     return transformer_blocks(depth, width, tokens) + 2 * (embedding + modulation + output)
 
 
-def network_input(image_size: int, vae: str, dataset_name: str | None) -> tuple[int, int]:
-    """Return size and channels of what the network sees."""
-    if vae != "none":
-        return image_size // LATENT_FACTOR, LATENT_CHANNELS
-    return image_size, 1 if dataset_name == "digits" else 3
+def network_input(c: TrainingData) -> tuple[int, int]:
+    """Return size and channels of what the network sees; ImageNet's where the data would tell."""
+    size = c.image_size or IMAGE_SIZE
+    if c.vae != "none":
+        return size // LATENT_FACTOR, LATENT_CHANNELS
+    return size, 1 if c.dataset_name == "digits" else 3
 
 
 def network_passes(c: ODE | SDE) -> int | None:

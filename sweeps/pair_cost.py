@@ -11,7 +11,7 @@ from sweeps.pair_study import PairStudy
 def forward_flops(study: PairStudy) -> int:
     """Return the operations of a forward pass on one image."""
     c = study.training
-    return forward_operations(c.model, *network_input(c.image_size, c.vae, c.dataset_name))
+    return forward_operations(c.model, *network_input(c))
 
 
 def estimate(study: PairStudy, cells: Sequence[Cell], parallel: int) -> list[str]:

@@ -34,7 +34,7 @@ ENCODER = transformer_blocks(depth=12, width=768, tokens=257)  # DINOv2-B at 224
 
 def training_hours(c: TrainConfig, steps: int) -> float:
     """Return the GPU hours of so many steps, latents and features cached."""
-    forward = forward_operations(c.model, *network_input(c.image_size, c.vae, c.dataset_name))
+    forward = forward_operations(c.model, *network_input(c))
     image = (1 + BACKWARD) * forward
     if c.loss_type == "sra":
         image += forward  # of the EMA
@@ -47,7 +47,7 @@ def training_hours(c: TrainConfig, steps: int) -> float:
 def sampling_hours(settings: RowSettings) -> float:
     """Return the GPU hours of one set of samples; an adaptive solver is taken for Heun's 250."""
     c, t = settings.sample, settings.train
-    forward = forward_operations(t.model, *network_input(t.image_size, t.vae, t.dataset_name))
+    forward = forward_operations(t.model, *network_input(t))
     passes = network_passes(c) or network_passes(ODE(sampling_method="heun2")) or 0
     peak = PEAK_BF16 if c.bf16 else PEAK_TF32
     return c.num_fid_samples * passes * forward / (SHARE * peak) / 3600

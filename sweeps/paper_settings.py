@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from evaluation.__main__ import Score
+from evaluation.__main__ import EVALUATE_SECTION, Score
 from evaluation.options import check_metrics
-from runtime.settings_file import Section, inline_config
+from runtime.settings_file import inline_config
 from sampling.presets import expand_preset
 from sampling.sample_config import ODE, SDE, check_sample_config
+from sampling.sample_file import SAMPLE_SECTION
 from sweeps.command_words import parse_quietly, refuse
 from sweeps.departures import departures
 from sweeps.paper_miniature import miniature_words
 from sweeps.paper_rows import PaperRow, Variant
 from training.config import TrainConfig
+from training.settings_record import RUN_SECTION
 
 SET = {name: "which scripts/reproduce.py sets" for name in (
     "--global-seed", "--results-dir", "--run-name", "--resume", "--data-path", "--dataset-name",
@@ -39,7 +41,6 @@ PROGRAMS: dict[str, tuple[Any, str]] = {
     "--sample": (SOLVERS, "sample_ddp.py"),
     "--evaluate": (Score, "python -m evaluation"),
 }
-TRAIN, SAMPLE, EVALUATE = Section("train"), Section("sample", "solver"), Section("evaluate")
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,16 @@ def settle(
     """Return the settings of a row's variant; `ValueError` names the flag or the file's key."""
     own = {name: user_words(f"--{name}", getattr(added, name)) for name in FIELDS}
     file = ["--config", str(row.path)]
-    train = inline_config([*variant.train, *file], TrainConfig, TRAIN)
+    train = inline_config([*variant.train, *file], TrainConfig, RUN_SECTION)
     small = miniature_words(parsed(f"{row.path} [train]", train)) if miniature else NOTHING
     train = inline_config(
-        [*variant.train, *small["train"], *own["train"], *file], TrainConfig, TRAIN
+        [*variant.train, *small["train"], *own["train"], *file], TrainConfig, RUN_SECTION
     )
     sample = [*variant.sample, *small["sample"], *own["sample"]]
-    sample = inline_config([*sample, *file], SOLVERS, SAMPLE)
+    sample = inline_config([*sample, *file], SOLVERS, SAMPLE_SECTION)
     evaluate = own["evaluate"]
     if not miniature:  # whose scores have no options
-        evaluate = inline_config([*evaluate, *file], Score, EVALUATE)
+        evaluate = inline_config([*evaluate, *file], Score, EVALUATE_SECTION)
     scored = ["X.npz", "--ref", "digits" if miniature else "REFERENCE", *evaluate]
     settings = RowSettings(
         train_words=tuple(train),

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from data.data_config import TrainingData
 from models import find_model
 from sweeps.operations import forward_operations, network_input, transformer_blocks
 
@@ -33,6 +34,6 @@ def test_an_encoder_is_counted_by_its_blocks():
 
 
 def test_the_network_sees_latents_or_pixels():
-    assert network_input(256, "ema", None) == (32, 4)
-    assert network_input(8, "none", "digits") == (8, 1)
-    assert network_input(64, "none", None) == (64, 3)
+    assert network_input(TrainingData(image_size=256, vae="ema")) == (32, 4)
+    assert network_input(TrainingData(image_size=8, vae="none", dataset_name="digits")) == (8, 1)
+    assert network_input(TrainingData(image_size=64, vae="none")) == (64, 3)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from launching import ROOT
 
-from runtime.settings_file import Section, inline_config
+from runtime.settings_file import inline_config
 from sweeps import paper_rows
 from sweeps.operations import network_passes
 from sweeps.paper_cost import cost_line, hours_text, row_hours, training_hours
@@ -17,6 +17,7 @@ from sweeps.paper_settings import Added, changed_settings, settle
 from training.checks import check_train_config
 from training.config import TrainConfig
 from training.methods.layer_sync import layer_sync_settings
+from training.settings_record import RUN_SECTION
 
 ROWS = all_rows()
 PUBLISHED = {  # name: FID, steps, batch, loss, solver, as the papers have them
@@ -66,7 +67,8 @@ def test_a_recipe_says_what_was_published(name):
         assert (c.train.loss_type, c.sample.sampling_method) == (loss, method)
         assert c.train.model == MODELS[name.split("-")[0]]
         assert (c.sample.num_fid_samples, c.sample.num_sampling_steps) == (50_000, 250)
-        assert c.train.optim == TrainConfig().optim and c.train.vae == "ema"
+        assert c.train.optim == TrainConfig().optim and c.train.vae in ("ema", None)
+        assert (c.train.image_size, c.train.num_classes) == (256, 1000)
         if "layer_sync" in loss and not variant.train:
             assert layer_sync_settings(c.train) == PAIRS[name.split("-")[0]]
         assert c.evaluate.metrics.bootstrap == 100
@@ -94,7 +96,7 @@ def test_the_head_of_a_recipe_is_a_command_and_its_cost(name):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_train_py_takes_a_recipe(name):
-    words = inline_config(["--config", str(ROWS[name].path)], TrainConfig, Section("train"))
+    words = inline_config(["--config", str(ROWS[name].path)], TrainConfig, RUN_SECTION)
     assert words == list(settle(ROWS[name], Variant()).train_words)
 
 
@@ -104,7 +106,7 @@ def test_only_what_differs_from_the_parent_and_the_defaults_is_written():
         parent = path.with_name(content.get("extends", "none.toml"))
         if not parent.exists():
             continue
-        above = inline_config(["--config", str(parent)], TrainConfig, Section("train"))
+        above = inline_config(["--config", str(parent)], TrainConfig, RUN_SECTION)
         own = content.get("train", {})
         again = [
             key
