@@ -11,7 +11,7 @@ from sweeps.operations import forward_operations, network_input, transformer_blo
 
 @pytest.mark.parametrize(
     ("model", "size", "channels"),
-    [("SiT-B/2", 32, 4), ("SiT-XL/2", 32, 4), ("SiT-L/4", 16, 3), ("SiT-XL-narrow/2", 8, 1)],
+    [("SiT-B/2", 32, 4), ("SiT-S/4", 16, 3), ("SiT-B-narrow/2", 8, 1)],
 )
 def test_a_forward_pass_has_the_operations_that_torch_counts(model, size, channels):
     with torch.device("meta"):

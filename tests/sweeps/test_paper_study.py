@@ -45,18 +45,12 @@ def study(tmp_path):
 
 @pytest.fixture
 def weights(tmp_path):
-    """weights(name) -> a checkpoint of a model, all zeros."""
-
-    def make(name: str) -> str:
-        with torch.device("meta"):
-            model = SiT_models[name](input_size=8, num_classes=1000)
-        zeros = {key: torch.zeros(1).expand(v.shape) for key, v in model.state_dict().items()}
-        path = tmp_path / "weights.pt"
-        stored = {"num_classes": 1000, "image_size": 64}
-        torch.save({"ema": {k: v.clone() for k, v in zeros.items()}, "config": stored}, path)
-        return str(path)
-
-    return make
+    """Path of a checkpoint of the narrow B."""
+    torch.manual_seed(0)
+    model = SiT_models["SiT-B-narrow/2"](input_size=8, num_classes=1000)
+    stored = {"num_classes": 1000, "image_size": 64}
+    torch.save({"ema": model.state_dict(), "config": stored}, tmp_path / "weights.pt")
+    return str(tmp_path / "weights.pt")
 
 
 def cells_of(study, names, latents, **grid):
@@ -237,15 +231,15 @@ def test_results_of_another_recipe_are_not_written_over(study, latents):
 
 
 def test_published_weights_start_at_sampling(study, weights):
-    one = study(added=Added(sample="--image-size 64"))
-    path = weights("SiT-B/2")
-    (point,) = one.points(PaperGrid(("b2-vanilla",), checkpoint=path))
+    """A row that was made narrow, as its weights are."""
+    one = study(added=Added(train="--model SiT-B-narrow/2"))
+    (point,) = one.points(PaperGrid(("b2-vanilla",), checkpoint=weights))
     cell = one.cell(point)
     assert [command.words[0] for command in cell.commands] == ["sample_ddp.py", "-m"]
     assert cell.commands[0].words[-6:] == (
-        "--ckpt", path, "--global-seed", "0", "--out", "{cell}/samples.npz",
+        "--ckpt", weights, "--global-seed", "0", "--out", "{cell}/samples.npz",
     )  # fmt: skip
     assert cell.commands[1].expects["weights_sha256"] == point.weights
     assert point.weights[:8] in cell.name and PaperPoint(**point.settings()) == point
-    with pytest.raises(ValueError, match="the model SiT-B/2, and xl2-sde has SiT-XL/2"):
-        one.points(PaperGrid(("xl2-sde",), checkpoint=path))
+    with pytest.raises(ValueError, match="model SiT-B-narrow/2, and b2-vanilla has SiT-B/2"):
+        study().points(PaperGrid(("b2-vanilla",), checkpoint=weights))
