@@ -57,6 +57,8 @@ def draw_curves(found: Sequence[Finding], path: Path) -> Path | None:
         draw_ours(ours, f)
     papers.set(xlabel="training step", ylabel="FID ↓", xscale="log", yscale="log")
     plain_ticks(papers.yaxis)
+    papers.set_xticks(steps, [in_short(step) for step in steps], rotation=45)
+    papers.minorticks_off()
     if miniature:
         ours.set(xlabel="training step", ylabel=f"{label(PIXELS)} (not FID)")
         ours.set_title("ours: a miniature, which says nothing about the paper", fontsize=10)
@@ -74,10 +76,16 @@ def draw_ours(axes, f: Finding) -> None:
         steps = [s.step for s in own]
         numbers = [s.value(f.metric) for s in own]
         halves = [half_width(s.record, f.metric) for s in own]
+        whiskers = halves if any(halves) else None
         name = f"ours, seed {seed}" + (" (bootstrap's 95 %)" if any(halves) else "")
         axes.errorbar(
-            steps, numbers, yerr=halves, fmt="o-", capsize=3, label=name, color=f"C{seed % 10}"
+            steps, numbers, yerr=whiskers, fmt="o-", capsize=3, label=name, color=f"C{seed % 10}"
         )
+
+
+def in_short(step: int) -> str:
+    """Write a step as 50K or 4M."""
+    return f"{step // 10**6}M" if step % 10**6 == 0 else f"{step // 1000}K"
 
 
 def half_width(record: dict, metric: str) -> float:

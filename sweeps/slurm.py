@@ -41,11 +41,6 @@ class ClusterConfig:
     cluster: Literal["here", "slurm", "local"] = "here"
     """here: in this process; slurm: as an array of jobs, --parallel at a time; local: as submitit's
     local jobs, to try it without SLURM"""
-    nodes: int | None = None
-    """with --cluster slurm: each command is a job of scripts/slurm.sbatch on this many nodes, one
-    after another; without it a cell is a job, on one node"""
-    gpus_per_node: int | None = None
-    """with --nodes: GPUs of each, 0 for nodes without; 8 unless given"""
     partition: str | None = None
     """SLURM's partition"""
     account: str | None = None
@@ -60,6 +55,11 @@ class ClusterConfig:
     """memory of a job"""
     sbatch: tuple[str, ...] = ()
     """more options of sbatch as NAME=VALUE: qos=low constraint=a100"""
+    nodes: int | None = None
+    """with --cluster slurm: each command is a job of scripts/slurm.sbatch on this many nodes, one
+    after another; without it a cell is a job, on one node"""
+    gpus_per_node: int | None = None
+    """with --nodes: GPUs of each, 0 for nodes without; 8 unless given"""
 
 
 def check_cluster(c: ClusterConfig) -> None:
