@@ -19,15 +19,24 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models import find_model
+from sampling.sample_config import ODE
 from scripts.benchmarks.sampling import SCALE, Case, Runs
 from scripts.benchmarks.steps import LATENTS, Step, saved_bytes
-from scripts.benchmarks.timing import DEVICE, alternate, autocast, set_precision
+from scripts.benchmarks.timing import (
+    DEVICE,
+    Deadline,
+    alternate,
+    attempt,
+    autocast,
+    compiled_or_not,
+    set_precision,
+)
 from training.config import OptimConfig, TrainConfig
 from training.methods.layer_sync import layer_sync_settings
 
 COLUMNS = dict(
     peer="", step="", model="", batch="d", precision="", ours="", peer_ms=".4g", ours_ms=".4g",
-    time_ratio=".3f", lowest=".2f", highest=".2f", memory_ratio=".3f",
+    time_ratio=".3f", lowest=".2f", highest=".2f", memory_ratio=".3f", note="",
 )  # fmt: skip
 LOSSES = {"SiT": "vanilla", "LayerSync": "layer_sync", "REPA": "repa"}
 FEATURES = 768  # width of DINOv2-B's
@@ -186,8 +195,6 @@ def step_memory(peer: Peer) -> int:
 
 
 def sampling_rows(peer: Peer, name: str, batch: int, compiled: list[bool], c) -> list[dict]:
-    from sampling.sample_config import ODE
-
     euler = ODE(sampling_method="euler", num_sampling_steps=EVALUATIONS + 1)
     case = Case("ODE euler", euler, f"{SCALE:g}", dict(scale=SCALE))
     works: dict[str, Callable] = {"peer": peer.sample}
@@ -210,14 +217,15 @@ def compare(times: dict[str, list[float]], how: str) -> dict:
     )  # fmt: skip
 
 
-def run(c, precisions) -> Iterator[dict]:
+def run(c, precisions, deadline: Deadline) -> Iterator[dict]:
     """Yield rows of each checkout, model and precision."""
-    cells = [(f, m, b, p) for f in c.peer for m, b in c.sizes("peer_models") for p in precisions]
+    cells = [(f, m, b, p) for p in precisions for m, b in c.sizes("peer_models") for f in c.peer]
     for folder, name, batch, precision in tqdm(cells, desc="peers", unit="cell"):
-        torch.compiler.reset()
-        compiled = {"no": [False], "yes": [True], "both": [False, True]}[c.compiled]
-        peer = Peer(folder, name, batch, precision)
-        common = dict(peer=peer.kind, model=name, batch=batch, precision=precision)
-        for rows in (training_rows, sampling_rows):
-            for row in rows(peer, name, batch, compiled, c):
-                yield common | row
+
+        def work(folder=folder, name=name, batch=batch, precision=precision):
+            peer, compiled = Peer(folder, name, batch, precision), compiled_or_not(c)
+            rows = training_rows(peer, name, batch, compiled, c)
+            return rows + sampling_rows(peer, name, batch, compiled, c)
+
+        for row in attempt(work, deadline):
+            yield dict(peer=find_peer(folder), model=name, batch=batch, precision=precision) | row

@@ -14,7 +14,16 @@ from data.batch import Batch
 from data.source_protocol import ImageSource
 from models import find_model
 from runtime.randomness import step_streams
-from scripts.benchmarks.timing import DEVICE, alternate, autocast, ratio, set_precision
+from scripts.benchmarks.timing import (
+    DEVICE,
+    Deadline,
+    alternate,
+    attempt,
+    autocast,
+    compiled_or_not,
+    ratio,
+    set_precision,
+)
 from training.config import EngineConfig, OptimConfig, REPAConfig, TrainConfig
 from training.methods.heads import Heads
 from training.methods.method import Materials
@@ -26,8 +35,8 @@ from transport import create_transport
 
 LATENTS = (4, 32, 32)
 COLUMNS = dict(
-    model="", batch="", precision="", compiled="", loss="", images_per_second=".3g",
-    of_peak=".0%", memory_gb=".3f", time_ratio=".4f", memory_ratio=".4f", parameters="d",
+    model="", batch="", precision="", compiled="", options="", loss="", images_per_second=".3g",
+    of_peak=".0%", memory_gb=".3f", time_ratio=".4f", memory_ratio=".4f", parameters="d", note="",
 )  # fmt: skip
 
 
@@ -37,22 +46,25 @@ class Step:
     Args:
         encode: make the latents of images in each step.
         features: what REPA aligns with, (N, T, D), instead of an encoder's output.
-        options: of `EngineConfig`.
+        optim: AdamW's settings, train.py's defaults unless given.
+        options: flags of `EngineConfig` to switch on, as in "bf16_weights".
     """
 
     def __init__(
         self, name: str, precision: str, compiled: bool, batch: int, losses: tuple[str, ...] = (),
         *, encode: bool = False, features: torch.Tensor | None = None,
-        optim: OptimConfig = OptimConfig(), **options: bool,
+        optim: OptimConfig | None = None, options: tuple[str, ...] = (),
     ):  # fmt: skip
         set_precision(precision)
         torch.manual_seed(0)
-        self.precision, self.optim, self.features = precision, optim, features
+        self.precision, self.optim = precision, optim or OptimConfig()
+        self.features = features
         network = find_model(name)(input_size=LATENTS[1])
         ema = deepcopy(network).eval().requires_grad_(False)
-        engine = EngineConfig(cast(Any, precision), compile=compiled, **options)
+        switched: dict[str, Any] = dict.fromkeys(options, True)
+        engine = EngineConfig(cast(Any, precision), compile=compiled, **switched)
         self.parallel = Parallel(network, ema, Accelerator(cpu=DEVICE.type == "cpu"), engine)
-        self.update = Update(self.parallel, [], optim, last_step=1)
+        self.update = Update(self.parallel, [], self.optim, last_step=1)
         self.objectives: dict[str, Objective] = {}
         self.heads: dict[str, Heads] = {}
         for loss in dict.fromkeys(("vanilla", *losses)):
@@ -159,29 +171,40 @@ def sd_encoder():
     return lambda images: vae.encode(images).latent_dist.sample() * vae.config.scaling_factor
 
 
-def measure(c, name: str, batch: int, precision: str, compiled: bool, peak: float):
+def measure(
+    c, name: str, batch: int, precision: str, compiled: bool, peak: float,
+    options: tuple[str, ...] = (),
+) -> list[dict]:  # fmt: skip
     """Return a row for vanilla and one for each of the losses, from alternating steps."""
     flops = step_flops(name, batch)
-    step = Step(name, precision, compiled, batch, c.losses)
+    step = Step(name, precision, compiled, batch, c.losses, options=options)
     works = {loss: lambda loss=loss: step(loss) for loss in step.objectives}
     times = alternate(works, c.repeats, clock=c.clock)
     memory = {loss: step.memory(loss) for loss in works}
     rows = []
     for loss, measured in times.items():
         median = statistics.median(measured)
+        modules = step.parallel.network, step.heads[loss].modules
         row = dict(
-            model=name, batch=batch, precision=precision, compiled="yes" if compiled else "no",
-            loss=loss, images_per_second=batch / median, of_peak=flops / median / peak,
+            cell(name, batch, precision, compiled, options), loss=loss,
+            images_per_second=batch / median, of_peak=flops / median / peak,
             memory_gb=memory[loss] / 1e9, seconds=measured,
-            parameters=sum(
-                p.numel() for m in (step.parallel.network, step.heads[loss].modules) for p in m.parameters()
-            ),
+            parameters=sum(p.numel() for module in modules for p in module.parameters()),
         )  # fmt: skip
         if loss != "vanilla":
             row["time_ratio"] = ratio(measured, times["vanilla"])
             row["memory_ratio"] = memory[loss] / memory["vanilla"]
         rows.append(row)
     return rows
+
+
+def cell(
+    name: str, batch: int, precision: str, compiled: bool, options: tuple[str, ...] = ()
+) -> dict:
+    """Return the columns that say what is measured."""
+    words = ", ".join(option.replace("_", " ") for option in options)
+    compiles = "yes" if compiled else "no"
+    return dict(model=name, batch=batch, precision=precision, compiled=compiles, options=words)
 
 
 def encoding_on_the_fly(name: str, batch: int, repeats: int) -> dict:
@@ -196,13 +219,41 @@ def encoding_on_the_fly(name: str, batch: int, repeats: int) -> dict:
     )  # fmt: skip
 
 
-def run(c, peaks: dict[str, float]) -> Iterator[dict]:
-    """Yield the rows as they are measured."""
-    compiled = {"no": [False], "yes": [True], "both": [False, True]}[c.compiled]
-    cells = [(m, b, p, k) for m, b in c.sizes() for p in peaks for k in compiled]
+def run(c, peaks: dict[str, float], deadline: Deadline) -> Iterator[dict]:
+    """Yield the rows as they are measured; a cell that fails, or has no time left, says so."""
+    kinds = [(p, k) for p in peaks for k in compiled_or_not(c)]
+    cells = [(m, b, p, k) for p, k in kinds for m, b in c.sizes()]
     for name, batch, precision, compiles in tqdm(cells, desc="training steps", unit="cell"):
-        torch.compiler.reset()
-        yield from measure(c, name, batch, precision, compiles, peaks[precision])
-    if DEVICE.type == "cuda":
-        for name, batch in c.sizes():
-            yield encoding_on_the_fly(name, batch, c.repeats)
+
+        def work(name=name, batch=batch, precision=precision, compiles=compiles):
+            return measure(c, name, batch, precision, compiles, peaks[precision])
+
+        for row in attempt(work, deadline):
+            yield cell(name, batch, precision, compiles) | row
+
+
+OPTIONS = (("bf16_weights",), ("bf16_residual",), ("bf16_weights", "bf16_residual"))
+
+
+def run_options(c, peaks: dict[str, float], deadline: Deadline) -> Iterator[dict]:
+    """Yield rows of the options that change numbers, for the first model in bf16."""
+    name, batch = c.sizes()[0]
+    compiles = compiled_or_not(c)[0]
+    for options in tqdm(OPTIONS if "bf16" in peaks else (), desc="options", unit="cell"):
+
+        def work(options=options):
+            return measure(c, name, batch, "bf16", compiles, peaks["bf16"], options)
+
+        for row in attempt(work, deadline):
+            yield cell(name, batch, "bf16", compiles, options) | row
+
+
+def run_originals(c, deadline: Deadline) -> Iterator[dict]:
+    """Yield rows of training that encodes images in every step, as the originals do."""
+    for name, batch in c.sizes() if DEVICE.type == "cuda" else ():
+
+        def work(name=name, batch=batch):
+            return [encoding_on_the_fly(name, batch, c.repeats)]
+
+        for row in attempt(work, deadline):
+            yield cell(name, batch, "tf32", False) | row
