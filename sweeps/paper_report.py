@@ -28,7 +28,7 @@ READING = (
     f"were all published.",
     "- The bootstrap varies the samples and not the training: one seed's interval is narrow.",
     "- NFE counts evaluations of the network for an image: Heun's method takes two for each step.",
-    "- The same weights have one FID by an ODE and another by an SDE solver: compare values of one solver.",
+    "- An ODE and an SDE solver give different FIDs of the same weights: compare within one of them.",
 )
 HEAD = ["row", "published FID", "ours", "difference", "interval", "verdict", "samples"]
 
