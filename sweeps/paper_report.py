@@ -28,9 +28,9 @@ READING = (
     f"were all published.",
     "- The bootstrap varies the samples and not the training: one seed's interval is narrow.",
     "- NFE counts evaluations of the network for an image: Heun's method takes two for each step.",
-    "- An ODE and an SDE solver give different FIDs of the same weights: compare within one of them.",
+    "- An ODE and an SDE solver give different FIDs of the same weights: compare within one.",
 )
-HEAD = ["row", "published FID", "ours", "difference", "interval", "verdict", "samples"]
+HEAD = ["row", "published FID", "ours", "difference", "judged by", "verdict"]
 
 
 def write_report(study: "PaperStudy", cells: Sequence[Cell]) -> list[str]:
@@ -43,6 +43,7 @@ def write_report(study: "PaperStudy", cells: Sequence[Cell]) -> list[str]:
     lines = [f"# The paper's rows in {folder}", ""]
     lines += [SAYS, ""] if study.config.miniature else []
     lines += [progress_line(cells, states), "", *table([HEAD, *map(row_cells, found)]), ""]
+    lines += [*samples_lines(found), ""]
     for finding in found:
         lines += details(finding)
     notes = READING[2:] if study.config.miniature else READING
@@ -70,18 +71,24 @@ def row_cells(f: Finding) -> list[str]:
         "" if f.difference is None else rounded(f.difference, spread, "+"),
         "" if mine is None else mine.basis if spread is None else f"+-{spread:.2g}: {mine.basis}",
         f.verdict,
-        about_samples(f.scored),
     ]
+
+
+def samples_lines(found: Sequence[Finding]) -> list[str]:
+    """Return how each row's samples were made, rows of one way in a line."""
+    ways: dict[str, list[str]] = {}
+    for f in found:
+        if f.scored:
+            ways.setdefault(about_samples(f.scored), []).append(f.row.name)
+    return [f"{way}: {', '.join(names)}" for way, names in ways.items()]
 
 
 def about_samples(scored: Sequence[Scored]) -> str:
     """Return number, solver, NFE and guided channels, as the samples' recipe has them."""
-    if not scored:
-        return ""
     record = scored[-1].record
     recipe, solver = record["recipe"], record["recipe"]["solver"]
     parts = [
-        f"{record['count']:,}",
+        f"{record['count']:,} samples",
         f"{solver['solver']} {solver['sampling_method']}",
         f"{solver['num_sampling_steps']} points",
     ]
@@ -109,13 +116,25 @@ def details(f: Finding) -> list[str]:
         head += ["published"] if curve else []
         rows = [
             [s.variant or "-", str(s.seed), f"{s.step:,}" if s.step else "-",
-             f"{s.value(f.metric):.4g}", *([f"{curve[s.step]:g}"] if curve and s.step else [])]
+             f"{s.value(f.metric):.2f}", *([f"{curve[s.step]:g}"] if curve and s.step else [])]
             for s in f.scored
         ]  # fmt: skip
         lines += [f"## {f.row.name}", "", *table([head, *rows]), ""]
+    if f.scored and f.metric == FID and len(f.row.published) > 1:
+        lines += [f"{f.row.name}: {other_metrics(f)}", ""]
     if f.scored and f.metric == FID and f.row.guessed:
         lines += [f"{f.row.name}, not published: {guess}" for guess in f.row.guessed] + [""]
     return lines
+
+
+def other_metrics(f: Finding) -> str:
+    """Return all metrics of a row that were published, of its best variant's last samples."""
+    best = f.ours.variant if f.ours else ""
+    chosen = next((s for s in reversed(f.scored) if s.variant == best), f.scored[-1])
+    metrics = chosen.record["metrics"]
+    pairs = [(label(name), metrics.get(name), v) for name, v in f.row.published.items()]
+    said = [f"{name} {mine:.4g} (published {v:g})" for name, mine, v in pairs if mine is not None]
+    return ", ".join(said)
 
 
 CSV_HEAD = [

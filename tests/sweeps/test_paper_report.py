@@ -51,17 +51,18 @@ def test_the_report_has_values_verdicts_and_pictures(study):
     lines = write_report(*study)
     folder = study[0].folder
     table = {line.split("|")[1].strip(): line for line in lines if line.startswith("| ")}
+    text = "\n".join(lines)
     layersync = " ".join(table["b2-layersync"].split())
     assert "| 30.00 | 30.10 | +0.10 | +-0.57: 2 sd over 2 seeds | reproduced |" in layersync
     assert "| -1.19 " in table["b2-vanilla"] and "| differs " in table["b2-vanilla"]
     assert "1.90 at cfg1.4" in table["xl2-guidance"] and "a sweep: near" in table["xl2-guidance"]
     assert "agrees, with settings guessed" in table["xl2-sde-curve"]
     assert "0 of 1 cells finished, 1 failed" in table["l2-vanilla"]
-    assert "50,000, ODE heun2, 250 points, NFE 498" in table["b2-vanilla"]
-    assert "3 channels guided" in table["xl2-guidance"]
-    text = "\n".join(lines)
+    assert "50,000 samples, ODE heun2, 250 points, NFE 498: b2-" in text
+    assert "NFE 498, 3 channels guided: xl2-guidance" in text
     assert "l2-vanilla-seed0 failed: train 400000: out of memory; see " in text
     assert "xl2-guidance, not published: the scale" in text
+    assert "xl2-guidance: fid ↓ 1.9 (published 1.89), inception score ↑ 100 (pub" in text
     assert all((folder / name).stat().st_size > 5000 for name in ("rows.png", "curve.png"))
     assert (folder / "report.md").read_text().startswith("# The paper's rows")
 
