@@ -14,11 +14,14 @@ bytes brought from the loader in a step, in how many copies, and how many of the
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from runtime.command import parse_command
 
-LOSSES = ("vanilla", "layer_sync", "multiple_sync", "dispersive", "sra", "repa")
+Loss = Literal[
+    "vanilla", "layer_sync", "multiple_sync", "dispersive", "sra", "repa", "repa+layer_sync"
+]
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class CountStep:
     """model, for latents of 256 x 256 images"""
     batch: int = 32
     """images on a GPU"""
-    losses: tuple[str, ...] = LOSSES
+    losses: tuple[Loss, ...] = get_args(Loss)[:-1]
     """loss types; repa is that of cached features"""
 
 

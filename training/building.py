@@ -22,7 +22,7 @@ from models.compiling import can_compile, compiled
 from models.trained import load_weights, start_from_weights
 from runtime.locks import OutputLock
 from runtime.processes import told_by_first
-from training.checks import check_train_config
+from training.checks import check_precision, check_train_config
 from training.config import TrainConfig
 from training.methods.method import Materials, Regularizer, as_given
 from training.methods.methods import check_pass, make_regularizers
@@ -138,6 +138,7 @@ def decided_here(config: TrainConfig) -> TrainConfig:
         )
     compile = can_compile() if given.compile is None else given.compile
     precision = resolve_precision(given.precision)
+    check_precision(given, precision)
     engine = dataclasses.replace(given, precision=precision, compile=compile)
     return dataclasses.replace(config, engine=engine)
 

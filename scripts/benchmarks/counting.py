@@ -9,6 +9,7 @@ traffic and saved bytes are counted of the whole step on fake CPU tensors: the s
 for the norm of the gradients, which a GPU computes for many at a time.
 """
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -235,6 +236,8 @@ def count_step(
         with torch.device(device):
             network = find_model(model)(input_size=LATENT[1]).train()
             ema = find_model(model)(input_size=LATENT[1]).eval().requires_grad_(False)
+        for module in (network, ema):
+            stay(module)
         transport = create_transport()
         parallel = Parallel(network, ema, accelerator, engine or EngineConfig(compile=False))
         given = Materials(
@@ -283,6 +286,11 @@ def count_step(
     )
 
 
+def stay(module: Any) -> None:
+    """Make `module.to` leave a module where it is, with weights that it cannot move."""
+    module.to = lambda *where, **how: module
+
+
 def move(module: nn.Module, device: str) -> None:
     """Give a module other fake weights, on this device; `Module.to` cannot move fake ones."""
     for part in module.modules():
@@ -300,12 +308,16 @@ def regularizers_of(given: Materials) -> list[Regularizer]:
     words = given.config.loss_type.split("+")
     if "repa" not in words:
         return make_regularizers(given)
+    others: list[Regularizer] = []
+    if "layer_sync" in words:
+        alone = dataclasses.replace(given.config, loss_type="layer_sync")
+        others = make_regularizers(dataclasses.replace(given, config=alone))
     settings = REPAConfig()
     features: Any = ReadFeatures(cast(Any, SimpleNamespace(width=768)))
     features.reads = {FEATURES: read_features}
     depth = settings.depth(given.config.model)
     repa = REPARegularizer(given.network, features, depth, settings, given.head_seed)
-    return [repa]
+    return [*others, repa]
 
 
 def read_features(images: list[int], mirrored: Tensor) -> Tensor:

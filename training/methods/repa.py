@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from models.sizes import family
 from runtime.flags import free, require
 from training.methods.method import (
     Materials,
@@ -20,7 +21,6 @@ from training.methods.method import (
     Setting,
     as_given,
     block_number,
-    family,
 )
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from data.draws import Draw
+from models.sizes import family
 from runtime.flags import require
 from training.methods.method import (
     Materials,
@@ -23,7 +24,6 @@ from training.methods.method import (
     Setting,
     as_given,
     block_number,
-    family,
 )
 
 if TYPE_CHECKING:
