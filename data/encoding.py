@@ -3,9 +3,12 @@
 import torch
 from torch import Tensor
 
+from data.cached_codec import CachedCodec
 from data.data_config import TrainingData
+from data.latents import LatentSource
 from data.source_protocol import Source
 from models import find_model, load_codec
+from models.codecs import Codec
 from runtime.randomness import Streams
 
 
@@ -19,9 +22,9 @@ class Encoding:
 
     def __init__(self, config: TrainingData, model: str, source: Source, device: torch.device):
         self.source = source
-        self.codec = load_codec(config.vae, device, source.channels)
-        source.check_codec(self.codec, config.image_size)
-        size = config.image_size
+        self.codec = codec_of(source, config.known_codec, device)
+        size = config.known_size
+        source.check_codec(self.codec, size)
         self.latent_shape = self.codec.latent_shape((self.codec.image_channels, size, size))
         patch = find_model(model).keywords["patch_size"]
         if self.latent_shape[-1] % patch:
@@ -31,9 +34,21 @@ class Encoding:
                 f"{self.codec.factor} times the patch size {patch} of --model {model}"
             )
 
+    def check_decoder(self) -> None:
+        """Load what decodes, if that has not happened; `ValueError` where it cannot be."""
+        if isinstance(self.codec, CachedCodec):
+            _ = self.codec.loaded
+
     def __call__(self, items: Tensor, mirrored: Tensor, draws: Streams) -> Tensor:
         """Return x_1 (N, *latent_shape), float32, of the source's items (N, *source.shape).
 
         The same draws give the same x_1 from images and from cached latents of these images.
         """
         return self.source.encode(self.codec, items, mirrored, draws)
+
+
+def codec_of(source: Source, name: str, device: torch.device) -> Codec:
+    """Return the codec of that name; of cached latents their own, which need not be loaded."""
+    if isinstance(source, LatentSource) and name == source.codec:
+        return source.own_codec(device)
+    return load_codec(name, device, source.channels)

@@ -1,5 +1,7 @@
 """Data sets that consist of rows: data sets of the Hugging Face hub, and parquet files."""
 
+from functools import lru_cache
+
 from torch import Tensor
 
 from data.data_config import DataConfig
@@ -48,6 +50,18 @@ class Columns:
 
 def load_rows(given: str, name: str, c: DataConfig, streaming: bool):
     """Return the "train" split that `datasets` loads by that name, and its `Columns`."""
+    return open_rows(given, name, c.cache_dir, c.image_column, c.label_column, streaming)
+
+
+@lru_cache(maxsize=1)  # data is looked at before it is opened
+def open_rows(
+    given: str,
+    name: str,
+    cache_dir: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    streaming: bool,
+):
     import datasets
 
     where = {"path": HUB_NAMES.get(name, name)}
@@ -55,7 +69,7 @@ def load_rows(given: str, name: str, c: DataConfig, streaming: bool):
         where = {"path": "parquet", "data_files": name}
     try:
         rows = datasets.load_dataset(
-            **where, split="train", cache_dir=c.cache_dir, streaming=streaming
+            **where, split="train", cache_dir=cache_dir, streaming=streaming
         )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -63,7 +77,7 @@ def load_rows(given: str, name: str, c: DataConfig, streaming: bool):
             f"{given} {name}: cannot be loaded ({reason}); or give --data-path FOLDER with one "
             f"folder of images for each class"
         ) from error
-    columns = Columns(f"{given} {name}", rows.features or {}, c.image_column, c.label_column)
+    columns = Columns(f"{given} {name}", rows.features or {}, image_column, label_column)
     if isinstance(rows.features[columns.image], datasets.Image):
         rows = rows.cast_column(columns.image, datasets.Image(decode=False))
     return rows, columns

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import layersync
-from data.latents import weights_fingerprint
+from data.cached_codec import weights_fingerprint
 from sampling.images import ImageMaker
 from sampling.sample_config import ODE, SDE
 from sampling.solver_config import SolverConfig, solver_settings

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from data.fitting import fitted
 from runtime.progress import duration
 from sampling.sample_config import ODE, SDE
 from sweeps.cells import Cell, seconds, to_do
@@ -18,9 +19,9 @@ def forward_flops(study: PairStudy) -> float:
 
     from models import find_model
 
-    c = study.training
+    c = fitted(study.training)
     latent = c.vae != "none"
-    size, channels = (c.image_size // 8, 4) if latent else (c.image_size, 3)
+    size, channels = (c.known_size // 8, 4) if latent else (c.known_size, 3)
     channels = 1 if c.dataset_name == "digits" and not latent else channels
     with torch.device("meta"):
         model = find_model(c.model)(

@@ -34,7 +34,7 @@ class FID(Monitor):
         self.sample = Sampler(run.transport).sample_ode(
             sampling_method="heun2", num_steps=self.config.eval_steps, trajectory=False
         )
-        size = run.config.image_size
+        size = run.config.known_size
         options = MetricOptions(inception_weights=self.config.eval_inception_weights)
         shape = size, size, self.codec.image_channels
         assert self.config.eval_ref is not None  # without it, this monitor is not made

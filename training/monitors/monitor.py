@@ -55,7 +55,7 @@ class Watched:
             return None
         named = replace(c, data_path=c.val_data_path, dataset_name=None)
         source = load_indexed(named, batch=1, given="--val-data-path")
-        source.check_codec(self.encoding.codec, c.image_size)
+        source.check_codec(self.encoding.codec, c.known_size)
         return source
 
 
