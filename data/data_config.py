@@ -26,6 +26,8 @@ class DataLocation:
     """column of the images in parquet files and hub data sets; found by its type unless given"""
     label_column: str | None = free(None)
     """column of the labels there; found by its type unless given"""
+    split: str | None = None
+    """split of a hub data set or of parquet files; train, or the only one, unless given"""
     cache_dir: str | None = free(None)
     """where the hub's files are kept"""
 

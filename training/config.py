@@ -119,6 +119,9 @@ class TrainConfig(TrainingData):
     # --- data: see TrainingData for the rest
     val_data_path: str | None = free(None)
     """held-out images, given as --data-path: their velocity loss by time is logged"""
+    val_split: str | None = free(None)
+    """split of a hub data set or of parquet files; validation, test, or the only one, unless
+    given"""
     val_every: int = free(5_000)
     """steps between those"""
     val_samples: int = free(1024)

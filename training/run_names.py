@@ -1,7 +1,7 @@
 """Names of runs' folders, unless --run-name gives one.
 
-    SiT-B-2-layer_sync-4-7-lambda0.3-seed0                  on ImageNet at 256 pixels
-    SiT-Ti-2-layer_sync-2-5-lambda0.3-digits-8px-seed0      on other data
+SiT-B-2-layer_sync-4-7-lambda0.3-seed0                  on ImageNet at 256 pixels
+SiT-Ti-2-layer_sync-2-5-lambda0.3-digits-8px-seed0      on other data
 """
 
 import re
