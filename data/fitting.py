@@ -50,9 +50,10 @@ def fitted(c: Config, fewer_classes: bool = False) -> Config:
     missing or damaged is left to those who open it.
     """
     seen = look(c)
-    changes: dict = {"image_size": c.image_size or seen.size or common_side(seen.sizes)}
-    if c.image_size and not c.resize:
-        check_size(c.image_size, seen)
+    size = c.image_size or seen.size or common_side(seen.sizes)
+    changes: dict = {"image_size": size}
+    if not c.resize:
+        check_size(size, seen, given=c.image_size is not None)
     if isinstance(c, TrainingData):
         changes["vae"] = c.vae or seen.codec
         changes["num_classes"] = c.num_classes or seen.num_classes
@@ -66,12 +67,14 @@ def common_side(sizes: tuple[tuple[int, int], ...]) -> int:
     return min(sizes[0]) if len(set(sizes)) == 1 else MIXED_SIZE
 
 
-def check_size(size: int, seen: Seen) -> None:
+def check_size(size: int, seen: Seen, given: bool) -> None:
     if seen.sizes and size > max(map(min, seen.sizes)):
         width, height = max(seen.sizes, key=min)
+        which = f"{size}" if given else f"is {size} for images of several sizes"
+        remedy = "leave it out" if given and len(set(seen.sizes)) == 1 else "give a smaller one"
         raise ValueError(
-            f"--image-size {size}: the first {len(seen.sizes)} images are smaller, at most "
-            f"{width}x{height}; leave it out, or add --resize to enlarge them"
+            f"--image-size {which}: the first {len(seen.sizes)} images are smaller, at most "
+            f"{width}x{height}; {remedy}, or add --resize to enlarge them"
         )
 
 

@@ -1,4 +1,4 @@
-"""train.py on data that says what it is: sizes, names of runs, caches with their codec, resuming."""
+"""train.py on data that says what it is: sizes, run names, caches with their codec; resuming."""
 
 import json
 import shutil
@@ -8,14 +8,17 @@ import pytest
 from launching import check, logged_rows, run, save_tiny_vae
 from PIL import Image
 
-SHORT = ["--model", "SiT-Ti/2", "--global-batch-size", "4", "--max-steps", "2", "--log-every", "1", "--num-workers", "0"]
+SHORT = [
+    "--model", "SiT-Ti/2", "--global-batch-size", "4", "--max-steps", "2", "--log-every", "1",
+    "--num-workers", "0",
+]  # fmt: skip
 NO_PICTURES = ["--sample-every", "0"]
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Eight noise images of 16 pixels in two classes."""
-    root = tmp_path_factory.mktemp("photos") / "train"
+    root = tmp_path_factory.mktemp("root") / "photos" / "train"
     generator = np.random.default_rng(0)
     for i in range(8):
         path = root / f"class{i % 2}" / f"{i}.png"

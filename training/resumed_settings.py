@@ -26,7 +26,7 @@ def with_own_settings(args: list[str]) -> list[str]:
 
     stored = read_checkpoint(name, mmap=True).get("config")
     taken = settings_of_record(stored) if isinstance(stored, dict) else None
-    if taken is None:
+    if taken is None or stored is None:
         return args
     if stored.get("wandb_run_name"):
         taken["wandb_run_name"] = stored["wandb_run_name"]
