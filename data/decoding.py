@@ -63,6 +63,12 @@ def read_size(source: str | Path | bytes) -> tuple[int, int]:
         return image.size
 
 
+def is_grey(path: str | Path) -> bool:
+    """Return whether an image file has a single channel of greys; errors as in `read_image`."""
+    with opened(path, str(path)) as image:
+        return image.mode in ("1", "L") or image.mode.startswith("I")
+
+
 @contextmanager
 def opened(source: str | Path | bytes, name: str) -> Iterator[Image.Image]:
     try:

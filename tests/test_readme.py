@@ -85,7 +85,7 @@ def test_commands_of_the_comparisons_are_valid(monkeypatch):
         check_train_config(parse_command(TrainConfig))
     (args,) = commands("docs/comparisons.md", "scripts/cache_features.py")
     monkeypatch.setattr("sys.argv", ["cache_features.py", *args])
-    assert parse_command(FeatureConfig).image_size == 256
+    assert parse_command(FeatureConfig).image_size is None  # that of the data
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/sampling.md"])

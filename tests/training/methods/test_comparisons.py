@@ -34,7 +34,8 @@ from training.config import (
     TrainConfig,
 )
 from training.methods.layer_sync import layer_sync_settings
-from training.tracking import MEASURED, read_log
+from training.speed import MEASURED
+from training.tracking import read_log
 
 METHODS = ["dispersive", "sra", "repa", "repa+layer_sync"]
 
