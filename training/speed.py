@@ -1,8 +1,8 @@
 """How fast a run is: images per second, waiting for data, memory, and the share of the GPU's peak.
 
-The share of peak is model FLOPs utilization: operations that forward and backward pass of the network
-need in theory, over the peak of the GPU as its maker publishes it (dense, for the precision in use).
-A backward pass counts as two forward passes. Recomputed activations, the optimizer, the codec,
+The share of peak is model FLOPs utilization: the operations that forward and backward pass of the
+network need in theory, over the peak that the GPU's maker publishes (dense, of the precision in
+use). A backward pass counts as two forward passes. Recomputed activations, the optimizer, the codec,
 encoders and heads of regularisers do not count. GPUs that are not in `PEAKS` have no such number.
 """
 
