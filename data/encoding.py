@@ -8,7 +8,7 @@ from data.data_config import TrainingData
 from data.latents import LatentSource
 from data.source_protocol import Source
 from models import find_model, load_codec
-from models.codecs import Codec
+from models.codecs import PIXELS, Codec
 from runtime.randomness import Streams
 
 
@@ -22,7 +22,12 @@ class Encoding:
 
     def __init__(self, config: TrainingData, model: str, source: Source, device: torch.device):
         self.source = source
-        self.codec = codec_of(source, config.known_codec, device)
+        if config.vae_bf16 and (source.latents or config.vae == PIXELS):
+            what = (
+                "the data holds latents already" if source.latents else "--vae none encodes nothing"
+            )
+            raise ValueError(f"--vae-bf16 has no effect: {what}; leave it out")
+        self.codec = codec_of(source, config, device)
         size = config.known_size
         source.check_codec(self.codec, size)
         self.latent_shape = self.codec.latent_shape((self.codec.image_channels, size, size))
@@ -39,6 +44,17 @@ class Encoding:
         if isinstance(self.codec, CachedCodec):
             _ = self.codec.loaded
 
+    @property
+    def advice(self) -> str | None:
+        """Return what to tell a user whose run encodes each image in each epoch anew."""
+        if self.source.latents or self.codec.name == PIXELS:
+            return None
+        return (
+            "every step encodes its images with the autoencoder, which costs about as much as "
+            "training SiT-XL/2: a cache of latents is made once, by scripts/cache_latents.py, and "
+            "gives the same x_1 (docs/latents.md)"
+        )
+
     def __call__(self, items: Tensor, mirrored: Tensor, draws: Streams) -> Tensor:
         """Return x_1 (N, *latent_shape), float32, of the source's items (N, *source.shape).
 
@@ -47,8 +63,8 @@ class Encoding:
         return self.source.encode(self.codec, items, mirrored, draws)
 
 
-def codec_of(source: Source, name: str, device: torch.device) -> Codec:
-    """Return the codec of that name; of cached latents their own, which need not be loaded."""
-    if isinstance(source, LatentSource) and name == source.codec:
+def codec_of(source: Source, config: TrainingData, device: torch.device) -> Codec:
+    """Return the codec of a run; of cached latents their own, which need not be loaded."""
+    if isinstance(source, LatentSource) and config.known_codec == source.codec:
         return source.own_codec(device)
-    return load_codec(name, device, source.channels)
+    return load_codec(config.known_codec, device, source.channels, config.vae_bf16)

@@ -19,6 +19,7 @@ from data.folders import class_names, walk_images
 from data.latent_manifest import CacheSettings, is_latent_cache, read_manifest
 from data.rows import load_rows
 from data.sources import is_row_data
+from data.tiny_imagenet import is_tiny_validation
 from runtime.command import RunError
 from runtime.schema import from_dict
 
@@ -95,7 +96,7 @@ def look(c: DataConfig) -> Seen:
         return Seen(
             size=manifest.image_size, num_classes=manifest.num_classes, codec=manifest.codec
         )
-    if not Path(name).is_dir():
+    if is_tiny_validation(name) or not Path(name).is_dir():
         return Seen()
     classes = class_names(name)
     paths = (path for folder in classes for path in images_of(Path(name, folder)))

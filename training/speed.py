@@ -2,7 +2,7 @@
 
 The share of peak is model FLOPs utilization: the operations that forward and backward pass of the
 network need in theory, over the peak that the GPU's maker publishes (dense, of the precision in
-use). A backward pass counts as two forward passes. Recomputed activations, the optimizer, the codec,
+use). A backward pass counts as two forward passes. Recomputed activations, optimizer, codec,
 encoders and heads of regularisers do not count. GPUs that are not in `PEAKS` have no such number.
 """
 
