@@ -2,8 +2,8 @@
 
 The share of peak is model FLOPs utilization: the operations that forward and backward pass of the
 network need in theory, over the peak that the GPU's maker publishes (dense, of the precision in
-use). A backward pass counts as two forward passes. Recomputed activations, optimizer, codec,
-encoders and heads of regularisers do not count. GPUs that are not in `PEAKS` have no such number.
+use). Recomputed activations, the optimizer, the codec, encoders and heads of regularisers do not
+count. GPUs that are not in `PEAKS` have no such number.
 """
 
 import re
@@ -12,16 +12,14 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from models import find_model
+from models.forward_cost import BACKWARD, forward_operations
 from training.config import Precision
 
 MEASURED = (  # numbers in a log that no two runs share
     "images_per_second", "images_per_second_per_device", "seconds_per_step",
     "seconds_waiting_for_data", "gpu_memory_gb", "share_of_peak",
 )  # fmt: skip
-PASSES = 3  # of the network for an image: forward, and backward for two
 PEAKS: tuple[tuple[str, dict[str, float]], ...] = (  # FLOP/s by NVIDIA's data sheets, dense
     (r"H100 PCIe", {"bf16": 756e12, "tf32": 378e12, "fp32": 51e12}),
     (r"H100 NVL", {"bf16": 835e12, "tf32": 417e12, "fp32": 60e12}),
@@ -50,7 +48,8 @@ class Speed:
         self.started, self.waited = time.monotonic(), 0.0
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
         self.peak = peak_of(name, precision)
-        self.operations = PASSES * forward_operations(arch) if self.peak else 0
+        forward = forward_operations(arch["name"], arch["input_size"], arch["in_channels"])
+        self.operations = (1 + BACKWARD) * forward  # for an image
 
     def waiting(self, batches: Iterable[Item]) -> Iterator[Item]:
         """Yield batches, and count the time until each is there."""
@@ -94,18 +93,3 @@ def peak_of(device: str, precision: Precision) -> float | None:
         if re.search(pattern, device):
             return peaks.get(precision)
     return None
-
-
-def forward_operations(arch: dict) -> int:
-    """Return the operations of a network's forward pass on one image, counted on the meta device.
-
-    A multiplication and an addition are two; only products of matrices and convolutions count.
-    """
-    sizes = {key: value for key, value in arch.items() if key != "name"}
-    with torch.device("meta"):
-        network = find_model(arch["name"])(**sizes).eval()
-        x = torch.zeros(1, arch["in_channels"], arch["input_size"], arch["input_size"])
-        t, y = torch.zeros(1), torch.zeros(1, dtype=torch.long)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(x, t, y)
-    return counter.get_total_flops()
