@@ -121,7 +121,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from scripts.benchmarks import assembly, costs, exchange, peers, sampling, steps, storage
-from scripts.benchmarks.timing import DEVICE, Deadline, matmul_peaks
+from scripts.benchmarks.timing import DEVICE, Deadline, matmul_peaks, native_precisions
 
 
 def as_table(c: Benchmark) -> Benchmark:
@@ -191,7 +191,7 @@ def ways(
     """Return for each part, in order, what yields its rows, and their columns."""
     return {
         "steps": (lambda: steps.run(c, peaks, limits["steps"]), steps.COLUMNS),
-        "peers": (lambda: peers.run(c, peaks, limits["peers"]), peers.COLUMNS),
+        "peers": (lambda: peers.run(c, limits["peers"]), peers.COLUMNS),
         "options": (lambda: steps.run_options(c, peaks, limits["options"]), steps.COLUMNS),
         "presets": (lambda: costs.presets(c, limits["presets"]), costs.PRESET_COLUMNS),
         "caching": (lambda: costs.caching(c, limits["caching"]), costs.CACHE_COLUMNS),
@@ -222,6 +222,8 @@ def main(c: Benchmark) -> None:
     record: dict[str, Any] = dict(device=device_name(), torch=torch.__version__, settings=asdict(c))
     peaks: dict[str, float] = {}
     if {"steps", "options", "peers", "sampling"} & set(c.parts):
+        c = replace(c, precisions=tuple(native_precisions(c.precisions)))
+    if {"steps", "options", "sampling"} & set(c.parts):
         peaks = record["matmul"] = matmul_peaks(c.precisions, c.clock)
     text = [heading, *(f"matrix products, {p}: {r / 1e12:.3g} TFLOP/s" for p, r in peaks.items())]
     if peaks:
