@@ -31,6 +31,23 @@ from runtime.launch import is_first_process
 from runtime.outcome import progressed
 from training.checkpoint_writer import torch_save
 
+BEST = "best.pt"  # a link to the best checkpoint, where a run keeps one
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder by name; the link to the best one is none of its own."""
+    every = sorted(folder.glob("*.pt"))
+    return [path for path in every if not (path.name == BEST and path.is_symlink())]
+
+
+def best_file(folder: Path) -> Path | None:
+    """Return the checkpoint in `folder` that best.pt links to, if it links to one."""
+    link = folder / BEST
+    if not link.is_symlink():
+        return None
+    path = folder / link.readlink().name
+    return path if path.stem.isdecimal() and path.exists() else None
+
 
 def save_checkpoint(
     path: Path, state: dict, min_free_disk: float = 0.0, cancelled: Event | None = None
@@ -76,6 +93,8 @@ def prune_checkpoints(
 ) -> None:
     """Remove what lies before the newest `keep_last`, but for multiples of `keep_every` steps.
 
+    The one that best.pt links to stays too.
+
     Args:
         step: the step just written. Files of later steps are another run's or damaged: they are
             neither counted nor removed.
@@ -84,12 +103,14 @@ def prune_checkpoints(
     """
     if keep_last is None:
         return
-    steps = {int(path.stem): path for path in folder.glob("*.pt") if path.stem.isdecimal()}
+    every, best = checkpoint_files(folder), best_file(folder)
+    steps = {int(path.stem): path for path in every if path.stem.isdecimal()}
     kept = sorted(number for number in steps if number <= step and steps[number].name in whole)
     if len(kept) < keep_last:
         return
     for number, path in steps.items():
-        if number < kept[-keep_last] and not (keep_every and number % keep_every == 0):
+        spared = path == best or (keep_every and number % keep_every == 0)
+        if number < kept[-keep_last] and not spared:
             path.unlink(missing_ok=True)
 
 
@@ -128,7 +149,7 @@ def latest_checkpoint(folder: Path, heads: bool = False) -> Path | None:
     warning.
     """
     steps = {}
-    for path in sorted(folder.glob("*.pt")):
+    for path in checkpoint_files(folder):
         try:
             steps[path] = read_checkpoint(path, mmap=True)["step"]
         except (ValueError, KeyError) as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runtime.files import check_folder_writable
 from runtime.locks import OutputLock, lock_output
-from training.checkpoint import latest_checkpoint, read_for_resume
+from training.checkpoint import checkpoint_files, latest_checkpoint, read_for_resume
 from training.config import TrainConfig, differences
 from training.methods.methods import folder_parts, trains_heads
 
@@ -43,7 +43,7 @@ def find_checkpoint(config: TrainConfig, folder: Path) -> Path | None:
         return find_latest(config, folder)
     named = config.resume or (None if config.fine_tune else config.ckpt)
     if named:
-        path = Path(named)
+        path = Path(named).resolve() if Path(named).is_symlink() else Path(named)  # best.pt
         check_own_folder(path, folder)
         return path
     if holds_run(folder):
@@ -60,7 +60,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def find_latest(config: TrainConfig, folder: Path) -> Path | None:
-    paths = sorted(folder.glob("checkpoints/*.pt"))
+    paths = checkpoint_files(folder / "checkpoints")
     latest = latest_checkpoint(folder / "checkpoints", trains_heads(config))
     if paths and latest is None:
         raise ValueError(
@@ -96,7 +96,7 @@ def check_own_folder(path: Path, folder: Path) -> None:
         raise ValueError(
             f"{folder} already holds a run, and {path} is of another folder: give a new --run-name"
         )
-    newer = [other.name for other in sorted(path.parent.glob("*.pt")) if other.name > path.name]
+    newer = [other.name for other in checkpoint_files(path.parent) if other.name > path.name]
     if newer:
         raise ValueError(
             f"{folder} holds later checkpoints than {path.name} ({newer[-1]}): remove them to go "
