@@ -12,9 +12,10 @@ A checkpoint is one file, `checkpoints/0050000.pt`, a dict of
     last_step      where the run is to end
     heads, heads_opt   of methods that train heads: their state dict, and their optimizer's
     regularizers   state of each: whether lambda has been switched off
+    args           the settings as SiT's and LayerSync's train.py call them (training/originals.py)
 
-`model`, `ema` and `opt` are where SiT's scripts look for them; `opt` names parameters as `model`
-does. A checkpoint does not depend on how many processes wrote it, or on their sharding.
+`model`, `ema`, `opt` and `args` are where their scripts look for them; `opt` names parameters as
+`model` does. A checkpoint does not depend on how many processes wrote it, or on their sharding.
 """
 
 import shutil
@@ -30,6 +31,7 @@ from runtime.files import remove_leftovers, replace_file
 from runtime.launch import is_first_process
 from runtime.outcome import progressed
 from training.checkpoint_writer import torch_save
+from training.originals import adopt_original, is_original
 
 BEST = "best.pt"  # a link to the best checkpoint, where a run keeps one
 
@@ -115,7 +117,7 @@ def prune_checkpoints(
 
 
 def read_for_resume(path: str | Path, heads: bool = False) -> dict:
-    """Read a checkpoint with everything that continuing takes.
+    """Read a checkpoint with everything that continuing takes, one of the originals' too.
 
     Args:
         heads: whether the run trains heads.
@@ -128,6 +130,8 @@ def read_for_resume(path: str | Path, heads: bool = False) -> dict:
         "model", "ema", "opt", "step", "config", "arch", "data_length", "meter", "last_step",
         "regularizers", *(("heads", "heads_opt") if heads else ()),
     )  # fmt: skip
+    if is_original(checkpoint):
+        checkpoint, needed = adopt_original(checkpoint, path), ()
     missing = [key for key in needed if key not in checkpoint]
     if missing:
         raise ValueError(

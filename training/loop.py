@@ -27,6 +27,7 @@ from training.config import TrainConfig
 from training.monitors.monitor import Moment, Watched
 from training.monitors.monitors import Monitors
 from training.objective import Objective
+from training.originals import original_args
 from training.step_draws import StepDraws
 from training.tracking import Meter, RunLog
 from training.update import Update
@@ -219,6 +220,7 @@ class Training:
     def write_checkpoint(self, path: Path, state: dict, cancelled: Event) -> None:
         """Write a checkpoint and then remove older ones, on the writer's thread."""
         saving, start = self.config.saving, time.monotonic()
+        state["args"] = original_args(self.config)
         save_checkpoint(path, state, saving.min_free_disk, cancelled)
         seconds = time.monotonic() - start
         self.stop.checkpoint_took(seconds)

@@ -11,6 +11,7 @@ from runtime.locks import OutputLock, lock_output
 from training.checkpoint import checkpoint_files, latest_checkpoint, read_for_resume
 from training.config import TrainConfig, differences
 from training.methods.methods import folder_parts, trains_heads
+from training.originals import original_differences
 
 LOCK = "run.lock"
 
@@ -118,15 +119,19 @@ def read_start(
 ) -> dict:
     """Read the checkpoint at `path`; `ValueError` when it is of a run with other settings."""
     checkpoint = read_for_resume(path, heads=trains_heads(config))
-    found = differences(config, checkpoint["config"])
+    original = checkpoint.get("original")
+    if original is not None:
+        found = original_differences(config, original)
+    else:
+        found = differences(config, checkpoint["config"])
     if not found and arch != checkpoint["arch"]:
         found = [f"network: {checkpoint['arch']} there, {arch} here"]
     for schedule in schedules_to_the_end(config):
-        if last_step != checkpoint["last_step"]:
+        if original is None and last_step != checkpoint["last_step"]:
             found.append(
                 f"last step of the {schedule}: {checkpoint['last_step']} there, {last_step} here"
             )
-    if data_length != checkpoint["data_length"]:
+    if original is None and data_length != checkpoint["data_length"]:
         found.append(f"images in the data: {checkpoint['data_length']} there, {data_length} here")
     if found:
         raise ValueError(f"checkpoint {path} is of another run; {'; '.join(found)}")
