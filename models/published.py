@@ -56,6 +56,6 @@ def fetch_published(name: str | Path) -> Path:
     name = SYNONYMS.get(str(name), str(name))
     source = PUBLISHED[name].source
     address = source.startswith(("https:", "http:"))
-    path = download_once(f"{name}.pt", source) if address else fetch(source)
+    path = download_once(name, source) if address else fetch(source)
     confirm_checksum(name, path, source)
     return path

@@ -38,11 +38,11 @@ def cache_folder() -> Path:
 
 
 def download_once(name: str, url: str) -> Path:
-    """Return the file `name` of the cache, downloaded from `url` by the first that asks for it.
+    """Return the file NAME.pt of the cache, downloaded from `url` by the first that asks for it.
 
     Other processes of this machine wait for that one. Raises `ValueError` when it cannot be had.
     """
-    path = cache_folder() / name
+    path = cache_folder() / f"{name}.pt"
     try:
         with locked_folder(path.parent):
             if not path.exists():
@@ -50,9 +50,8 @@ def download_once(name: str, url: str) -> Path:
                     raise OSError("HF_HUB_OFFLINE is set")
                 download(name, url, path)
     except OSError as error:
-        reason = (
-            getattr(error, "reason", None) or error.strerror or error
-        )  # URLError's, the system's
+        # URLError's, the system's, or our own, which `replacing` has given a file name
+        reason = getattr(error, "reason", None) or error.strerror or error.args[0]
         raise ValueError(
             f"checkpoint {name}: it cannot be fetched from {url} ({reason}); on a machine without "
             f"a network, fetch it elsewhere, put it at {path}"

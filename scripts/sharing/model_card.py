@@ -70,7 +70,7 @@ class Card:
 
 def without_places(settings: dict) -> dict:
     """Return nested settings without where things lie on the machine of the run."""
-    kept = {}
+    kept: dict = {}
     for key, value in settings.items():
         if isinstance(value, dict):
             kept[key] = without_places(value)
