@@ -20,6 +20,9 @@ sampling     each solver with few steps, alternating with as many bare evaluatio
              evaluation is one with twice the batch, "passes" counts it twice; its "time_ratio" is
              to the same solver unguided. "network_ms" and "solver_ms" are of one evaluation, the
              latter with a network that costs nothing: a noisy machine leaves it alone
+blocks       probing all blocks at one time of the path, alternating with bare passes of the
+             network: "tokens" is the median ratio of extraction to the pass beside it, "ridge" with
+             the sums of a ridge probe of every block
 peers        training and sampling steps of original checkouts (--peer FOLDER) in turn with ours:
              ratio of medians, and the lowest and highest of neighbouring runs
 options      training steps with the options that change numbers, of the first model, in bf16
@@ -45,9 +48,9 @@ from runtime.flags import flag
 
 Part = Literal[
     "steps", "peers", "options", "originals", "presets", "caching", "stall", "scoring",
-    "checkpoints", "latents", "sampling", "npz",
+    "checkpoints", "latents", "sampling", "blocks", "npz",
 ]  # fmt: skip
-USUAL: tuple[Part, ...] = ("steps", "checkpoints", "latents", "sampling", "npz")
+USUAL: tuple[Part, ...] = ("steps", "checkpoints", "latents", "sampling", "blocks", "npz")
 # By which share of --minutes a part of --table begins nothing new. A cell that is under way ends,
 # so the first parts, which compile, leave time for the others.
 TABLE: dict[Part, float] = {
@@ -90,8 +93,9 @@ class Benchmark:
     npz_images: int = 50_000
     """images of the .npz; each takes 0.4 MB of disk while it works"""
     clock: Literal["wall", "cpu"] = "wall"
-    """for training steps: wall time, or on a CPU the processor time of this process, which other
-    jobs on the machine hardly change; with OMP_NUM_THREADS=1, so that no threads wait in it"""
+    """for training steps and blocks: wall time, or on a CPU the processor time of this process,
+    which other jobs on the machine hardly change; with OMP_NUM_THREADS=1, so that no threads wait
+    in it"""
     out: str = "benchmark.json"
     """where to write the figures; the tables are written beside it, as .md"""
 
@@ -116,7 +120,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from scripts.benchmarks import assembly, costs, peers, sampling, steps, storage
+from scripts.benchmarks import assembly, costs, extraction, peers, sampling, steps, storage
 from scripts.benchmarks.timing import DEVICE, Deadline, matmul_peaks
 
 
@@ -188,6 +192,7 @@ def ways(
         "checkpoints": (lambda: storage.checkpoints(c), storage.CHECKPOINT_COLUMNS),
         "latents": (lambda: storage.latents(c), storage.LATENT_COLUMNS),
         "sampling": (lambda: sampling.run(c, peaks), sampling.COLUMNS),
+        "blocks": (lambda: extraction.run(c), extraction.COLUMNS),
         "npz": (lambda: assembly.run(c), assembly.COLUMNS),
     }
 

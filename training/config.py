@@ -155,7 +155,8 @@ class TrainConfig(TrainingData):
 
     # --- model
     model: str = "SiT-XL/2"
-    """SiT-{S,B,L,XL}/{2,4,8}, or SiT-Ti/{1,2} (tiny, not from the paper)"""
+    """SiT-{S,B,L,XL}/{2,4,8}; not from the paper: SiT-Ti/{1,2}, tiny, and SiT-{B,L,XL}-narrow/2, of
+    width 32"""
     transport: Annotated[TransportConfig, Flat] = TransportConfig()
 
     # --- LayerSync
