@@ -90,6 +90,7 @@ class RunLog:
         say: Callable[[str], None] = print,
     ):
         self.say = say
+        self.seen: dict[str, float] = {}  # the latest values of monitors
         self.accelerator, self.path = accelerator, folder / "metrics.jsonl"
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
@@ -116,6 +117,7 @@ class RunLog:
 
     def write_extra(self, step: int, values: dict[str, float]) -> None:
         """Log other values than the running averages."""
+        self.seen |= values
         self.write(step, values)
         shown = [f"{name} {value:.4g}" for name, value in list(values.items())[:MOST_SHOWN]]
         more = f", and {len(values) - MOST_SHOWN} more values" if len(values) > MOST_SHOWN else ""
