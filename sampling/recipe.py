@@ -9,7 +9,7 @@ import torch
 
 import layersync
 from data.cached_codec import weights_fingerprint
-from sampling.checkpoint_settings import OFFICIAL_NAME
+from models.published import SIT_NAME
 from sampling.images import ImageMaker
 from sampling.sample_config import ODE, SDE
 from sampling.solver_config import SolverConfig, solver_settings
@@ -65,7 +65,7 @@ def output_path(c: ODE | SDE, recipe: dict) -> Path:
     """Return the .npz to write: --out, or a name in --sample-dir made of the recipe."""
     if c.out:
         return Path(c.out)
-    name = weights_name(recipe["model"].replace("/", "-"), recipe["step"], c.ckpt or OFFICIAL_NAME)
+    name = weights_name(recipe["model"].replace("/", "-"), recipe["step"], c.ckpt or SIT_NAME)
     name += f"-{type(c).__name__}-{c.sampling_method}-{c.num_sampling_steps}"
     name += f"-cfg{c.cfg_scale:g}-seed{c.global_seed}"
     # what else makes the samples, and above all which run the weights are of
@@ -78,4 +78,4 @@ def weights_name(model: str, step: int | None, ckpt: str) -> str:
     if step is not None:
         return f"{model}-{step:07d}"
     stem = Path(ckpt).stem
-    return stem if stem.startswith(model) else f"{model}-{stem}"
+    return stem if stem.lower().startswith(model.lower()) else f"{model}-{stem}"

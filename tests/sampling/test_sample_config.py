@@ -47,6 +47,7 @@ def test_what_is_used_is_accepted():
         (400, "results/run/checkpoints/0000400.pt", "SiT-XL-2-0000400"),
         (None, "SiT-XL-2-256x256.pt", "SiT-XL-2-256x256"),
         (None, "weights/repa_last.pt", "SiT-XL-2-repa_last"),
+        (None, "sit-xl-2", "sit-xl-2"),
     ],
 )
 def test_sets_are_named_after_the_step_or_the_original_file(step, ckpt, name):
