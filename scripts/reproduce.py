@@ -175,7 +175,7 @@ def joined(args: list[str]) -> list[str]:
 
 
 def main() -> int:
-    parts = {"list": List, "show": Show, "run": Run, "report": Report}
+    parts: dict[str, Callable] = {"list": List, "show": Show, "run": Run, "report": Report}
     c = parse_command(parts, prepare=joined)
     commands: dict[type, Callable] = {List: list_rows, Show: show, Run: run, Report: report}
     return commands[type(c)](c)
