@@ -100,7 +100,7 @@ class RunLog:
         if config.wandb:
             honour_old_variables()
         accelerator.init_trackers(
-            config.tracking.wandb_project or os.environ.get("WANDB_PROJECT", "layersync"),
+            project_of(config),
             config=resolved_settings(config),
             init_kwargs={
                 "tensorboard": {"purge_step": first_step + 1},
@@ -145,6 +145,13 @@ def honour_old_variables() -> None:
     for old, own in SIT_VARIABLES.items():
         if old in os.environ:
             os.environ.setdefault(own, os.environ[old])
+
+
+def project_of(config: TrainConfig) -> str:
+    """Return the project at W&B, after which TensorBoard's folder is called too."""
+    if not config.wandb:
+        return "layersync"
+    return config.tracking.wandb_project or os.environ.get("WANDB_PROJECT", "layersync")
 
 
 def wandb_options(config: TrainConfig, folder: Path) -> dict:
