@@ -100,6 +100,9 @@ class SaveConfig:
     """keep this many of the newest checkpoints; all unless given"""
     keep_every: int | None = free(None)
     """with --keep-last: checkpoints at multiples of this many steps are kept as well"""
+    keep_best: Literal["eval_fid", "eval_pixel_frechet", "val_loss"] | None = free(None)
+    """write and keep the checkpoint of the step where this logged number is lowest; best.pt links
+    to it"""
     min_free_disk: float = free(1.0)
     """GB that must remain free on the disk after a checkpoint is written"""
 
@@ -121,6 +124,20 @@ class EvalConfig:
     """images sampled at a time, on each process"""
     eval_inception_weights: str | None = free(None)
     """file with torch-fidelity's Inception weights; they are downloaded once unless given"""
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Where a run goes at Weights & Biases."""
+
+    wandb_project: str | None = free(None)
+    """project there; that of WANDB_PROJECT, or layersync, unless given"""
+    wandb_entity: str | None = free(None)
+    """user or team there; that of WANDB_ENTITY, or your own, unless given"""
+    wandb_group: str | None = free(None)
+    """group of runs there; that of WANDB_RUN_GROUP unless given"""
+    wandb_tags: tuple[str, ...] = free(())
+    """tags there; those of WANDB_TAGS unless given"""
 
 
 @dataclass(frozen=True)
@@ -209,6 +226,7 @@ class TrainConfig(TrainingData):
     """log to Weights & Biases too"""
     wandb_run_name: str | None = free(None)
     """name of the run there; that of its folder unless given"""
+    tracking: Annotated[TrackingConfig, Flat] = TrackingConfig()
 
     # --- start
     resume: str | None = free(None)

@@ -58,7 +58,10 @@ class Objective:
         """Return the state of each regulariser, for a checkpoint."""
         return [regularizer.state() for regularizer in self.regularizers]
 
-    def load_state(self, states: list[dict[str, Tensor]]) -> None:
+    def load_state(self, states: list[dict[str, Tensor]] | None) -> None:
+        """Take what `state` gave; None, of a checkpoint of the originals, leaves the start."""
+        if states is None:
+            return
         if len(states) != len(self.regularizers):
             raise ValueError(
                 f"the checkpoint has the states of {len(states)} regularisers, this run has "

@@ -35,7 +35,7 @@ class FID(Monitor):
             batch=self.config.eval_batch_size,
             device=device,
         )
-        size, engine = run.config.image_size, run.config.engine
+        size, engine = run.config.known_size, run.config.engine
         dtype = describe_dtype(engine.precision == "bf16", engine.precision != "fp32", device)
         self.about: dict[str, str | bool] = {
             "eval_dtype": dtype,
