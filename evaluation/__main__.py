@@ -5,6 +5,7 @@
     python -m evaluation reference DATA -o ref.npz         # make a reference
     python -m evaluation table results.csv                 # Markdown of many evaluations
     python -m evaluation samples.npz --ref digits          # small images, in pixel space
+    python -m evaluation blocks --ckpt A.pt B.pt --probes linear    # what the blocks know
 
 Prints a table, writes samples.metrics.json beside the samples, with their recipe, and adds a line
 to results.csv in the same folder.
@@ -18,6 +19,7 @@ from typing import Annotated
 
 import tyro
 
+from evaluation.blocks.blocks_config import BlocksConfig
 from evaluation.make_reference import MakeReference
 from evaluation.options import MetricOptions, check_metrics
 from runtime.command import parse_command, program_name, usage_errors
@@ -33,8 +35,9 @@ EVALUATE_SECTION = Section("evaluate")
 class Score:
     """Score samples: FID, sFID, Inception Score, precision and recall.
 
-    Two more commands have a --help of their own: `python -m evaluation reference` makes a
-    reference of a data set, `python -m evaluation table` renders results.csv as Markdown.
+    Three more commands have a --help of their own: `python -m evaluation reference` makes a
+    reference of a data set, `python -m evaluation table` renders results.csv as Markdown, and
+    `python -m evaluation blocks` probes what the blocks of checkpoints know.
     """
 
     samples: Annotated[str, Positional]
@@ -75,6 +78,8 @@ def run_score(config: Score) -> None:
     results = Path(config.results) if config.results else out.with_name("results.csv")
     check_outputs(out, results)
     samples = open_samples(config)
+    if pixels:
+        samples = samples.in_channels(reference_channels(config.ref))
     scorer = load_scorer(
         config.ref,
         shape=samples.shape,
@@ -91,6 +96,14 @@ def run_score(config: Score) -> None:
     if scores:
         report(config, samples=samples, scorer=scorer, scores=scores, out=out, results=results)
     scorer.processes.close()
+
+
+def reference_channels(ref: str) -> int:
+    """Return how many channels the images of a reference in pixel space have."""
+    from evaluation.image_sets import open_images
+    from evaluation.scorers import DIGITS
+
+    return 1 if ref == DIGITS else open_images(ref).shape[2]
 
 
 def open_samples(config: Score):
@@ -146,7 +159,14 @@ def run_reference(config: MakeReference) -> None:
     make_reference(config)
 
 
+def run_blocks(config: BlocksConfig) -> None:
+    from evaluation.blocks.blocks_command import run_blocks
+
+    run_blocks(config)
+
+
 COMMANDS: dict[str, tuple[type, Callable]] = {
+    "blocks": (BlocksConfig, run_blocks),
     "reference": (MakeReference, run_reference),
     "table": (Table, run_table),
 }

@@ -5,6 +5,8 @@ arXiv 2401.08740). Parameter names and shapes are those of the official checkpoi
 """
 
 import math
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,6 +61,7 @@ class SiT(nn.Module):
         self.class_dropout_prob = class_dropout_prob
         self.learn_sigma = learn_sigma
         self.checkpoint_activations = 0  # n: recompute every n-th block in the backward pass
+        self.residual_dtype: torch.dtype | None = None  # of tokens between blocks, if not x's
 
         self.x_embedder = PatchEmbed(input_size, patch_size, in_channels, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
@@ -70,6 +73,27 @@ class SiT(nn.Module):
         )
         self.final_layer = FinalLayer(hidden_size, patch_size, self.out_channels)
         self.initialize_weights()
+
+    @classmethod
+    def from_pretrained(cls, name: str | PathLike) -> "SiT":
+        """Load a trained network, its moving average where there is one, on the CPU in eval mode.
+
+        Args:
+            name: a checkpoint file, a folder that scripts/share.py made, ORG/NAME or ORG/NAME/FILE
+                on the Hugging Face hub, or a published checkpoint's short name ("sit-xl-2").
+
+        Raises `ValueError` when it cannot be had, is of another network, or is REPA's, whose time
+        runs the other way: `load_trained(name).network` turns that.
+        """
+        from models.trained import load_trained  # which imports this file
+
+        trained = load_trained(Path(name))
+        if trained.reversed_time:
+            raise ValueError(
+                f"checkpoint {name}: REPA's network, whose time runs the other way; "
+                f"models.trained.load_trained({str(name)!r}).network turns it"
+            )
+        return trained.model
 
     @property
     def null_label(self) -> int:
@@ -111,6 +135,7 @@ class SiT(nn.Module):
         Returns (N, C, H, W).
         """
         x = self.x_embedder(x) + self.pos_embed  # (N, T, D)
+        x = x if self.residual_dtype is None else x.to(self.residual_dtype)
         c = self.t_embedder(t) + self.y_embedder(y, self.training, force_drop_ids)  # (N, D)
         every = self.checkpoint_activations if self.training else 0
         for i, block in enumerate(self.blocks):

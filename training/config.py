@@ -12,6 +12,7 @@ import tyro
 
 from data.data_config import TrainingData
 from runtime.flags import flag, free, plain
+from runtime.switches import SWITCH
 from training.methods.dispersive import DispersiveConfig
 from training.methods.layer_sync import RegScheduleConfig
 from training.methods.repa import REPAConfig
@@ -59,7 +60,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How a step is computed. Only the precision changes more than rounding."""
+    """How a step is computed. Only --precision and --bf16-... change more than rounding."""
 
     precision: Precision = "auto"
     """auto: bf16 autocast on GPUs that have it, else fp32. tf32 is what the original uses"""
@@ -67,10 +68,26 @@ class EngineConfig:
     """forward and backward passes per step, each on a part of the batch, to save memory"""
     checkpoint_activations: int = free(0)
     """recompute every n-th block in the backward pass, to save memory: 1 for all, 0 for none"""
-    compile: bool = free(False)
-    """compile the blocks with torch.compile"""
+    compile: Annotated[bool | None, SWITCH] = free(None)
+    """--compile and --no-compile: blocks, final layer and losses by torch.compile; with neither, on
+    GPUs only"""
+    shard: Literal["none", "optimizer", "all"] = free("none")
+    """over the processes: none (DDP, each has everything), optimizer (gradients, optimizer and EMA;
+    weights are gathered once per step), or all (weights too, gathered block by block): FSDP2"""
     fsdp: bool = free(False)
-    """shard weights, gradients, optimizer and EMA over the processes (FSDP2), instead of DDP"""
+    """the same as --shard all"""
+    bf16_gradients: bool = False
+    """changes numbers: gradients are rounded to bf16 when processes exchange them"""
+    bf16_weights: bool = False
+    """changes numbers: compute with weights that are kept in bf16; optimizer, EMA and checkpoints
+    have them in fp32. All of them are rounded, embeddings too, which autocast leaves in fp32"""
+    bf16_residual: bool = False
+    """changes numbers: what blocks pass on to each other is kept in bf16 instead of fp32"""
+
+    @property
+    def sharding(self) -> Literal["none", "optimizer", "all"]:
+        """What is sharded where there is more than one process."""
+        return "all" if self.fsdp else self.shard
 
 
 @dataclass(frozen=True)
@@ -83,6 +100,9 @@ class SaveConfig:
     """keep this many of the newest checkpoints; all unless given"""
     keep_every: int | None = free(None)
     """with --keep-last: checkpoints at multiples of this many steps are kept as well"""
+    keep_best: Literal["eval_fid", "eval_pixel_frechet", "val_loss"] | None = free(None)
+    """write and keep the checkpoint of the step where this logged number is lowest; best.pt links
+    to it"""
     min_free_disk: float = free(1.0)
     """GB that must remain free on the disk after a checkpoint is written"""
 
@@ -104,6 +124,20 @@ class EvalConfig:
     """images sampled at a time, on each process"""
     eval_inception_weights: str | None = free(None)
     """file with torch-fidelity's Inception weights; they are downloaded once unless given"""
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Where a run goes at Weights & Biases."""
+
+    wandb_project: str | None = free(None)
+    """project there; that of WANDB_PROJECT, or layersync, unless given"""
+    wandb_entity: str | None = free(None)
+    """user or team there; that of WANDB_ENTITY, or your own, unless given"""
+    wandb_group: str | None = free(None)
+    """group of runs there; that of WANDB_RUN_GROUP unless given"""
+    wandb_tags: tuple[str, ...] = free(())
+    """tags there; those of WANDB_TAGS unless given"""
 
 
 @dataclass(frozen=True)
@@ -137,7 +171,8 @@ class TrainConfig(TrainingData):
 
     # --- model
     model: str = "SiT-XL/2"
-    """SiT-{S,B,L,XL}/{2,4,8}, or SiT-Ti/{1,2} (tiny, not from the paper)"""
+    """SiT-{S,B,L,XL}/{2,4,8}; not from the paper: SiT-Ti/{1,2}, tiny, and SiT-{B,L,XL}-narrow/2, of
+    width 32"""
     transport: Annotated[TransportConfig, Flat] = TransportConfig()
 
     # --- LayerSync
@@ -191,6 +226,7 @@ class TrainConfig(TrainingData):
     """log to Weights & Biases too"""
     wandb_run_name: str | None = free(None)
     """name of the run there; that of its folder unless given"""
+    tracking: Annotated[TrackingConfig, Flat] = TrackingConfig()
 
     # --- start
     resume: str | None = free(None)
@@ -210,9 +246,11 @@ def differences(config: Any, stored: dict) -> list[str]:
     """Settings in which a checkpoint's config differs, of those that shape what a run computes."""
     found = []
     for each in dataclasses.fields(config):
-        now, before = getattr(config, each.name), stored.get(each.name)
+        default = None if each.default is dataclasses.MISSING else each.default
+        # a setting that the checkpoint does not know had no other value
+        now, before = getattr(config, each.name), stored.get(each.name, default)
         if dataclasses.is_dataclass(now):
-            found += differences(now, made_without(now) if before is None else before)
+            found += differences(now, before if isinstance(before, dict) else made_without(now))
         elif not each.metadata.get("free") and plain(now) != plain(before):
             found.append(f"{flag(each.name)}: {before} there, {now} here")
     return found

@@ -1,8 +1,9 @@
 """Timing on a machine that others use too: alternating runs, medians, ratios of neighbours."""
 
+import gc
 import statistics
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
 import torch
@@ -20,6 +21,39 @@ def seconds(work: Callable, clock: str = "wall") -> float:
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
     return CLOCKS[clock]() - start
+
+
+class Deadline:
+    """A moment after which nothing new is begun.
+
+    Args:
+        seconds: from now; None for never.
+    """
+
+    def __init__(self, seconds: float | None = None):
+        self.end = None if seconds is None else time.monotonic() + seconds
+
+    def passed(self) -> bool:
+        return self.end is not None and time.monotonic() > self.end
+
+
+def attempt(work: Callable[[], list[dict]], deadline: Deadline) -> list[dict]:
+    """Return the rows of a cell, or one that says why it has none: no time, or no memory."""
+    if deadline.passed():
+        return [{"note": "not measured: no time left"}]
+    gc.collect()  # what the cell before this one held
+    torch.compiler.reset()
+    if DEVICE.type == "cuda":
+        torch.cuda.empty_cache()
+    try:
+        return work()
+    except torch.OutOfMemoryError:
+        return [{"note": "not measured: it does not fit in this memory"}]
+
+
+def compiled_or_not(c) -> list[bool]:
+    """Return what --compiled asks for, compiled first."""
+    return {"no": [False], "yes": [True], "both": [True, False]}[c.compiled]
 
 
 Name = TypeVar("Name", bound=Hashable)
@@ -61,12 +95,17 @@ def matmul_rate(precision: str, n: int, repeats: int = 7, clock: str = "wall") -
     return 2 * n**3 / statistics.median(seconds(lambda: a @ b, clock) for _ in range(repeats))
 
 
-def matmul_peaks(precisions: tuple[str, ...], clock: str = "wall") -> dict[str, float]:
-    """Return {precision: FLOP/s of large matrix products}, without emulated precisions."""
+def native_precisions(precisions: tuple[str, ...]) -> list[str]:
+    """Return those that the device does not merely emulate, and say which it does."""
     small = {precision: matmul_rate(precision, 256) for precision in {*precisions, "fp32"}}
     native = [p for p in precisions if small[p] > small["fp32"] / 2]
     for precision in set(precisions) - set(native):
         times = small["fp32"] / small[precision]
         print(f"{precision}: left out, emulated on this device ({times:.0f} x slower than fp32)")
+    return native
+
+
+def matmul_peaks(precisions: Iterable[str], clock: str = "wall") -> dict[str, float]:
+    """Return {precision: FLOP/s of large matrix products}."""
     n = 8192 if DEVICE.type == "cuda" else 3072
-    return {precision: matmul_rate(precision, n, clock=clock) for precision in native}
+    return {precision: matmul_rate(precision, n, clock=clock) for precision in precisions}

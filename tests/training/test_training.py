@@ -55,13 +55,25 @@ def test_wrong_settings_are_refused_and_write_nothing(tmp_path, message, changes
 
 def test_image_size_must_fit_the_codec(tmp_path, tiny_vae):
     folder = images(tmp_path / "data", 16)
-    flags = dict(vae=tiny_vae, data_path=folder, dataset_name=None)
+    flags = dict(vae=tiny_vae, data_path=folder, dataset_name=None, num_classes=None)
     with pytest.raises(ValueError, match="--image-size 15 is not divisible by 2"):
         train.Training(config(tmp_path, image_size=15, **flags))
     with pytest.raises(ValueError, match="--image-size 14 is not divisible by 4"):
         train.Training(config(tmp_path, image_size=14, **flags))
     with pytest.raises(ValueError, match="encodes images of 3 channels, the data has 1"):
         train.Training(config(tmp_path, vae=tiny_vae))
+
+
+def test_bf16_encoding_is_said_and_refused_where_nothing_is_encoded(tmp_path, tiny_vae, capfd):
+    folder = images(tmp_path / "data", 16)
+    data = dict(data_path=folder, dataset_name=None, image_size=16, num_classes=None)
+    flags = data | dict(vae_bf16=True)
+    training = train.Training(config(tmp_path, vae=tiny_vae, **flags))
+    assert training.encoding.codec.bf16
+    train.announce(training)
+    assert "scripts/cache_latents.py" in capfd.readouterr().out
+    with pytest.raises(ValueError, match="--vae-bf16 has no effect: --vae none encodes nothing"):
+        train.Training(config(tmp_path, run_name="pixels", **flags))
 
 
 def test_max_steps_are_steps_whatever_epochs_say(tmp_path):
@@ -178,8 +190,8 @@ def test_ema_is_the_weighted_sum_of_the_weights(tmp_path):
     expected = {key: value.clone() for key, value in training.network.state_dict().items()}
     for step in range(2):
         images, labels = zip(*(training.source[i] for i in range(4)), strict=True)
-        training.train_step(torch.stack(images), torch.tensor(labels))
-        training.step = step + 1
+        items = dict(images=torch.stack(images), labels=torch.tensor(labels))
+        training.train_step(items | training.batches.draws(step, range(4)), step)
         for key, value in training.network.state_dict().items():
             expected[key] = 0.7 * expected[key] + 0.3 * value
     for key, value in training.parallel.ema.state_dict().items():

@@ -62,7 +62,8 @@ def test_batches_hold_the_images_their_noise_and_their_labels():
     source = DigitsSource()
     probing = Probing(source, 100, seed=7)
     fit, held_out = (probing.encoded(part, encode) for part in (0, 1))
-    x_1, x_0, labels = (torch.cat(column) for column in zip(*fit, *held_out, strict=True))
+    batches = (batch[:3] for batch in (*fit, *held_out))
+    x_1, x_0, labels = (torch.cat(column) for column in zip(*batches, strict=True))
     for i, number in enumerate(np.concatenate(probing.images).tolist()):
         image, label = source[number]
         assert torch.equal(x_1[i], image / 127.5 - 1) and probing.classes[labels[i]] == label
@@ -102,7 +103,9 @@ def test_a_run_logs_its_probes_and_is_not_changed_by_them(tmp_path):
 
     ema = training.parallel.ema
     again = [
-        Probing(training.source, 60, 0).values(ema, training.encoding, training.transport)
+        Probing(training.source, 60, 0).values(
+            ema, ema.blocks, training.encoding, training.transport
+        )
         for _ in range(2)
     ]
     assert again[0] == again[1] == {key: probes[1][key] for key in again[0]}
@@ -138,6 +141,7 @@ def test_cached_latents_are_probed_like_their_images(tmp_path):
         data = dict(dataset_name=None, data_path=path, vae=vae, num_classes=2, run_name=name)
         training = train.Training(short(tmp_path / "results", probe_every=2, **data))
         assert training.encoding.latent_shape == (4, 4, 4)
-        given = training.parallel.ema, training.encoding, training.transport
+        ema = training.parallel.ema
+        given = ema, ema.blocks, training.encoding, training.transport
         values.append(training.monitors["block_probes"].probing.values(*given))
     assert values[0] == pytest.approx(values[1], rel=1e-4)
