@@ -209,14 +209,14 @@ echo '{"outcome": "finished", "exit_code": 0, "reason": "", "command": "x"}' >$L
 
 @pytest.mark.cluster
 def test_a_row_of_the_paper_on_two_nodes_is_the_same_as_here(cluster, tmp_path, monkeypatch):
-    """Its commands are jobs, one after another; the watching may end in between."""
+    """Its commands are jobs, one after another."""
     monkeypatch.setenv("SLURM_CONF", str(cluster.configuration))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(ROOT)
     scores = []
     for name, place in (
         ("here", ClusterConfig()),
-        ("nodes", ClusterConfig("slurm", nodes=2, gpus_per_node=0)),
+        ("nodes", ClusterConfig("slurm", hours=0.5, nodes=2, gpus_per_node=0)),
     ):
         study = PaperStudy(PaperConfig(folder=str(tmp_path / name), miniature=True))
         cells = [study.cell(point) for point in study.points(PaperGrid(("b2-layersync",)))]
