@@ -13,9 +13,11 @@ from PIL import Image
 from models.checkpoint_file import read_checkpoint
 from runtime.outcome import read_outcome
 from sweeps.cells import results
-from sweeps.paper_study import PaperConfig, PaperGrid, PaperStudy
+from sweeps.paper_points import PaperConfig, PaperGrid
+from sweeps.paper_study import PaperStudy
 from sweeps.pool import PoolConfig, run_cells
-from sweeps.slurm import ClusterConfig, ways_to_launch
+from sweeps.slurm import ClusterConfig
+from sweeps.slurm_nodes import ways_to_launch
 from training.tracking import MEASURED, read_log
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=f"a SLURM of two nodes {missing()}")

@@ -9,8 +9,9 @@ import pytest
 from runtime.outcome import VARIABLE
 from sweeps import slurm, slurm_job
 from sweeps.pool import PoolConfig
-from sweeps.slurm import ClusterConfig, check_settings, ways_to_launch
+from sweeps.slurm import ClusterConfig, check_settings
 from sweeps.slurm_job import JobLaunch, job_state
+from sweeps.slurm_nodes import ways_to_launch
 
 WORDS = ["train.py", "--lr", "1"]
 OPTIONS = ["--nodes=2", "--gpus-per-node=8"]
