@@ -22,10 +22,10 @@ from typing import Any
 from runtime.flags import COMMON, check_numbers, check_ranges
 from runtime.launch import is_first_process, rank
 from runtime.outcome import failed, finished
+from runtime.stopping import EXIT_INTERRUPTED, Stopped, signals_raise
 
 EXIT_USAGE = 2
 EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130  # as shells count Ctrl-C
 HOLD_BACK_SECONDS = 20
 FRAME = set(" -─╭╮╰╯│|")  # what the parser draws around its messages
 
@@ -79,7 +79,7 @@ def parse_command(
         reason = f"{complaint(framed.getvalue())}; see {program} --help"
         if is_first_process():
             print(f"{program}: error: {reason}", file=sys.stderr, flush=True)
-        if recorded:
+        if recorded and is_first_process():  # the parser tells the others nothing
             failed(reason, EXIT_USAGE)
         hold_back()
         raise
@@ -111,14 +111,21 @@ def complaint(framed: str) -> str:
 
 
 @contextmanager
-def interrupts() -> Iterator[None]:
-    """Turn Ctrl-C into one line and exit code 130."""
+def interrupts(remedy: str = "") -> Iterator[None]:
+    """Turn Ctrl-C and a scheduler's SIGTERM or SIGUSR1 into one line and exit code 130 or 75.
+
+    Args:
+        remedy: what the line adds, a sentence without its full stop.
+    """
     try:
-        yield
-    except KeyboardInterrupt:
+        with signals_raise():
+            yield
+    except (KeyboardInterrupt, Stopped) as stop:
         if is_first_process():
-            print(f"\n{program_name()}: stopped by Ctrl-C", file=sys.stderr, flush=True)
-        raise SystemExit(EXIT_INTERRUPTED) from None
+            more = f". {remedy}" if remedy else ""
+            said = f"stopped by {str(stop) or 'Ctrl-C'}{more}"
+            print(f"\n{program_name()}: {said}", file=sys.stderr, flush=True)
+        raise SystemExit(getattr(stop, "exit_code", EXIT_INTERRUPTED)) from None
 
 
 @contextmanager
@@ -144,18 +151,19 @@ def usage_errors() -> Iterator[None]:
 def run_errors(remedy: str) -> Iterator[None]:
     """Turn bad data, a failing disk or a killed worker into one line and exit code 1."""
     try:
-        with interrupts():
+        with interrupts(remedy):
             yield
         return
     except (RunError, OSError, RuntimeError) as error:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises wherever the program is
-        passes = may_pass(error)
-        killed = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
-        if killed or isinstance(error, ConnectionError):
-            said = str(error).splitlines()[0].rstrip(". ")
+        passes, said = may_pass(error), str(error).splitlines()[:1] or [""]
+        if ended_elsewhere(error):
+            reason, passes = f"another process of this launch has ended ({said[0]})", True
+        elif isinstance(error, ConnectionError) or "DataLoader worker" in str(error):
+            passes = True  # it might have been for the signal that ends all processes of a job
             reason = (
-                f"{said}: a data loading process was killed from outside, often for want of "
-                f"memory; fewer --num-workers need less"
+                f"{said[0].rstrip('. ')}: a data loading process was killed from outside, often "
+                f"for want of memory; fewer --num-workers need less"
             )
         elif isinstance(error, RunError | OSError):
             first, *more = in_one_line(error).strip().splitlines() or [type(error).__name__]
@@ -168,6 +176,14 @@ def run_errors(remedy: str) -> Iterator[None]:
     if not passes:
         failed(reason, EXIT_FAILED)
     raise SystemExit(EXIT_FAILED)
+
+
+def ended_elsewhere(error: Exception) -> bool:
+    """Return whether this is what the library of a process group says when a process is gone."""
+    gone = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    names = {kind.__name__ for kind in type(error).__mro__}
+    told = isinstance(error, RuntimeError) and any(word in str(error) for word in gone)
+    return told or "DistError" in names
 
 
 PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLCK, errno.EINTR, errno.EREMOTEIO)

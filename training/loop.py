@@ -18,7 +18,8 @@ from data.loader import make_loader
 from data.order import StepBatches
 from runtime.outcome import failed
 from runtime.progress import Progress, duration
-from runtime.signals import EXIT_PREEMPTED, StopRequest
+from runtime.signals import StopRequest
+from runtime.stopping import EXIT_PREEMPTED
 from training.building import build_run
 from training.checkpoint import prune_checkpoints, save_checkpoint, tensor_bytes
 from training.checkpoint_writer import CheckpointWriter

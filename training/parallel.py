@@ -5,7 +5,6 @@ captured, averaged and saved is always the same object.
 """
 
 from contextlib import nullcontext
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,10 @@ from torch.distributed.checkpoint.state_dict import (
 
 from models import SiT
 from runtime.launch import join_launch
+from runtime.processes import PATIENCE
 from training.config import EngineConfig, Precision
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-# Others wait for the first process while it lists millions of files and takes the root of FID's
-# covariances; a process that died is noticed by the launcher, long before this.
-PATIENCE = timedelta(hours=1)
 
 
 def resolve_precision(precision: Precision) -> Precision:

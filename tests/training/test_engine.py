@@ -13,7 +13,7 @@ from launching import TINY_DIGITS, check, logged_rows
 
 import train
 from models.checkpoint_file import read_checkpoint
-from runtime.signals import EXIT_PREEMPTED
+from runtime.stopping import EXIT_PREEMPTED
 from training import loop
 from training.checkpoint import prune_checkpoints, save_checkpoint
 from training.config import EngineConfig, OptimConfig, SaveConfig
