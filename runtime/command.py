@@ -137,6 +137,11 @@ def usage_errors() -> Iterator[None]:
     try:
         with interrupts():
             yield
+    except RuntimeError as error:
+        if not (gone := ended_elsewhere(error)):
+            raise
+        print(f"[rank {rank()}] {program_name()}: error: {gone}", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_FAILED) from None
     except (ValueError, RunError, OSError) as error:
         if not is_first_process():
             hold_back()  # still here after that: the first one has no such error
@@ -156,13 +161,15 @@ def run_errors(remedy: str) -> Iterator[None]:
         return
     except (RunError, OSError, RuntimeError) as error:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises wherever the program is
-        passes, said = may_pass(error), str(error).splitlines()[:1] or [""]
-        if ended_elsewhere(error):
-            reason, passes = f"another process of this launch has ended ({said[0]})", True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # of a run, which would finish a step
+        passes = may_pass(error)
+        if gone := ended_elsewhere(error):
+            reason, passes = gone, True
         elif isinstance(error, ConnectionError) or "DataLoader worker" in str(error):
             passes = True  # it might have been for the signal that ends all processes of a job
+            said = (str(error).splitlines() or [""])[0].rstrip(". ")
             reason = (
-                f"{said[0].rstrip('. ')}: a data loading process was killed from outside, often "
+                f"{said}: a data loading process was killed from outside, often "
                 f"for want of memory; fewer --num-workers need less"
             )
         elif isinstance(error, RunError | OSError):
@@ -178,12 +185,15 @@ def run_errors(remedy: str) -> Iterator[None]:
     raise SystemExit(EXIT_FAILED)
 
 
-def ended_elsewhere(error: Exception) -> bool:
-    """Return whether this is what the library of a process group says when a process is gone."""
-    gone = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
-    names = {kind.__name__ for kind in type(error).__mro__}
-    told = isinstance(error, RuntimeError) and any(word in str(error) for word in gone)
-    return told or "DistError" in names
+def ended_elsewhere(error: Exception) -> str:
+    """Say it in a line if a process group reports that one of its processes is gone; else ""."""
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out")
+    sign = next((sign for sign in signs if sign.lower() in str(error).lower()), "")
+    torchs = any(kind.__name__ == "DistError" for kind in type(error).__mro__)
+    if not isinstance(error, RuntimeError) or not (sign or torchs):
+        return ""
+    sign = sign or (str(error).splitlines() or [""])[0]
+    return f"another process of this launch has ended or cannot be reached ({sign})"
 
 
 PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLCK, errno.EINTR, errno.EREMOTEIO)

@@ -139,17 +139,18 @@ class Training:
     def ended(self, stopped: bool) -> int:
         """Say how and why the run ended, on all processes at the same time; the exit code."""
         self.writer.wait()
-        self.accelerator.wait_for_everyone()  # a launcher ends all when the first one has ended
         self.log.close()
         place = f"step {self.step} of {self.last_step}"
         if not stopped:
             self.progress.say(f"finished: {place}, results in {self.folder}")
-            return 0
-        self.progress.say(
-            f"stopped at {place} by {self.stop.reason}: its checkpoint is written, the same "
-            f"command with --resume latest continues"
-        )
-        return EXIT_PREEMPTED
+        else:
+            self.progress.say(
+                f"stopped at {place} by {self.stop.reason}: its checkpoint is written, the same "
+                f"command with --resume latest continues"
+            )
+        self.accelerator.wait_for_everyone()  # a launcher ends all when one of them has ended
+        self.accelerator.state.destroy_process_group()
+        return EXIT_PREEMPTED if stopped else 0
 
     def train_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Make one optimizer step; returns what is logged, means over this process's share."""

@@ -8,6 +8,11 @@ no other SLURM on the machine. Jobs in the partition `urgent` preempt those in `
 queued again after some seconds of grace, and those in `scratch`, which are cancelled. A job that is
 queued again waits for REQUEUED seconds, by default two minutes, until its old credential is worth
 nothing any more on the nodes.
+
+A node answers the order to end a task when that has ended, after KillWait at the latest. An answer
+later than MessageTimeout counts as lost, and the order is given again a minute later: by then to
+the next start of the job, which has the same number. With SLURM's own two minutes of waiting there
+is none yet; here MessageTimeout is the longer one.
 """
 
 import contextlib
@@ -55,6 +60,7 @@ SwitchType=switch/none
 AccountingStorageType=accounting_storage/none
 JobRequeue=1
 KillWait=10
+MessageTimeout=60
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SchedulerParameters=batch_sched_delay=0,sched_interval=5,bf_interval=5

@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(missing() is not None, reason=f"a SLURM of two nodes {missing()}"),
 ]
 SCRIPT = "scripts/slurm.sbatch"
-STEPS = 400
+STEPS = 240
 TRAIN = [
     "train.py", "--model", "SiT-Ti/2", "--dataset-name", "digits", "--image-size", 8,
     "--num-classes", 10, "--vae", "none", "--global-batch-size", 8, "--lr", 1e-3,
@@ -120,26 +120,27 @@ def trained(cluster, tmp_path_factory) -> Path:
     return folder
 
 
-def hold_until_time_is_up(job) -> None:
-    """Keep the command from finishing before the end of the job's time, on a fast machine."""
-    job.signal_tasks(signal.SIGSTOP, *NODES)
+def wait_until_time_is_up(job) -> None:
     time.sleep(max(0.0, job.seconds_left() - MARGIN_SECONDS))
     job.signal_tasks(signal.SIGCONT, *NODES)
 
 
 def test_a_run_that_is_disturbed_is_the_undisturbed_run(cluster, trained, tmp_path):
+    """Its processes are stopped as soon as it has come further, or a fast machine is done first."""
     words = [SCRIPT, *TRAIN, "--results-dir", tmp_path]
     job = cluster.submit("--nodes=2", "--time=1", export(tmp_path), *words, folder=tmp_path)
     disturbances = [
-        lambda: hold_until_time_is_up(job),
-        cluster.interrupt,
+        lambda: wait_until_time_is_up(job),
+        cluster.interrupt,  # SLURM sends SIGCONT before SIGTERM
         cluster.interrupt,
         lambda: job.signal_tasks(signal.SIGKILL, "n2"),
     ]
     for number, disturb in enumerate(disturbances, start=1):
         before = progress(tmp_path)
         job.wait_for(lambda n=number, b=before: job.starts == n and progress(tmp_path) > b)
+        job.signal_tasks(signal.SIGSTOP, *NODES)
         disturb()
+        job.signal_tasks(signal.SIGCONT, *NODES)
         job.wait_for(lambda n=number: job.starts == n + 1)
         if number == 1:
             cluster.call("scontrol", "update", f"jobid={job.number}", "TimeLimit=30")
@@ -195,8 +196,6 @@ def test_samples_and_latents_are_the_same_bytes(cluster, trained, tmp_path, fork
         wait_for(look, 240, "a job did not come so far")
 
     freeze_at(1)
-    for job in jobs:
-        job.signal_tasks(signal.SIGCONT, *NODES)
     cluster.interrupt()
     freeze_at(2)
     for job in jobs:
