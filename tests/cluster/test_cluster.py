@@ -59,7 +59,7 @@ def imitation(tmp_path):
 
 
 QUIET = {  # jobs that nobody disturbs: what stands for the command, and its words
-    "late": ("[ $SLURM_RESTART_COUNT ] || sleep 300", "sample_ddp.py", "ODE"),
+    "late": ("[ $SLURM_RESTART_COUNT ] || exec sleep 300", "sample_ddp.py", "ODE"),
     "silent": ("exit 1", "train.py", "--lr", 1),
     "advancing": (
         """case $(wc -l <$RUNS) in
@@ -151,7 +151,8 @@ def test_a_run_that_is_disturbed_is_the_undisturbed_run(cluster, trained, tmp_pa
     assert logged(tmp_path) == logged(trained)
     name = Path("run", "checkpoints", f"{STEPS:07d}.pt")
     ours, theirs = read_checkpoint(tmp_path / name), read_checkpoint(trained / name)
-    assert ours["config"].pop("results_dir") != theirs["config"].pop("results_dir")
+    for name in ("results_dir", "resume"):
+        assert ours["config"].pop(name) != theirs["config"].pop(name)
     assert same(ours, theirs)
 
 
@@ -233,7 +234,11 @@ def test_what_fails_for_good_is_not_queued_again(cluster, tmp_path, flags, code,
 
 def test_a_cancelled_job_stays_cancelled(cluster, imitation, tmp_path):
     job = cluster.submit(
-        "--nodes=2", imitation("echo run >>$RUNS; sleep 99"), SCRIPT, "train.py", folder=tmp_path
+        "--nodes=2",
+        imitation("echo run >>$RUNS; exec sleep 99"),
+        SCRIPT,
+        "train.py",
+        folder=tmp_path,
     )
     wait_for((tmp_path / "runs").exists)
     cluster.call("scancel", job.number)
@@ -242,12 +247,24 @@ def test_a_cancelled_job_stays_cancelled(cluster, imitation, tmp_path):
 
 
 def test_a_job_where_preempted_ones_are_cancelled_is_queued_again(cluster, imitation, tmp_path):
-    shell = f"echo run >>$RUNS\n[ $SLURM_RESTART_COUNT ] || sleep 200\n{FINISHED}"
+    shell = f"echo run >>$RUNS\n[ $SLURM_RESTART_COUNT ] || exec sleep 200\n{FINISHED}"
     words = "--nodes=1", "--partition=scratch", imitation(shell), SCRIPT, "sample_ddp.py", "ODE"
     job = cluster.submit(*words, folder=tmp_path)
     wait_for((tmp_path / "runs").exists)
     cluster.interrupt()
     assert job.wait() == "COMPLETED" and job.starts == 2, job.log
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_lost_node(cluster, imitation, tmp_path, node):
+    """The one where the job's script runs, or the other one."""
+    shell = f"echo run >>$RUNS\n[ $SLURM_RESTART_COUNT ] || exec sleep 200\n{FINISHED}"
+    words = "--nodes=2", imitation(shell), SCRIPT, "sample_ddp.py", "ODE"
+    job = cluster.submit(*words, folder=tmp_path)
+    wait_for((tmp_path / "runs").exists)
+    cluster.call("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
+    assert job.wait() == "COMPLETED" and job.starts == 2, job.log
+    assert "DUE TO NODE FAILURE" in job.log
 
 
 def test_one_task_for_each_gpu(cluster, imitation, tmp_path):
