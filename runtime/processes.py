@@ -73,9 +73,25 @@ class Processes:
             found.append(theirs)
         return found
 
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum of everyone's tensor, of one shape, on every process."""
+        if self.count == 1:
+            return tensor
+        total = tensor.detach().to("cpu", copy=True)
+        dist.all_reduce(total, group=self.group)
+        return total.to(tensor.device)
+
+    def everyones(self, tensor: Tensor) -> list[Tensor]:
+        """Return everyone's tensor, of any shape, by rank, on every process."""
+        if self.count == 1:
+            return [tensor]
+        found: list = [None] * self.count
+        dist.all_gather_object(found, tensor.detach().cpu(), group=self.group)
+        return [theirs.to(tensor.device) for theirs in found]
+
     def close(self) -> None:
         """Leave every group; for programs that end here."""
-        if dist.is_initialized():
+        if self.count > 1:
             dist.destroy_process_group()
 
 
@@ -98,6 +114,13 @@ def joined_for_a_moment() -> Iterator[None]:
     if own:
         dist.barrier()  # the first one keeps the store until all have heard
         dist.destroy_process_group()
+
+
+class Alone(Processes):
+    """This process by itself, whatever others there are: for work that each one does whole."""
+
+    def __init__(self):
+        self.group, self.rank, self.count = None, 0, 1
 
 
 def told_by_first(decide: Callable[[], T]) -> T:

@@ -12,6 +12,7 @@ from runtime.locks import OutputLock, lock_output
 from training.checkpoint import latest_checkpoint, read_for_resume
 from training.config import TrainConfig, differences
 from training.methods.methods import folder_parts, trains_heads
+from training.settings_record import in_force, stored_in_force
 
 LOCK = "run.lock"
 
@@ -70,10 +71,15 @@ def find_latest(config: TrainConfig, folder: Path) -> Path | None:
             f"restore one, or give another --run-name to start anew"
         )
     if latest is None and holds_run(folder):  # killed before its first checkpoint
-        found = differences(config, read_config(folder / "config.json"))
+        found = different_settings(config, read_config(folder / "config.json"))
         if found:
             raise ValueError(f"{folder} holds another run; {'; '.join(found)}")
     return latest
+
+
+def different_settings(config: TrainConfig, stored: dict) -> list[str]:
+    """Return where the settings of another start differ, both as they are in force."""
+    return differences(in_force(config), stored_in_force(stored))
 
 
 def read_config(path: Path) -> dict:
@@ -120,7 +126,7 @@ def read_start(
 ) -> dict:
     """Read the checkpoint at `path`; `ValueError` when it is of a run with other settings."""
     checkpoint = read_for_resume(path, heads=trains_heads(config))
-    found = differences(config, checkpoint["config"])
+    found = different_settings(config, checkpoint["config"])
     if not found and arch != checkpoint["arch"]:
         found = [f"network: {checkpoint['arch']} there, {arch} here"]
     for schedule in schedules_to_the_end(config):
