@@ -165,10 +165,10 @@ def open_folder(folder: Path, image_size: int | None = None) -> ImageSet:
         if len(found) < 2:
             raise ValueError(f"{folder}: {len(found)} images in it, at least 2 are needed")
         size = (image_size, image_size) if image_size else common_size(found)
-        return [str(path) for path in found], size
+        return [str(path.relative_to(folder)) for path in found], size
 
     names, height_width = told_by_first(look)
-    paths = [Path(name) for name in names]
+    paths = [folder / name for name in names]
     parents = [path.parent for path in paths]
     labels = None
     if folder not in parents:

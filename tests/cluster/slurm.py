@@ -61,6 +61,7 @@ AccountingStorageType=accounting_storage/none
 JobRequeue=1
 KillWait=10
 MessageTimeout=60
+MinJobAge=7200
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SchedulerParameters=batch_sched_delay=0,sched_interval=5,bf_interval=5

@@ -1,5 +1,6 @@
-"""Many processes, one of which walks the images: those of other folders are never listed."""
+"""Many processes, one of which lists the images: what others would find does not count."""
 
+import json
 import shutil
 
 import numpy as np
@@ -10,15 +11,16 @@ from PIL import Image
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """(the images, the folder under that name on another node, where nothing is listed)."""
+    """(the images, the same under another name, where a listing shows one more)."""
     folder, generator = tmp_path_factory.mktemp("seen") / "images", np.random.default_rng(0)
     for i in range(12):
         path = folder / f"class{i % 3}" / f"{i:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
-    unseen = tmp_path_factory.mktemp("unseen") / "images"
-    unseen.mkdir()
-    return folder, unseen
+    other = tmp_path_factory.mktemp("other") / "images"
+    shutil.copytree(folder, other)
+    shutil.copy(path, other / "class0" / "more.png")
+    return folder, other
 
 
 def run(server, *words) -> None:
@@ -37,9 +39,9 @@ def test_latents(fork_server, images, tmp_path):
             "--out", out,
         ]  # fmt: skip
 
-    seen, unseen = images
+    seen, other = images
     alone = fork_server.start(words(seen, tmp_path / "alone"))
-    run(fork_server, words(seen, tmp_path / "out"), words(unseen, tmp_path / "out"))
+    run(fork_server, words(seen, tmp_path / "out"), words(other, tmp_path / "out"))
     assert alone.wait() == 0
     files = sorted(path.name for path in (tmp_path / "alone").iterdir())
     assert files == sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -48,12 +50,10 @@ def test_latents(fork_server, images, tmp_path):
 
 
 def test_scores(fork_server, images, tmp_path):
-    seen, unseen = images
-    for folder in (seen, unseen):
-        shutil.copytree(folder, tmp_path / folder.parent.name)
+    seen, other = images
 
     def words(folder) -> list:
         return ["-m", "evaluation", folder, "--ref", seen, "--pixels", "--out", tmp_path / "m.json"]
 
-    run(fork_server, words(tmp_path / seen.parent.name), words(tmp_path / unseen.parent.name))
-    assert (tmp_path / "m.json").exists()
+    run(fork_server, words(seen), words(other))
+    assert json.loads((tmp_path / "m.json").read_text())["counts"]["samples"] == 12

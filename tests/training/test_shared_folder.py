@@ -49,11 +49,11 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def older_images(images, tmp_path_factory):
-    """The same folder while it was being filled."""
+    """The same folder before some images were removed."""
     older = tmp_path_factory.mktemp("older") / "images"
     shutil.copytree(images, older)
-    for path in list(older.glob("class2/*"))[:3]:
-        path.unlink()
+    for path in list(older.glob("class1/*"))[:3]:
+        shutil.copy(path, path.with_name(f"more{path.name}"))
     return older
 
 
@@ -76,7 +76,7 @@ def share_lock(results, other) -> None:
 def test_the_first_process_decides_which_checkpoint_is_resumed(
     fork_server, whole, images, older_images, tmp_path
 ):
-    """The second one sees neither the newest checkpoint nor all images."""
+    """The second one does not see the newest checkpoint, and still sees images that are gone."""
     results, older = tmp_path / "now", tmp_path / "before"
     for folder, unseen in ((results, ["12"]), (older, ["12", "08"])):
         shutil.copytree(whole, folder)
