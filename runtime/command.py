@@ -172,9 +172,10 @@ def run_errors(remedy: str) -> Iterator[None]:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises wherever the program is
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # of a run, which would finish a step
         passes = may_pass(error)
+        killed = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
         if gone := ended_elsewhere(error):
             reason, passes = gone, True
-        elif isinstance(error, ConnectionError) or "DataLoader worker" in str(error):
+        elif killed or isinstance(error, ConnectionError):
             passes = True  # it might have been for the signal that ends all processes of a job
             said = (str(error).splitlines() or [""])[0].rstrip(". ")
             reason = (
