@@ -80,6 +80,8 @@ def run_score(config: Score) -> None:
     check_outputs(out, results)
     join_group()  # the first process lists a folder, and tells the others
     samples = open_samples(config)
+    if pixels:
+        samples = samples.in_channels(reference_channels(config.ref))
     scorer = load_scorer(
         config.ref,
         shape=samples.shape,
@@ -96,6 +98,14 @@ def run_score(config: Score) -> None:
     if scores:
         report(config, samples=samples, scorer=scorer, scores=scores, out=out, results=results)
     scorer.processes.close()
+
+
+def reference_channels(ref: str) -> int:
+    """Return how many channels the images of a reference in pixel space have."""
+    from evaluation.image_sets import open_images
+    from evaluation.scorers import DIGITS
+
+    return 1 if ref == DIGITS else open_images(ref).shape[2]
 
 
 def open_samples(config: Score):

@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 
 import layersync
-from data.latents import weights_fingerprint
+from data.cached_codec import weights_fingerprint
+from models.published import SIT_NAME
 from sampling.images import ImageMaker
+from sampling.network import describe_dtype
 from sampling.sample_config import ODE, SDE
-from sampling.solver_config import SolverConfig, solver_settings
+from sampling.solver_config import solver_settings
 
 
 def make_recipe(c: ODE | SDE, maker: ImageMaker) -> dict:
@@ -45,7 +47,7 @@ def describe_images(maker: ImageMaker, drawn: dict) -> dict:
         "cfg_channels": c.cfg_channels,
         "guidance_interval": c.guidance_interval,
         **drawn,
-        "dtype": describe_dtype(c, maker.device),
+        "dtype": describe_dtype(c.bf16, c.tf32, maker.device),
         "compiled": c.compile,
         "device": maker.device.type,
         "versions": {"layersync": layersync.__version__, "torch": torch.__version__}
@@ -53,21 +55,21 @@ def describe_images(maker: ImageMaker, drawn: dict) -> dict:
     }
 
 
-def describe_dtype(c: SolverConfig, device: torch.device) -> str:
-    """Return the name of the arithmetic that the network is evaluated in."""
-    if c.bf16:
-        return "bfloat16 (autocast)"
-    return "float32 (TF32 products)" if c.tf32 and device.type == "cuda" else "float32"
-
-
 def output_path(c: ODE | SDE, recipe: dict) -> Path:
     """Return the .npz to write: --out, or a name in --sample-dir made of the recipe."""
     if c.out:
         return Path(c.out)
-    step = "official" if recipe["step"] is None else f"{recipe['step']:07d}"
-    name = f"{recipe['model'].replace('/', '-')}-{step}"
+    name = weights_name(recipe["model"].replace("/", "-"), recipe["step"], c.ckpt or SIT_NAME)
     name += f"-{type(c).__name__}-{c.sampling_method}-{c.num_sampling_steps}"
     name += f"-cfg{c.cfg_scale:g}-seed{c.global_seed}"
     # what else makes the samples, and above all which run the weights are of
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     return Path(c.sample_dir) / f"{name}-{digest[:8]}.npz"
+
+
+def weights_name(model: str, step: int | None, ckpt: str) -> str:
+    """Return model and step, or the name of a file whose weights name no step."""
+    if step is not None:
+        return f"{model}-{step:07d}"
+    stem = Path(ckpt).stem
+    return stem if stem.lower().startswith(model.lower()) else f"{model}-{stem}"

@@ -66,12 +66,14 @@ import time
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from data.decoding import UnreadableImage
+from data.cached_codec import weights_fingerprint
+from data.fitting import fitted
 from data.latent_manifest import CacheSettings
 from data.latent_writer import CacheWriter, ShardWriter
-from data.latents import LatentSource, encode_moments, weights_fingerprint
+from data.latents import LatentSource, encode_moments
+from data.readable_images import ReadableImages, cut, gather
 from data.source_protocol import NamedSource
 from data.sources import list_fingerprint, open_source
 from models import load_codec
@@ -88,6 +90,7 @@ class Caching:
 
     def __init__(self, config: CacheConfig, rank: int, world_size: int):
         check_cache_config(config)
+        config = fitted(config)
         self.config, self.rank, self.world_size = config, rank, world_size
         self.device = set_up_device(config)
         with joined_for_a_moment():  # the first process lists the images, and tells the others
@@ -100,9 +103,9 @@ class Caching:
             codec=self.codec.name,
             codec_fingerprint=weights_fingerprint(self.codec.vae),
             scaling_factor=self.codec.scale,
-            image_size=config.image_size,
+            image_size=config.known_size,
             latent_channels=self.codec.channels,
-            latent_size=latent_size(config.image_size, self.codec),
+            latent_size=latent_size(config.known_size, self.codec),
             dtype=config.dtype,
             num_classes=self.source.num_classes or int(self.source.labels.max()) + 1,
             images=len(self.source),
@@ -198,31 +201,6 @@ class Caching:
         print(f"{cache.root}: {manifest['count']} images in {cache.shards} shards{left_out}")
 
 
-class ReadableImages(Dataset):
-    """A data set of (image, label, None), or (None, index, error) of an unreadable image."""
-
-    def __init__(self, source: NamedSource):
-        self.source = source
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor | None, int, str | None]:
-        try:
-            return (*self.source[index], None)
-        except UnreadableImage as error:
-            return None, index, " ".join(str(error.__cause__ or error).split())
-
-
-def gather(items: list) -> tuple[torch.Tensor, list[int], list[tuple[int, str]]]:
-    """Return readable images (n, 3, H, W), their labels, and (index, error) of the others."""
-    good = [(image, int(label)) for image, label, error in items if error is None]
-    images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
-    errors = [(index, error) for _, index, error in items if error is not None]
-    return images, [label for _, label in good], errors
-
-
-def cut(images: range, size: int) -> list[range]:
-    return [images[start : start + size] for start in range(0, len(images), size)]
-
-
 def image_source(c: CacheConfig) -> NamedSource:
     """Open the images that the flags name, as training reads them."""
     source = open_source(c)
@@ -248,7 +226,7 @@ def check_cache_config(c: CacheConfig) -> None:
     if c.vae == PIXELS:
         raise ValueError(f"--vae {PIXELS}: pixels need no cache; train.py reads the images")
     for name in ("image_size", "shard_size", "batch_size"):
-        require(c, name, getattr(c, name) >= 1, "at least 1")
+        require(c, name, getattr(c, name) is None or getattr(c, name) >= 1, "at least 1")
     for name in ("num_workers", "min_free_disk"):
         require(c, name, getattr(c, name) >= 0, "at least 0")
 

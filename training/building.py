@@ -5,6 +5,7 @@ user.
 """
 
 import dataclasses
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +14,23 @@ import torch
 from accelerate import Accelerator
 
 from data.encoding import Encoding
+from data.fitting import fitted
 from data.order import batch_shard
 from data.source_protocol import Source
 from data.sources import load_source
 from models import SiT, find_model
+from models.compiling import can_compile, compiled
 from models.trained import load_weights, start_from_weights
 from runtime.locks import OutputLock
 from runtime.processes import told_by_first
 from training.checks import check_precision, check_train_config
 from training.config import TrainConfig
-from training.methods.method import Materials, Regularizer
+from training.methods.method import Materials, Regularizer, as_given
 from training.methods.methods import check_pass, make_regularizers
 from training.parallel import Parallel, resolve_precision, start_accelerator
 from training.runs import claim_folder, find_checkpoint, read_start, run_folder
 from training.settings_record import in_force
+from training.step_draws import StepDraws
 from transport import Transport, create_transport
 
 
@@ -52,6 +56,10 @@ class Built:
     parallel: Parallel
     """the network and its moving average"""
     regularizers: list[Regularizer]
+    compiled: Callable
+    """compiles a function or a module, or leaves it as it is"""
+    draws: StepDraws
+    """what a step draws and reads besides its items"""
     start: dict | None
     """the checkpoint to continue from, its weights already in the network; None at step 0"""
     start_path: Path | None
@@ -61,7 +69,8 @@ class Built:
 def build_run(config: TrainConfig) -> Built:
     """Check the settings, then make everything in the order in which it can be refused."""
     check_train_config(config)
-    config = in_force(with_precision(config))
+    config = fitted(decided_here(config), fewer_classes=config.fine_tune)
+    config = in_force(config)
     folder = run_folder(config)
     lock = claim_folder(config, folder)
     with lock.released_on_error():
@@ -79,6 +88,8 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
     check_same_data(source)
     encoding = Encoding(config, config.model, source, accelerator.device)
     last_step = end_of_run(config, source)
+    if decodes(config, last_step):
+        encoding.check_decoder()
 
     arch = describe_network(config, encoding)
     network = build_network(arch, config.global_seed)
@@ -99,7 +110,9 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
         transport=transport,
         source=source,
         accelerator=accelerator,
+        compiled=compiled if config.engine.compile else as_given,
     )
+    regularizers = make_regularizers(materials)
     return Built(
         config=config,
         folder=folder,
@@ -111,17 +124,26 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
         last_step=last_step,
         arch=arch,
         parallel=parallel,
-        regularizers=make_regularizers(materials),
+        regularizers=regularizers,
+        compiled=materials.compiled,
+        draws=make_draws(materials, encoding, regularizers),
         start=start,
         start_path=path,
     )
 
 
-def with_precision(config: TrainConfig) -> TrainConfig:
-    """Return the settings as they are recorded: with what "auto" means on this machine."""
-    precision = resolve_precision(config.engine.precision)
-    check_precision(config.engine, precision)
-    engine = dataclasses.replace(config.engine, precision=precision)
+def decided_here(config: TrainConfig) -> TrainConfig:
+    """Return the settings as they are recorded: with what is left to the machine decided."""
+    given = config.engine
+    if given.compile and torch.cuda.is_available() and not can_compile():
+        raise ValueError(
+            "--compile: on a GPU it needs the package triton, which is not installed; install it, "
+            "or give --no-compile"
+        )
+    compile = can_compile() if given.compile is None else given.compile
+    precision = resolve_precision(given.precision)
+    check_precision(given, precision)
+    engine = dataclasses.replace(given, precision=precision, compile=compile)
     return dataclasses.replace(config, engine=engine)
 
 
@@ -152,6 +174,11 @@ def end_of_run(config: TrainConfig, source: Source) -> int:
     return config.max_steps or config.epochs * (len(source) // config.global_batch_size)
 
 
+def decodes(config: TrainConfig, last_step: int) -> bool:
+    """Return whether a run makes images on its way."""
+    return any(0 < n <= last_step for n in (config.sample_every, config.evaluation.eval_every))
+
+
 def describe_network(config: TrainConfig, encoding: Encoding) -> dict:
     """Return what a checkpoint says of the network: arguments of `build_network`."""
     channels, size, _ = encoding.latent_shape
@@ -159,8 +186,21 @@ def describe_network(config: TrainConfig, encoding: Encoding) -> dict:
         name=config.model,
         input_size=size,
         in_channels=channels,
-        num_classes=config.num_classes,
+        num_classes=config.known_classes,
         learn_sigma=True,
+    )
+
+
+def make_draws(given: Materials, encoding: Encoding, regularizers: list[Regularizer]) -> StepDraws:
+    """Return what a step draws and reads besides its items, regularisers' own draws at the end."""
+    return StepDraws(
+        seed=given.config.global_seed,
+        transport=given.transport,
+        dropout=given.network.class_dropout_prob,
+        noise_shape=encoding.noise_shape,
+        latent_shape=encoding.latent_shape,
+        extra=[draw for regularizer in regularizers for draw in regularizer.draws],
+        reads={name: read for each in regularizers for name, read in each.reads.items()},
     )
 
 

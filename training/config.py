@@ -12,6 +12,7 @@ import tyro
 
 from data.data_config import TrainingData
 from runtime.flags import flag, free, plain
+from runtime.switches import SWITCH
 from training.methods.dispersive import DispersiveConfig
 from training.methods.layer_sync import RegScheduleConfig
 from training.methods.repa import REPAConfig
@@ -67,8 +68,9 @@ class EngineConfig:
     """forward and backward passes per step, each on a part of the batch, to save memory"""
     checkpoint_activations: int = free(0)
     """recompute every n-th block in the backward pass, to save memory: 1 for all, 0 for none"""
-    compile: bool = free(False)
-    """compile the blocks with torch.compile"""
+    compile: Annotated[bool | None, SWITCH] = free(None)
+    """--compile and --no-compile: blocks, final layer and losses by torch.compile; with neither, on
+    GPUs only"""
     shard: Literal["none", "optimizer", "all"] = free("none")
     """over the processes: none (DDP, each has everything), optimizer (gradients, optimizer and EMA;
     weights are gathered once per step), or all (weights too, gathered block by block): FSDP2"""
@@ -98,6 +100,9 @@ class SaveConfig:
     """keep this many of the newest checkpoints; all unless given"""
     keep_every: int | None = free(None)
     """with --keep-last: checkpoints at multiples of this many steps are kept as well"""
+    keep_best: Literal["eval_fid", "eval_pixel_frechet", "val_loss"] | None = free(None)
+    """write and keep the checkpoint of the step where this logged number is lowest; best.pt links
+    to it"""
     min_free_disk: float = free(1.0)
     """GB that must remain free on the disk after a checkpoint is written"""
 
@@ -119,6 +124,20 @@ class EvalConfig:
     """images sampled at a time, on each process"""
     eval_inception_weights: str | None = free(None)
     """file with torch-fidelity's Inception weights; they are downloaded once unless given"""
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Where a run goes at Weights & Biases."""
+
+    wandb_project: str | None = free(None)
+    """project there; that of WANDB_PROJECT, or layersync, unless given"""
+    wandb_entity: str | None = free(None)
+    """user or team there; that of WANDB_ENTITY, or your own, unless given"""
+    wandb_group: str | None = free(None)
+    """group of runs there; that of WANDB_RUN_GROUP unless given"""
+    wandb_tags: tuple[str, ...] = free(())
+    """tags there; those of WANDB_TAGS unless given"""
 
 
 @dataclass(frozen=True)
@@ -207,6 +226,7 @@ class TrainConfig(TrainingData):
     """log to Weights & Biases too"""
     wandb_run_name: str | None = free(None)
     """name of the run there; that of its folder unless given"""
+    tracking: Annotated[TrackingConfig, Flat] = TrackingConfig()
 
     # --- start
     resume: str | None = free(None)

@@ -12,14 +12,13 @@ import time
 from pathlib import Path
 from threading import Event
 
-from torch import Tensor
-
-from data.loader import make_loader
+from data.loader import make_step_loader
 from data.order import StepBatches
 from runtime.outcome import failed
 from runtime.progress import Progress, duration
 from runtime.signals import StopRequest
 from runtime.stopping import EXIT_PREEMPTED
+from training.best_checkpoint import BestCheckpoint
 from training.building import build_run
 from training.checkpoint import prune_checkpoints, save_checkpoint, tensor_bytes
 from training.checkpoint_writer import CheckpointWriter
@@ -27,7 +26,10 @@ from training.config import TrainConfig
 from training.monitors.monitor import Moment, Watched
 from training.monitors.monitors import Monitors
 from training.objective import Objective
-from training.step_draws import StepDraws
+from training.originals import original_args
+from training.speed import Speed
+from training.step import TrainStep
+from training.step_draws import BatchMaker
 from training.tracking import Meter, RunLog
 from training.update import Update
 
@@ -46,15 +48,16 @@ class Training:
         self.source, self.last_step = built.encoding.source, built.last_step
         self.parallel, self.network = built.parallel, built.parallel.network
 
-        self.draw = StepDraws(
-            seed=config.global_seed,
-            encoding=self.encoding,
-            transport=self.transport,
-            dropout=self.network.class_dropout_prob,
-            device=self.accelerator.device,
-        )
-        self.objective = Objective(self.transport, built.regularizers)
+        self.batches = BatchMaker(built.draws, self.encoding, self.accelerator.device)
+        self.objective = Objective(self.transport, built.regularizers, built.compiled)
         self.update = Update(self.parallel, built.regularizers, config.optim, self.last_step)
+        self.train_step = TrainStep(
+            parallel=self.parallel,
+            objective=self.objective,
+            update=self.update,
+            batches=self.batches,
+            parts=config.engine.accumulation_steps,
+        )
         self.step = 0
         if built.start:
             self.update.load_state(built.start)
@@ -66,7 +69,7 @@ class Training:
                 parallel=self.parallel,
                 transport=self.transport,
                 encoding=self.encoding,
-                draw=self.draw,
+                batches=self.batches,
                 shard=self.shard,
             )
         )
@@ -81,6 +84,14 @@ class Training:
             lines=False,
         )
         self.log = RunLog(self.accelerator, self.folder, self.config, self.step, self.progress.say)
+        self.best = BestCheckpoint(self.config, self.folder, self.step)
+        self.speed = Speed(
+            self.accelerator,
+            batch=config.global_batch_size,
+            precision=self.config.engine.precision,
+            arch=self.arch,
+            step=self.step,
+        )
         self.writer = CheckpointWriter(self.write_checkpoint)
         # names of checkpoints that are known to be readable: the one just read, then those written
         self.whole = {built.start_path.name} if built.start_path else set()
@@ -93,13 +104,15 @@ class Training:
     def steps(self) -> int:
         c = self.config
         sizes = len(self.source), c.global_batch_size
-        batches = StepBatches(*sizes, c.global_seed, self.step, self.last_step, self.shard)
+        order = StepBatches(*sizes, c.global_seed, self.step, self.last_step, self.shard)
+        loader = make_step_loader(self.source, order, c.num_workers, self.batches.draws)
         self.network.train()
         stopping = False
         with self.progress as progress:
-            for images, labels in make_loader(self.source, batches, c.num_workers):
+            for packed in self.speed.waiting(loader):
                 self.writer.check()
-                self.meter.add(self.train_step(images, labels), self.step)
+                placed = self.batches.place(packed)
+                self.meter.add(self.train_step(placed, self.step), self.step)
                 self.step += 1
                 progress.update()
                 if (self.step % c.log_every == 0 or self.step == self.last_step) and (
@@ -113,15 +126,18 @@ class Training:
                     return self.not_finite()
                 if stopping:
                     break
-                self.monitors(Moment(self.step, images, labels), self.log)
+                self.monitors(Moment(self.step, placed["images"], placed["labels"]), self.log)
+                if self.best.improved(self.step, self.log) and not self.save_best(written=due):
+                    return self.not_finite()
         return self.ended(stopping and self.step < self.last_step)
 
     def write_log(self) -> bool:
         """Log the averages since the last time, unless a loss was not finite: then False."""
         values = {**self.meter.averages(), "lr": self.update.rate(self.step - 1)}
         if math.isfinite(values["loss"]):
-            speed = self.log.write(self.step, values)
-            self.progress.say(self.in_words(values, speed))
+            measured = self.speed.since(self.step)
+            self.log.write(self.step, values | measured)
+            self.progress.say(self.in_words(values, measured["images_per_second"]))
         return math.isfinite(values["loss"])
 
     def in_words(self, values: dict[str, float], speed: float) -> str:
@@ -152,30 +168,6 @@ class Training:
         self.accelerator.state.destroy_process_group()
         return EXIT_PREEMPTED if stopped else 0
 
-    def train_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Make one optimizer step; returns what is logged, means over this process's share."""
-        parts = self.config.engine.accumulation_steps
-        size = len(labels) // parts
-        sums: dict[str, Tensor] = {}
-        for i in range(parts):
-            rows = slice(i * size, (i + 1) * size)
-            with self.update.accumulating(last=i == parts - 1):
-                values = self.forward_backward(images[rows], labels[rows], self.shard[rows], parts)
-            sums = {name: sums[name] + value if sums else value for name, value in values.items()}
-        values = {name: value / parts for name, value in sums.items()}
-        grad_norm = self.update(self.step)
-        self.objective.finish_step(values)
-        return {**values, "grad_norm": grad_norm}
-
-    def forward_backward(
-        self, images: Tensor, labels: Tensor, positions: range, parts: int
-    ) -> dict[str, Tensor]:
-        """Add the gradients of the samples at `positions` of the global batch."""
-        batch = self.draw(images, labels, self.step, positions)
-        loss, values = self.objective(self.parallel.model, batch, self.parallel.autocast())
-        self.accelerator.backward(loss / parts)
-        return values
-
     def save(self, hurry: bool = False) -> bool:
         """Have a checkpoint written, unless a loss since the last look was not finite: then False.
 
@@ -197,21 +189,40 @@ class Training:
                 meter=meter,
                 regularizers=self.objective.state(),
             )
-            path = self.folder / "checkpoints" / f"{self.step:07d}.pt"
-            self.writer.submit(path, state, hurry)
+            self.writer.submit(self.checkpoint_path, state, hurry)
         return True
+
+    def save_best(self, written: bool) -> bool:
+        """As `save`, of a step that is the best so far; only its link is made if it is written."""
+        if not written:
+            return self.save()
+        self.writer.wait()
+        if self.accelerator.is_main_process:
+            self.best.link(self.checkpoint_path)
+            self.prune(self.step)
+        return True
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.folder / "checkpoints" / f"{self.step:07d}.pt"
 
     def write_checkpoint(self, path: Path, state: dict, cancelled: Event) -> None:
         """Write a checkpoint and then remove older ones, on the writer's thread."""
         saving, start = self.config.saving, time.monotonic()
+        state["args"] = original_args(self.config)
         save_checkpoint(path, state, saving.min_free_disk, cancelled)
         seconds = time.monotonic() - start
         self.stop.checkpoint_took(seconds)
         self.progress.say(f"checkpoint {path} written in {duration(seconds)}")
         self.whole.add(path.name)
-        prune_checkpoints(
-            path.parent, state["step"], self.whole, saving.keep_last, saving.keep_every
-        )
+        if state["step"] == self.best.step:
+            self.best.link(path)
+        self.prune(state["step"])
+
+    def prune(self, step: int) -> None:
+        """Remove the checkpoints that the settings do not keep, now that `step` has its own."""
+        folder, saving = self.folder / "checkpoints", self.config.saving
+        prune_checkpoints(folder, step, self.whole, saving.keep_last, saving.keep_every)
 
     def not_finite(self) -> int:
         """Say at which step a loss was not finite; the last checkpoint is from before."""
@@ -241,7 +252,8 @@ def announce(training: Training) -> None:
         print(regularizer.announcement())
     print(
         f"{training.accelerator.num_processes} x {training.accelerator.device.type}, "
-        f"{config.engine.precision}, steps {training.step} to "
+        f"{config.engine.precision}{', compiled' if config.engine.compile else ''}, "
+        f"steps {training.step} to "
         f"{training.last_step}, results in {training.folder}",
         flush=True,
     )

@@ -4,6 +4,7 @@ The network itself is never replaced: wrappers go around it or shard it in place
 captured and sampled is always the same object.
 """
 
+import warnings
 from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
@@ -26,9 +27,11 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from models import SiT
+from models.compiling import compile_network
 from runtime.launch import join_launch
 from runtime.processes import PATIENCE
 from training.config import EngineConfig, OptimConfig, Precision
+from training.originals import with_frozen
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -49,19 +52,24 @@ def start_accelerator(config: EngineConfig, folder: Path, wandb: bool = False) -
     precision = resolve_precision(config.precision)
     torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    exchange = DDPCommunicationHookType.BF16 if config.bf16_gradients else None
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="bf16" if precision == "bf16" else "no",
         log_with=["tensorboard", *(["wandb"] if wandb else [])],
         project_dir=folder,
         kwargs_handlers=[
-            # gradients live in the buckets that are exchanged, instead of being copied there
-            DistributedDataParallelKwargs(
-                gradient_as_bucket_view=True, comm_hook=exchange or DDPCommunicationHookType.NO
-            ),
+            gradient_exchange(config),
             InitProcessGroupKwargs(timeout=PATIENCE),
         ],
+    )
+
+
+def gradient_exchange(config: EngineConfig) -> DistributedDataParallelKwargs:
+    """Return DDP's settings: in which precision gradients are exchanged, and from where."""
+    hooks = DDPCommunicationHookType
+    return DistributedDataParallelKwargs(
+        gradient_as_bucket_view=True,  # they live in what is exchanged, and are not copied there
+        comm_hook=hooks.BF16 if config.bf16_gradients else hooks.NO,
     )
 
 
@@ -73,9 +81,7 @@ class Parallel:
     `bf16_weights` without sharding, where it is a copy (FSDP2 has float32 shards of its own).
     """
 
-    def __init__(
-        self, network: SiT, ema: nn.Module, accelerator: Accelerator, config: EngineConfig
-    ):
+    def __init__(self, network: SiT, ema: SiT, accelerator: Accelerator, config: EngineConfig):
         self.network, self.ema, self.accelerator = network, ema, accelerator
         self.sharding = config.sharding if accelerator.num_processes > 1 else "none"
         self.sharded = self.sharding != "none"
@@ -93,8 +99,8 @@ class Parallel:
             network.to(torch.bfloat16)
         self.compiled = config.compile
         if config.compile:
-            for block in network.blocks:
-                block.compile()
+            compile_network(network)
+            compile_network(ema)
         self.model = network if self.sharded else accelerator.prepare_model(network)
 
     def accumulating(self, last: bool):
@@ -156,10 +162,11 @@ class Parallel:
         first process gets the content.
         """
         options = WHOLE if self.sharded else StateDictOptions(full_state_dict=True)
+        trained = get_optimizer_state_dict(self.masters, optimizer, options=options)
         return {
             "model": get_model_state_dict(self.masters, options=options),
             "ema": get_model_state_dict(self.ema, options=options),
-            "opt": get_optimizer_state_dict(self.masters, optimizer, options=options),
+            "opt": with_frozen(trained, [name for name, _ in self.network.named_parameters()]),
         }
 
     def load_state(self, optimizer: torch.optim.Optimizer, state: dict) -> None:
@@ -200,6 +207,8 @@ def shard(network: nn.Module, reshard: bool = True, policy: Any = None) -> None:
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    # FSDP2 warns of changing the network's output in place, which nothing here does
+    warnings.filterwarnings("ignore", message=r".*returned a view tensor", category=UserWarning)
     policy = policy or MixedPrecisionPolicy()
     for block in network.get_submodule("blocks").children():
         fully_shard(block, reshard_after_forward=reshard, mp_policy=policy)

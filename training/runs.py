@@ -3,25 +3,45 @@
 results/<run name>/ holds config.json, metrics.jsonl, checkpoints/0000400.pt, samples/0000400.png
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
 from runtime.files import check_folder_writable
 from runtime.launch import is_first_process
 from runtime.locks import OutputLock, lock_output
-from training.checkpoint import latest_checkpoint, read_for_resume
+from training.checkpoint import checkpoint_files, latest_checkpoint, read_for_resume
 from training.config import TrainConfig, differences
-from training.methods.methods import folder_parts, trains_heads
-from training.settings_record import in_force, stored_in_force
+from training.methods.methods import trains_heads
+from training.originals import original_differences
+from training.run_names import data_label, former_run_name, run_name
+from training.settings_record import in_force, restore, stored_in_force
 
 LOCK = "run.lock"
 
 
 def run_folder(config: TrainConfig) -> Path:
-    """Return the folder of this run; the same settings always give the same one."""
-    parts = [config.model.replace("/", "-"), config.loss_type, *folder_parts(config)]
-    name = config.run_name or "-".join([*parts, f"seed{config.global_seed}"])
-    return Path(config.results_dir) / name
+    """Return the folder of this run; the same settings always give the same one.
+
+    A run that is continued may lie in a folder of the name that earlier versions gave.
+    """
+    results = Path(config.results_dir)
+    if config.run_name:
+        return results / config.run_name
+    folder, former = results / run_name(config), results / former_run_name(config)
+    if config.resume == "latest" and not holds_run(folder) and holds_same_run(config, former):
+        return former
+    return folder
+
+
+def holds_same_run(config: TrainConfig, folder: Path) -> bool:
+    """Return whether a run of these settings, on data of this name, is in a folder."""
+    try:
+        stored = restore(read_config(folder / "config.json"))
+        found = different_settings(config, dataclasses.asdict(stored))
+        return not found and data_label(stored.data_name) == data_label(config.data_name)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return False
 
 
 def claim_folder(config: TrainConfig, folder: Path) -> OutputLock:
@@ -46,7 +66,7 @@ def find_checkpoint(config: TrainConfig, folder: Path) -> Path | None:
         return find_latest(config, folder) or (Path(start) if start else None)
     named = config.resume or start
     if named:
-        path = Path(named)
+        path = Path(named).resolve() if Path(named).is_symlink() else Path(named)  # best.pt
         check_own_folder(path, folder)
         return path
     if holds_run(folder):
@@ -63,7 +83,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def find_latest(config: TrainConfig, folder: Path) -> Path | None:
-    paths = sorted(folder.glob("checkpoints/*.pt"))
+    paths = checkpoint_files(folder / "checkpoints")
     latest = latest_checkpoint(folder / "checkpoints", trains_heads(config))
     if paths and latest is None:
         raise ValueError(
@@ -104,7 +124,7 @@ def check_own_folder(path: Path, folder: Path) -> None:
         raise ValueError(
             f"{folder} already holds a run, and {path} is of another folder: give a new --run-name"
         )
-    newer = [other.name for other in sorted(path.parent.glob("*.pt")) if other.name > path.name]
+    newer = [other.name for other in checkpoint_files(path.parent) if other.name > path.name]
     if newer:
         raise ValueError(
             f"{folder} holds later checkpoints than {path.name} ({newer[-1]}): remove them to go "
@@ -126,15 +146,19 @@ def read_start(
 ) -> dict:
     """Read the checkpoint at `path`; `ValueError` when it is of a run with other settings."""
     checkpoint = read_for_resume(path, heads=trains_heads(config))
-    found = different_settings(config, checkpoint["config"])
+    original = checkpoint.get("original")
+    if original is not None:
+        found = original_differences(config, original)
+    else:
+        found = different_settings(config, checkpoint["config"])
     if not found and arch != checkpoint["arch"]:
         found = [f"network: {checkpoint['arch']} there, {arch} here"]
     for schedule in schedules_to_the_end(config):
-        if last_step != checkpoint["last_step"]:
+        if original is None and last_step != checkpoint["last_step"]:
             found.append(
                 f"last step of the {schedule}: {checkpoint['last_step']} there, {last_step} here"
             )
-    if data_length != checkpoint["data_length"]:
+    if original is None and data_length != checkpoint["data_length"]:
         found.append(f"images in the data: {checkpoint['data_length']} there, {data_length} here")
     if found:
         raise ValueError(f"checkpoint {path} is of another run; {'; '.join(found)}")

@@ -1,7 +1,7 @@
 """Benchmark of training steps as in train.py, without and with regularisers in turn."""
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any, cast
 
@@ -11,8 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from data.batch import Batch
+from data.draws import Draw
 from data.source_protocol import ImageSource
 from models import find_model
+from models.compiling import compiled as compiled_work
 from runtime.randomness import step_streams
 from scripts.benchmarks.timing import (
     DEVICE,
@@ -26,10 +28,10 @@ from scripts.benchmarks.timing import (
 )
 from training.config import EngineConfig, OptimConfig, REPAConfig, TrainConfig
 from training.methods.heads import Heads
-from training.methods.method import Materials
+from training.methods.method import Materials, as_given
 from training.methods.methods import make_regularizers
 from training.objective import Objective
-from training.parallel import Parallel
+from training.parallel import Parallel, gradient_exchange
 from training.update import Update
 from transport import create_transport
 
@@ -47,13 +49,13 @@ class Step:
         encode: make the latents of images in each step.
         features: what REPA aligns with, (N, T, D), instead of an encoder's output.
         optim: AdamW's settings, train.py's defaults unless given.
-        options: flags of `EngineConfig` to switch on, as in "bf16_weights".
+        options: more of `EngineConfig`.
     """
 
     def __init__(
         self, name: str, precision: str, compiled: bool, batch: int, losses: tuple[str, ...] = (),
         *, encode: bool = False, features: torch.Tensor | None = None,
-        optim: OptimConfig | None = None, options: tuple[str, ...] = (),
+        optim: OptimConfig | None = None, options: Mapping[str, Any] | None = None,
     ):  # fmt: skip
         set_precision(precision)
         torch.manual_seed(0)
@@ -61,10 +63,15 @@ class Step:
         self.features = features
         network = find_model(name)(input_size=LATENTS[1])
         ema = deepcopy(network).eval().requires_grad_(False)
-        switched: dict[str, Any] = dict.fromkeys(options, True)
-        engine = EngineConfig(cast(Any, precision), compile=compiled, **switched)
-        self.parallel = Parallel(network, ema, Accelerator(cpu=DEVICE.type == "cpu"), engine)
+        engine = EngineConfig(cast(Any, precision), compile=compiled, **(options or {}))
+        accelerator = Accelerator(
+            cpu=DEVICE.type == "cpu", kwargs_handlers=[gradient_exchange(engine)]
+        )
+        self.parallel = Parallel(network, ema, accelerator, engine)
+        self.compiled = compiled_work if compiled else as_given
         self.update = Update(self.parallel, [], self.optim, last_step=1)
+        self.streams = step_streams(0, 0, range(batch), DEVICE)
+        self.draws: list[Draw] = []
         self.objectives: dict[str, Objective] = {}
         self.heads: dict[str, Heads] = {}
         for loss in dict.fromkeys(("vanilla", *losses)):
@@ -86,11 +93,13 @@ class Step:
                 source=cast(Any, ImageSource()),
                 accelerator=self.parallel.accelerator,
                 load_encoder=random_encoder,
+                compiled=self.compiled,
             )
         )
+        self.draws += [draw for regularizer in made for draw in regularizer.draws]
         for regularizer in made if self.features is not None else ():
             cast(Any, regularizer).features = lambda batch: self.features
-        self.objectives[config.loss_type] = Objective(transport, made)
+        self.objectives[config.loss_type] = Objective(transport, made, self.compiled)
         self.heads[config.loss_type] = Heads(made, self.parallel.accelerator, self.optim)
 
     def batch(self) -> Batch:
@@ -98,17 +107,19 @@ class Step:
         count = len(x_1)
         none = torch.zeros(count, dtype=torch.bool, device=DEVICE)
         t, x_0 = torch.rand(count, device=DEVICE), torch.randn_like(x_1)
-        draws = step_streams(0, 0, range(count), DEVICE)
-        return Batch(0, range(count), self.images, none, self.labels, none, t, x_1, x_0, draws)
+        extra = {draw.name: draw.of(self.streams) for draw in self.draws}
+        return Batch(0, self.images, none, self.labels, none, t, x_1, x_0, extra)
 
     def forward(self, loss: str) -> torch.Tensor:
         objective = self.objectives[loss]
         return objective(self.parallel.model, self.batch(), autocast(self.precision))[0]
 
-    def __call__(self, loss: str) -> None:
-        self.forward(loss).backward()
+    def __call__(self, loss: str) -> torch.Tensor:
+        """Make a step; returns the norm of the gradients."""
+        with self.update.accumulating(last=True):
+            self.forward(loss).backward()
         self.update.heads = self.heads[loss]
-        self.update(step=0)
+        return self.update(step=0)
 
     def memory(self, loss: str) -> int:
         """Return bytes: the allocator's peak in a step (GPU), or those kept for backward (CPU)."""
@@ -177,7 +188,7 @@ def measure(
 ) -> list[dict]:  # fmt: skip
     """Return a row for vanilla and one for each of the losses, from alternating steps."""
     flops = step_flops(name, batch)
-    step = Step(name, precision, compiled, batch, c.losses, options=options)
+    step = Step(name, precision, compiled, batch, c.losses, options=dict.fromkeys(options, True))
     works = {loss: lambda loss=loss: step(loss) for loss in step.objectives}
     times = alternate(works, c.repeats, clock=c.clock)
     memory = {loss: step.memory(loss) for loss in works}

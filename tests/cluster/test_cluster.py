@@ -15,6 +15,10 @@ from PIL import Image
 from models.checkpoint_file import read_checkpoint
 from runtime.outcome import read_outcome
 from runtime.signals import MARGIN_SECONDS
+from sweeps.cells import results
+from sweeps.paper_study import PaperConfig, PaperGrid, PaperStudy
+from sweeps.pool import PoolConfig, run_cells
+from sweeps.slurm import ClusterConfig, ways_to_launch
 from training.tracking import MEASURED, read_log
 
 pytestmark = [
@@ -153,6 +157,7 @@ def test_a_run_that_is_disturbed_is_the_undisturbed_run(cluster, trained, tmp_pa
     ours, theirs = read_checkpoint(tmp_path / name), read_checkpoint(trained / name)
     for name in ("results_dir", "resume"):
         assert ours["config"].pop(name) != theirs["config"].pop(name)
+    ours.pop("args"), theirs.pop("args")  # the same in SiT's words
     assert same(ours, theirs)
 
 
@@ -304,3 +309,23 @@ def test_a_command_that_does_not_look_at_the_clock_is_queued_again(quiet):
     job = quiet["late"]
     assert job.wait() == "COMPLETED" and job.starts == 2, job.log
     assert "DUE TO TIME LIMIT" in job.log
+
+
+def test_a_row_of_the_paper_on_two_nodes_is_the_same_as_here(cluster, tmp_path, monkeypatch):
+    """Its commands are jobs, one after another; the watching may end in between."""
+    monkeypatch.setenv("SLURM_CONF", str(cluster.configuration))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(ROOT)
+    scores = []
+    for name, place in (
+        ("here", ClusterConfig()),
+        ("nodes", ClusterConfig("slurm", nodes=2, gpus_per_node=0)),
+    ):
+        study = PaperStudy(PaperConfig(folder=str(tmp_path / name), miniature=True))
+        cells = [study.cell(point) for point in study.points(PaperGrid(("b2-layersync",)))]
+        assert run_cells(cells, PoolConfig(), ways_to_launch(PoolConfig(), place)) == 0
+        (metrics,) = results(cells[0]).values()
+        scores.append(metrics["pixel_frechet"])
+    assert scores[0] == pytest.approx(scores[1], rel=1e-3)
+    logs = list((tmp_path / "nodes").glob("cells/*/slurm-*.log"))
+    assert len(logs) == 3 and all("on n[1-2]" in log.read_text() for log in logs)
