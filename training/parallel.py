@@ -97,7 +97,7 @@ class Parallel:
         elif config.bf16_weights:
             self.masters = deepcopy(network)
             network.to(torch.bfloat16)
-        self.compiled = config.compile
+        self.compiled = bool(config.compile)
         if config.compile:
             compile_network(network)
             compile_network(ema)
