@@ -28,11 +28,12 @@ from runtime.files import (
     replacing,
     write_json,
 )
+from runtime.launch import is_first_process
 from runtime.locks import OutputLock, lock_output
-from runtime.npz import open_member, read_header, write_array
+from runtime.npz import open_member, write_array
 from runtime.outcome import progressed
-from runtime.png import is_own_picture
-from sampling.pictures import Pictures
+from sampling.pictures import Pictures, check_preview
+from sampling.read_back import damaged_member, read_back
 from sampling.stored_recipe import (
     DAMAGED,
     check_same_recipe,
@@ -100,6 +101,12 @@ class SampleParts:
         if recipe.exists():
             check_same_recipe(self.folder, read_recipe_file(recipe), self.recipe)
         check_preview(self.preview)
+        if is_first_process():  # which looks at all parts for the others
+            self.check_space()
+        return True
+
+    def check_space(self) -> None:
+        """Raise `ValueError` when the disk is too small."""
         there = next(p for p in self.out.absolute().parents if p.exists())
         needed, free = self.bytes_needed(), shutil.disk_usage(there).free
         if needed > free:
@@ -107,7 +114,6 @@ class SampleParts:
                 f"{self.out}: {needed / 1e9:.3g} GB needed, for the parts and the .npz, and "
                 f"{free / 1e9:.3g} GB free; make room, or give --out on another disk"
             )
-        return True
 
     @property
     def preview(self) -> Path:
@@ -191,7 +197,7 @@ class SampleParts:
         compared with them. Raises `RunError` for a damaged part, which is removed, and for a file
         that is read back different.
         """
-        checksums: list[int] = []
+        checksums: dict[int, int] = {}
         columns: dict[str, list] = {n: [] for n in self._load_or_remove(0) if n != "images"}
 
         def blocks() -> Iterator[np.ndarray]:
@@ -199,7 +205,7 @@ class SampleParts:
                 part = self._load_or_remove(k)
                 for name in columns:
                     columns[name].append(part[name])
-                checksums.append(zlib.crc32(np.ascontiguousarray(part["images"]).data))
+                checksums[k] = zlib.crc32(np.ascontiguousarray(part["images"]).data)
                 yield part["images"]
 
         with replacing(self.out) as temporary:
@@ -214,29 +220,15 @@ class SampleParts:
                 }
                 for name, column in {**joined, "recipe": np.array(json.dumps(recipe))}.items():
                     write_array(archive, name, column.shape, column.dtype, [column])
-            self.prove(temporary, checksums, joined)
+            sizes = [len(self.images_of(k)) * math.prod(self.image_shape) for k in checksums]
+            try:
+                read_back(temporary, list(zip(sizes, checksums.values(), strict=True)), joined)
+            except DAMAGED as error:
+                raise RunError(
+                    f"{self.out}: what was written does not read back ({error}); the parts are kept"
+                ) from None
         self.clean_up()
         return recipe
-
-    def prove(self, path: Path, checksums: list[int], columns: dict[str, np.ndarray]) -> None:
-        """Read a written .npz back; raise `RunError` unless it holds these batches and columns."""
-        try:
-            with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
-                read_header(file)
-                one = math.prod(self.image_shape)
-                for k, expected in enumerate(checksums):
-                    if zlib.crc32(file.read(len(self.images_of(k)) * one)) != expected:
-                        raise ValueError(f"images of {self.path(k).name} are others there")
-                if file.read(1):  # the end, where the archive's own checksum is looked at
-                    raise ValueError("more images than were made")
-            with np.load(path) as arrays:
-                for name, column in columns.items():
-                    if not np.array_equal(arrays[name], column):
-                        raise ValueError(f"{name} are others there")
-        except DAMAGED as error:
-            raise RunError(
-                f"{self.out}: what was written does not read back ({error}); the parts are kept"
-            ) from None
 
     def clean_up(self) -> None:
         """Remove the parts of a finished set, also those left if killed just before the end.
@@ -265,21 +257,3 @@ class SampleParts:
         except DAMAGED as error:
             self.path(k).unlink(missing_ok=True)
             raise RunError(f"{self.path(k)} was damaged ({error}) and is removed") from None
-
-
-def damaged_member(path: Path) -> str | None:
-    """Name the part of an .npz that does not fit its checksum, None if every part does."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip()
-    except DAMAGED as error:
-        return str(error) or "truncated"
-
-
-def check_preview(path: Path) -> None:
-    """Raise `ValueError` if a picture of something else would be overwritten."""
-    if path.exists() and not is_own_picture(path):
-        raise ValueError(
-            f"{path}: exists and is not a preview of this program, which would be written there; "
-            f"give another --out, or move it"
-        )

@@ -5,8 +5,9 @@
     python scripts/cache_latents.py ...                          # one process, CPU or GPU
     python scripts/cache_latents.py --out /path/to/latents --verify   # recompute the checksums
 
-Shards of consecutive images are dealt out to the processes, which never wait for each other; the
-first one writes the manifest when all shards are there. A run that was killed continues when the
+The first process lists the images and tells the others. Shards of consecutive images are dealt out
+to the processes, which never wait for each other again; the first one writes the manifest when all
+shards are there. A run that was killed continues when the
 same command is given again, on any number of processes, and the files are the same. The format is
 described in data/latents.py.
 """
@@ -65,20 +66,21 @@ import time
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from data.cached_codec import weights_fingerprint
-from data.decoding import UnreadableImage
 from data.fitting import fitted
 from data.latent_manifest import CacheSettings
 from data.latent_writer import CacheWriter, ShardWriter
 from data.latents import LatentSource, encode_moments
+from data.readable_images import ReadableImages, cut, gather
 from data.source_protocol import NamedSource
 from data.sources import list_fingerprint, open_source
 from models import load_codec
 from models.codecs import PIXELS, VAECodec, latent_size
 from runtime.flags import require
-from runtime.processes import choose_device
+from runtime.processes import choose_device, joined_for_a_moment
+from runtime.signals import obey_parent_only
 
 POLL_SECONDS = 0.5
 
@@ -91,7 +93,8 @@ class Caching:
         config = fitted(config)
         self.config, self.rank, self.world_size = config, rank, world_size
         self.device = set_up_device(config)
-        self.source = image_source(config)
+        with joined_for_a_moment():  # the first process lists the images, and tells the others
+            self.source = image_source(config)
         self.names = [self.source.name(i) for i in range(len(self.source))]
         codec = load_codec(config.vae, self.device)
         assert isinstance(codec, VAECodec)  # pixels were refused above
@@ -159,6 +162,7 @@ class Caching:
             batch_sampler=[list(batch) for batch in batches],
             collate_fn=gather,
             num_workers=self.config.num_workers,
+            worker_init_fn=obey_parent_only,
             pin_memory=self.device.type == "cuda",
         )
 
@@ -195,31 +199,6 @@ class Caching:
         self.lock.release()
         left_out = f", {len(unreadable)} unreadable left out" if unreadable else ""
         print(f"{cache.root}: {manifest['count']} images in {cache.shards} shards{left_out}")
-
-
-class ReadableImages(Dataset):
-    """A data set of (image, label, None), or (None, index, error) of an unreadable image."""
-
-    def __init__(self, source: NamedSource):
-        self.source = source
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor | None, int, str | None]:
-        try:
-            return (*self.source[index], None)
-        except UnreadableImage as error:
-            return None, index, " ".join(str(error.__cause__ or error).split())
-
-
-def gather(items: list) -> tuple[torch.Tensor, list[int], list[tuple[int, str]]]:
-    """Return readable images (n, 3, H, W), their labels, and (index, error) of the others."""
-    good = [(image, int(label)) for image, label, error in items if error is None]
-    images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
-    errors = [(index, error) for _, index, error in items if error is not None]
-    return images, [label for _, label in good], errors
-
-
-def cut(images: range, size: int) -> list[range]:
-    return [images[start : start + size] for start in range(0, len(images), size)]
 
 
 def image_source(c: CacheConfig) -> NamedSource:

@@ -7,26 +7,28 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from data.batch import Batch
+from data.draws import Draw
 from data.source_protocol import ImageSource
 from models import find_model
+from models.compiling import compiled as compiled_work
 from runtime.randomness import step_streams
 from scripts.benchmarks.timing import (
     DEVICE,
     Deadline,
     alternate,
     attempt,
-    autocast,
     compiled_or_not,
     ratio,
     set_precision,
 )
 from training.config import EngineConfig, OptimConfig, REPAConfig, TrainConfig
 from training.methods.heads import Heads
-from training.methods.method import Materials
+from training.methods.method import Materials, as_given
 from training.methods.methods import make_regularizers
 from training.objective import Objective
 from training.parallel import Parallel, gradient_exchange
@@ -57,16 +59,22 @@ class Step:
     ):  # fmt: skip
         set_precision(precision)
         torch.manual_seed(0)
-        self.precision, self.optim = precision, optim or OptimConfig()
+        self.optim = optim or OptimConfig()
         self.features = features
         network = find_model(name)(input_size=LATENTS[1])
         ema = deepcopy(network).eval().requires_grad_(False)
         engine = EngineConfig(cast(Any, precision), compile=compiled, **(options or {}))
+        AcceleratorState._reset_state()  # it keeps a process's first precision
         accelerator = Accelerator(
-            cpu=DEVICE.type == "cpu", kwargs_handlers=[gradient_exchange(engine)]
+            cpu=DEVICE.type == "cpu",
+            mixed_precision="bf16" if precision == "bf16" else "no",
+            kwargs_handlers=[gradient_exchange(engine)],
         )
         self.parallel = Parallel(network, ema, accelerator, engine)
+        self.compiled = compiled_work if compiled else as_given
         self.update = Update(self.parallel, [], self.optim, last_step=1)
+        self.streams = step_streams(0, 0, range(batch), DEVICE)
+        self.draws: list[Draw] = []
         self.objectives: dict[str, Objective] = {}
         self.heads: dict[str, Heads] = {}
         for loss in dict.fromkeys(("vanilla", *losses)):
@@ -88,11 +96,13 @@ class Step:
                 source=cast(Any, ImageSource()),
                 accelerator=self.parallel.accelerator,
                 load_encoder=random_encoder,
+                compiled=self.compiled,
             )
         )
+        self.draws += [draw for regularizer in made for draw in regularizer.draws]
         for regularizer in made if self.features is not None else ():
             cast(Any, regularizer).features = lambda batch: self.features
-        self.objectives[config.loss_type] = Objective(transport, made)
+        self.objectives[config.loss_type] = Objective(transport, made, self.compiled)
         self.heads[config.loss_type] = Heads(made, self.parallel.accelerator, self.optim)
 
     def batch(self) -> Batch:
@@ -100,12 +110,12 @@ class Step:
         count = len(x_1)
         none = torch.zeros(count, dtype=torch.bool, device=DEVICE)
         t, x_0 = torch.rand(count, device=DEVICE), torch.randn_like(x_1)
-        draws = step_streams(0, 0, range(count), DEVICE)
-        return Batch(0, range(count), self.images, none, self.labels, none, t, x_1, x_0, draws)
+        extra = {draw.name: draw.of(self.streams) for draw in self.draws}
+        return Batch(0, self.images, none, self.labels, none, t, x_1, x_0, extra)
 
     def forward(self, loss: str) -> torch.Tensor:
         objective = self.objectives[loss]
-        return objective(self.parallel.model, self.batch(), autocast(self.precision))[0]
+        return objective(self.parallel.model, self.batch(), self.parallel.autocast())[0]
 
     def __call__(self, loss: str) -> torch.Tensor:
         """Make a step; returns the norm of the gradients."""

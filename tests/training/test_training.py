@@ -166,6 +166,16 @@ def test_ckpt_continues_like_resume(tmp_path, finished):
     assert all(state["step"] == 3 for state in moments)
 
 
+def test_resume_latest_begins_at_ckpt_until_there_is_a_checkpoint_of_its_own(tmp_path, finished):
+    path = str(finished.folder / "checkpoints" / "0000002.pt")
+    begun = config(tmp_path, ckpt=path, max_steps=3, resume="latest")
+    training = train.Training(begun)
+    assert training.step == 2
+    training.run()
+    del training  # and its lock
+    assert train.Training(dataclasses.replace(begun, max_steps=4)).step == 3
+
+
 def test_fine_tune_starts_from_ema_weights_with_a_new_optimizer(tmp_path, finished):
     state = read_checkpoint(finished.folder / "checkpoints" / "0000002.pt")
     shifted = {key: value + 1 for key, value in state["ema"].items()}
@@ -190,8 +200,8 @@ def test_ema_is_the_weighted_sum_of_the_weights(tmp_path):
     expected = {key: value.clone() for key, value in training.network.state_dict().items()}
     for step in range(2):
         images, labels = zip(*(training.source[i] for i in range(4)), strict=True)
-        training.train_step(torch.stack(images), torch.tensor(labels))
-        training.step = step + 1
+        items = dict(images=torch.stack(images), labels=torch.tensor(labels))
+        training.train_step(items | training.batches.draws(step, range(4)), step)
         for key, value in training.network.state_dict().items():
             expected[key] = 0.7 * expected[key] + 0.3 * value
     for key, value in training.parallel.ema.state_dict().items():
