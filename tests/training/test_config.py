@@ -132,7 +132,7 @@ def test_training_defaults_are_the_papers():
         ("--multi-blocks-match .* has no effect", dict(multi_blocks_match="[(1,2)]")),
         ("needs --multi-blocks-match", dict(loss_type="multiple_sync")),
         ("--fine-tune needs --ckpt", dict(fine_tune=True)),
-        ("both name a checkpoint", dict(resume="latest", ckpt="x.pt")),
+        ("both name a checkpoint", dict(resume="y.pt", ckpt="x.pt")),
     ],
 )
 def test_wrong_values_are_refused(message, changes):
