@@ -19,9 +19,9 @@ SMALL = Benchmark(
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """A small autoencoder, and compilation that captures the graph without lowering it."""
-    vae, compile = save_tiny_vae(tmp_path / "vae"), torch.nn.Module.compile
+    vae = save_tiny_vae(tmp_path / "vae")
     monkeypatch.setattr(costs, "random_codec", lambda folder, **bf16: VAECodec(vae, **bf16))
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile(self, backend="eager"))
+    monkeypatch.setattr("models.compiling.BACKEND", "eager")
     return vae
 
 
