@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from launching import save_tiny_vae
 
 from models import VAECodec
@@ -22,7 +23,8 @@ def small(tmp_path, monkeypatch):
     vae = save_tiny_vae(tmp_path / "vae")
     monkeypatch.setattr(costs, "random_codec", lambda folder, **bf16: VAECodec(vae, **bf16))
     monkeypatch.setattr("models.compiling.BACKEND", "eager")
-    return vae
+    yield vae
+    AcceleratorState._reset_state()  # it keeps a process's first precision
 
 
 def test_hours_of_presets_follow_from_their_evaluations(small):
