@@ -31,7 +31,7 @@ from runtime.files import (
 from runtime.locks import OutputLock, lock_output
 from runtime.npz import open_member, read_header, write_array
 from runtime.outcome import progressed
-from runtime.png import is_own_picture
+from runtime.png import check_picture
 from sampling.pictures import Pictures
 from sampling.stored_recipe import (
     DAMAGED,
@@ -40,6 +40,7 @@ from sampling.stored_recipe import (
     read_recipe_file,
 )
 
+PREVIEW_KIND = "first samples"  # kind of the picture beside the .npz
 COUNTS = ("nfe", "network_passes")  # columns of which the recipe keeps mean and maximum
 
 
@@ -99,7 +100,7 @@ class SampleParts:
         recipe = self.folder / "recipe.json"
         if recipe.exists():
             check_same_recipe(self.folder, read_recipe_file(recipe), self.recipe)
-        check_preview(self.preview)
+        check_picture(self.preview, PREVIEW_KIND)
         there = next(p for p in self.out.absolute().parents if p.exists())
         needed, free = self.bytes_needed(), shutil.disk_usage(there).free
         if needed > free:
@@ -274,12 +275,3 @@ def damaged_member(path: Path) -> str | None:
             return archive.testzip()
     except DAMAGED as error:
         return str(error) or "truncated"
-
-
-def check_preview(path: Path) -> None:
-    """Raise `ValueError` if a picture of something else would be overwritten."""
-    if path.exists() and not is_own_picture(path):
-        raise ValueError(
-            f"{path}: exists and is not a preview of this program, which would be written there; "
-            f"give another --out, or move it"
-        )

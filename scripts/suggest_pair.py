@@ -57,12 +57,13 @@ import layersync
 from data.encoding import Encoding
 from data.sources import open_source
 from evaluation.blocks.pair_ranking import allowed_pairs, rank_pairs, reasons
-from evaluation.blocks.pair_report import draw, print_blocks, print_pairs
+from evaluation.blocks.pair_report import PICTURE, draw, print_blocks, print_pairs
 from evaluation.blocks.probed_images import Probing
 from evaluation.blocks.probes import BlockReport
 from models import find_model
 from models.trained import load_trained
 from runtime.files import check_writable, write_json
+from runtime.png import check_picture
 from runtime.processes import choose_device
 from sampling.checkpoint_settings import settings_in_force
 from transport import create_transport
@@ -162,6 +163,7 @@ def record_path(config: PairConfig) -> Path:
     path = Path(config.out or beside.with_suffix(".pairs.json"))
     for file in (path, path.with_suffix(".png")):
         check_writable(file, f"--out {file}")
+    check_picture(path.with_suffix(".png"), PICTURE, f"--out {path.with_suffix('.png')}")
     if path.exists():
         try:
             own = {"proposed", "weights_sha256"} <= set(json.loads(path.read_text()))

@@ -48,9 +48,10 @@ class Objective:
         return [regularizer.state() for regularizer in self.regularizers]
 
     def load_state(self, states: list[dict[str, Tensor]]) -> None:
+        """Take what `state` gave; `ValueError`, which does not name the file, for another run's."""
         if len(states) != len(self.regularizers):
             raise ValueError(
-                f"the checkpoint has the states of {len(states)} regularisers, this run has "
+                f"it has the states of {len(states)} regularisers, this run has "
                 f"{len(self.regularizers)}; the file was altered, resume from another one"
             )
         for regularizer, state in zip(self.regularizers, states, strict=True):

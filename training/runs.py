@@ -113,13 +113,22 @@ def schedules_to_the_end(config: TrainConfig) -> list[str]:
     return found
 
 
-def read_start(
-    config: TrainConfig, arch: dict, data_length: int, last_step: int, path: Path
-) -> dict:
-    """Read the checkpoint at `path`; `ValueError` when it is of a run with other settings."""
+def read_start(config: TrainConfig, path: Path) -> dict:
+    """Read the checkpoint at `path`; `ValueError` when it is of a run with other settings.
+
+    It needs no data, so that a file which is damaged or another run's is refused at once.
+    """
     checkpoint = read_for_resume(path, heads=trains_heads(config))
-    found = differences(config, checkpoint["config"])
-    if not found and arch != checkpoint["arch"]:
+    refuse_others(path, differences(config, checkpoint["config"]))
+    return checkpoint
+
+
+def check_start(
+    config: TrainConfig, arch: dict, data_length: int, last_step: int, checkpoint: dict, path: Path
+) -> None:
+    """Raise `ValueError` when a checkpoint is of another network or data, or ends elsewhere."""
+    found = []
+    if arch != checkpoint["arch"]:
         found = [f"network: {checkpoint['arch']} there, {arch} here"]
     for schedule in schedules_to_the_end(config):
         if last_step != checkpoint["last_step"]:
@@ -128,6 +137,10 @@ def read_start(
             )
     if data_length != checkpoint["data_length"]:
         found.append(f"images in the data: {checkpoint['data_length']} there, {data_length} here")
+    refuse_others(path, found)
+
+
+def refuse_others(path: Path, found: list[str]) -> None:
+    """Raise `ValueError` if there are differences between a checkpoint's run and this one."""
     if found:
         raise ValueError(f"checkpoint {path} is of another run; {'; '.join(found)}")
-    return checkpoint
