@@ -8,16 +8,16 @@
 Image i of a seed has the noise of image i of sample_ddp.py with this --global-seed.
 """
 
-import sys
-
 from runtime.command import parse_command, run_errors, usage_errors
 from sampling.picture_config import PICTURE, PictureConfig, PictureODE, PictureSDE
 from sampling.presets import expand_preset, name_solver
 
 if __name__ == "__main__":  # before torch is loaded
-    with usage_errors():
-        ARGS = name_solver(expand_preset(sys.argv[1:]))
-    CONFIG = parse_command({"ODE": PictureODE, "SDE": PictureSDE}, ARGS, description=PICTURE)
+    CONFIG = parse_command(
+        {"ODE": PictureODE, "SDE": PictureSDE},
+        description=PICTURE,
+        prepare=lambda args: name_solver(expand_preset(args)),
+    )
 
 from sampling.picture import Picture
 

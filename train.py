@@ -4,6 +4,7 @@
     torchrun --nproc_per_node=2 train.py --model SiT-Ti/2 --dataset-name digits --image-size 8 \\
         --num-classes 10 --vae none --global-batch-size 128 --epochs 40 --lr 1e-3
     python train.py ...                  # one process, CPU or GPU
+    python train.py --config FILE ...    # settings from a file, or a run's config.json
     ... --resume latest                  # the same command again continues where it was
 
     L = mean of [ |model(x_t, t, y) - (x_1 - x_0)|^2  -  lambda cos(z_k, stopgrad(z_k')) ]
@@ -16,9 +17,11 @@ process sees, excepted).
 
 from runtime.command import parse_command, run_errors, usage_errors
 from training.config import TrainConfig
+from training.settings_record import RUN_SECTION
 
 if __name__ == "__main__":
-    CONFIG = parse_command(TrainConfig)  # before torch is loaded: --help and typos answer at once
+    # before torch is loaded: --help and typos answer at once
+    CONFIG = parse_command(TrainConfig, section=RUN_SECTION)
 
 import sys
 

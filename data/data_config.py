@@ -5,6 +5,7 @@ A command's settings inherit from one of these, so that they have its flags and 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from runtime.flags import free
 
@@ -12,6 +13,9 @@ from runtime.flags import free
 @dataclass(frozen=True)
 class DataLocation:
     """Settings that say which images and labels are used, and where they are."""
+
+    ALTERNATIVES: ClassVar[tuple[tuple[str, ...], ...]] = (("data_path", "dataset_name"),)
+    """fields that say the same: one from the command line replaces another in a settings file"""
 
     data_path: str | None = free(None)
     """a folder of images in class folders (ImageFolder), of parquet files, or of latents that
@@ -22,6 +26,8 @@ class DataLocation:
     """column of the images in parquet files and hub data sets; found by its type unless given"""
     label_column: str | None = free(None)
     """column of the labels there; found by its type unless given"""
+    split: str | None = None
+    """split of a hub data set or of parquet files; train, or the only one, unless given"""
     cache_dir: str | None = free(None)
     """where the hub's files are kept"""
 

@@ -5,6 +5,8 @@ from torch import Tensor
 from data.data_config import DataConfig
 from data.decoding import UnreadableImage, read_image
 
+HELD_OUT = "--val-data-path"
+HELD_OUT_SPLITS = ("validation", "val", "test")  # the first of these that there is
 HUB_NAMES = {"imagenet-1k": "ILSVRC/imagenet-1k"}  # the original's spelling, and where it is
 
 
@@ -46,23 +48,39 @@ class Columns:
         return read_image(image["bytes"] or image["path"], size, name), int(row[self.label])
 
 
+def choose_split(given: str, name: str, splits: list[str], wanted: str | None) -> str:
+    """Choose what is read of the data that the flag `given` names.
+
+    The split that is wanted; else "train", for held-out data "validation" or "test"; else the only
+    one. `ValueError` with the names there are when none of these exists.
+    """
+    usual = HELD_OUT_SPLITS if given == HELD_OUT else ("train",)
+    for split in (wanted,) if wanted else usual:
+        if split in splits:
+            return split
+    if len(splits) == 1 and not wanted:
+        return splits[0]
+    flag = "--val-split" if given == HELD_OUT else "--split"
+    lacking = f"no split {wanted}" if wanted else f"no split {' or '.join(usual)}"
+    raise ValueError(f"{given} {name}: {lacking}; give {flag} with one of {', '.join(splits)}")
+
+
 def load_rows(given: str, name: str, c: DataConfig, streaming: bool):
-    """Return the "train" split that `datasets` loads by that name, and its `Columns`."""
+    """Return the split that `datasets` loads by that name and `choose_split`, and its `Columns`."""
     import datasets
 
     where = {"path": HUB_NAMES.get(name, name)}
     if name.endswith(".parquet"):
         where = {"path": "parquet", "data_files": name}
     try:
-        rows = datasets.load_dataset(
-            **where, split="train", cache_dir=c.cache_dir, streaming=streaming
-        )
+        splits = datasets.load_dataset(**where, cache_dir=c.cache_dir, streaming=streaming)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"{given} {name}: cannot be loaded ({reason}); or give --data-path FOLDER with one "
             f"folder of images for each class"
         ) from error
+    rows = splits[choose_split(given, name, list(splits), c.split)]
     columns = Columns(f"{given} {name}", rows.features or {}, c.image_column, c.label_column)
     if isinstance(rows.features[columns.image], datasets.Image):
         rows = rows.cast_column(columns.image, datasets.Image(decode=False))

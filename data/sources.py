@@ -159,7 +159,7 @@ class FolderSource(ImageSource, Dataset):
 
 
 class RowSource(ImageSource, Dataset):
-    """Images in rows: a `datasets` name on the hub or local parquet files; split "train"."""
+    """Images in rows: a `datasets` name on the hub or local parquet files."""
 
     def __init__(self, given: str, name: str, c: DataConfig):
         self.rows, self.columns = load_rows(given, name, c, streaming=False)

@@ -27,7 +27,7 @@ BUFFER = 16_384  # rows, not decoded, over all lanes
 
 
 class StreamSource(ImageSource):
-    """A stream of the "train" split of a `datasets` name or a folder of parquet files."""
+    """A stream of a split of a `datasets` name or a folder of parquet files."""
 
     def __init__(self, given: str, name: str, c: TrainingData):
         self.rows, self.columns = load_rows(given, name, c, streaming=True)
@@ -116,15 +116,16 @@ def lane_count(batch: int, files: int) -> int:
 
 def count_rows(rows, name: str, cache_dir: str | None) -> int:
     """Return the number of rows, from the data's description or from its parquet footers."""
-    if rows.info.splits and rows.info.splits["train"].num_examples:
-        return rows.info.splits["train"].num_examples
+    split = str(rows.split)
+    if rows.info.splits and rows.info.splits[split].num_examples:
+        return rows.info.splits[split].num_examples
     import datasets
     import fsspec
     import pyarrow.parquet
 
     builder = datasets.load_dataset_builder(name, cache_dir=cache_dir)
     total = 0
-    for path in (builder.config.data_files or {}).get("train", []):
+    for path in (builder.config.data_files or {}).get(split, []):
         if not str(path).endswith(".parquet"):
             raise ValueError(
                 f"{name}: its number of rows is not known without reading it all ({path} is not a "

@@ -5,6 +5,7 @@
     python -m evaluation reference DATA -o ref.npz         # make a reference
     python -m evaluation table results.csv                 # Markdown of many evaluations
     python -m evaluation samples.npz --ref digits          # small images, in pixel space
+    python -m evaluation blocks --ckpt A.pt B.pt --probes linear    # what the blocks know
 
 Prints a table, writes samples.metrics.json beside the samples, with their recipe, and adds a line
 to results.csv in the same folder.
@@ -18,21 +19,25 @@ from typing import Annotated
 
 import tyro
 
+from evaluation.blocks.blocks_config import BlocksConfig
 from evaluation.make_reference import MakeReference
 from evaluation.options import MetricOptions, check_metrics
 from runtime.command import parse_command, program_name, usage_errors
 from runtime.launch import is_first_process
 from runtime.outcome import finished
+from runtime.settings_file import Section
 
 Positional = tyro.conf.Positional
+EVALUATE_SECTION = Section("evaluate")
 
 
 @dataclass(frozen=True)
 class Score:
     """Score samples: FID, sFID, Inception Score, precision and recall.
 
-    Two more commands have a --help of their own: `python -m evaluation reference` makes a
-    reference of a data set, `python -m evaluation table` renders results.csv as Markdown.
+    Three more commands have a --help of their own: `python -m evaluation reference` makes a
+    reference of a data set, `python -m evaluation table` renders results.csv as Markdown, and
+    `python -m evaluation blocks` probes what the blocks of checkpoints know.
     """
 
     samples: Annotated[str, Positional]
@@ -40,6 +45,8 @@ class Score:
     ref: str
     """the reference: ADM's .npz, one of `python -m evaluation reference`, or any set of images;
     or "digits", scikit-learn's handwritten digits, which are compared in pixel space"""
+    config: str | None = None
+    """a .toml or .json file of settings by the names of flags; other flags override it"""
     array: str = "arr_0"
     """name of the images in the samples' .npz"""
     out: str | None = None
@@ -142,7 +149,14 @@ def run_reference(config: MakeReference) -> None:
     make_reference(config)
 
 
+def run_blocks(config: BlocksConfig) -> None:
+    from evaluation.blocks.blocks_command import run_blocks
+
+    run_blocks(config)
+
+
 COMMANDS: dict[str, tuple[type, Callable]] = {
+    "blocks": (BlocksConfig, run_blocks),
     "reference": (MakeReference, run_reference),
     "table": (Table, run_table),
 }
@@ -152,7 +166,9 @@ def main() -> None:
     word = sys.argv[1] if len(sys.argv) > 1 and sys.argv[1] in COMMANDS else None
     config_class, run = COMMANDS[word] if word else (Score, run_score)
     program = f"{program_name()} {word}" if word else None
-    config = parse_command(config_class, sys.argv[2:] if word else None, program)
+    args = sys.argv[2:] if word else None
+    section = None if word else EVALUATE_SECTION
+    config = parse_command(config_class, args, program, section=section)
     with usage_errors():
         run(config)
     finished()

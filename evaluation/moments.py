@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from runtime.processes import Processes
+
 
 class Moments:
     """Count, mean and centred sum of squares of everything added so far.
@@ -36,6 +38,17 @@ class Moments:
     def merge(self, other: "Moments") -> None:
         self._shift(other.count, other.mean.to(self.mean))
         self.squares += other.squares.to(self.squares)
+
+    def join(self, processes: Processes) -> None:
+        """Add what every other process has added; a collective. Only D^2 numbers travel."""
+        if processes.count == 1:
+            return
+        own = torch.tensor(float(self.count), dtype=torch.float64)
+        total = processes.sum(own)
+        mean = processes.sum(self.mean * self.count) / total.clamp(min=1).to(self.mean.device)
+        away = self.mean - mean
+        self.squares = processes.sum(self.squares.addr(away, away, alpha=self.count))
+        self.count, self.mean = int(total), mean
 
     def _shift(self, count: int, mean: Tensor) -> None:
         """Add the count and the mean of a set; its squares are added by the caller."""

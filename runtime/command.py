@@ -22,6 +22,7 @@ from typing import Any
 from runtime.flags import COMMON, check_numbers, check_ranges
 from runtime.launch import is_first_process, rank
 from runtime.outcome import failed, finished
+from runtime.settings_file import Section, expand_config
 
 EXIT_USAGE = 2
 EXIT_FAILED = 1
@@ -46,6 +47,8 @@ def parse_command(
     program: str | None = None,
     description: str | None = None,
     recorded: bool = True,
+    section: Section | None = None,
+    prepare: Callable[[list[str]], list[str]] | None = None,
 ):
     """Build `config` from the command line, or the one that its first word names.
 
@@ -54,12 +57,18 @@ def parse_command(
         program: what --help calls it, as it is called unless given.
         description: what --help says first, the docstring of `config` unless given.
         recorded: whether this is the program's own command line, of which the outcome file tells.
+        section: the part of a settings file that --config FILE is read for.
+        prepare: makes another command line, after the file's settings have been put into it.
 
     A bad flag ends the program with one line and exit code 2.
     """
     import tyro
 
     program = program or program_name()
+    args = sys.argv[1:] if args is None else args
+    with usage_errors():
+        args = expand_config(args, config, section) if section else args
+        args = prepare(args) if prepare else args
     cli: Any = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
     framed = io.StringIO()
     try:

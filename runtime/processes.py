@@ -69,10 +69,33 @@ class Processes:
             found.append(theirs)
         return found
 
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum of everyone's tensor, of one shape, on every process."""
+        if self.count == 1:
+            return tensor
+        total = tensor.detach().to("cpu", copy=True)
+        dist.all_reduce(total, group=self.group)
+        return total.to(tensor.device)
+
+    def everyones(self, tensor: Tensor) -> list[Tensor]:
+        """Return everyone's tensor, of any shape, by rank, on every process."""
+        if self.count == 1:
+            return [tensor]
+        found: list = [None] * self.count
+        dist.all_gather_object(found, tensor.detach().cpu(), group=self.group)
+        return [theirs.to(tensor.device) for theirs in found]
+
     def close(self) -> None:
         """Leave; for programs that end here."""
         if self.group is None and dist.is_initialized():
             dist.destroy_process_group()
+
+
+class Alone(Processes):
+    """This process by itself, whatever others there are: for work that each one does whole."""
+
+    def __init__(self):
+        self.group, self.rank, self.count = None, 0, 1
 
 
 def told_by_first(decide: Callable[[], T]) -> T:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 # The first word of every key: streams for different purposes never meet.
-ORDER, STEP, IMAGE, PREVIEW, HELD_OUT, LABELS, PROBE, HEADS = range(8)
+ORDER, STEP, IMAGE, PREVIEW, HELD_OUT, LABELS, PROBE, HEADS, VIEWS = range(9)
 
 
 class Streams:

@@ -57,7 +57,8 @@ def expand_preset(args: list[str]) -> list[str]:
 
 
 def preset_name(args: list[str]) -> str | None:
-    for i, word in enumerate(args):
+    """Return the name after --preset, None without it; of several, the last counts."""
+    for i, word in reversed(list(enumerate(args))):
         if word.startswith("--preset="):
             return word.partition("=")[2]
         if word == "--preset" and i + 1 < len(args):

@@ -15,6 +15,10 @@ and `ODE --help` and `SDE --help` show the flags; with --preset it may be left o
 
 @dataclass(frozen=True)
 class SampleConfig(SolverConfig):
+    config: str | None = None
+    """a .toml or .json file of settings by the names of flags, with `solver` for the first word; a
+    set of samples or its recipe, whose settings are taken; other flags override it"""
+
     # --- which images
     num_fid_samples: int = 50_000
     """number of images"""

@@ -14,25 +14,16 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data.data_config import DataLocation, TrainingData
+from evaluation.blocks.blocks_config import ProbedData
 from runtime.command import RunError, parse_command, run_errors, usage_errors
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairConfig(DataLocation):
+class PairConfig(ProbedData):
     ckpt: str
     """checkpoint of train.py (of SiT, REPA or LayerSync too), or ORG/NAME/FILE on the hub"""
-    weights: Literal["ema", "model"] = "ema"
-    """which of the checkpoint's networks: the average, or the one that was trained"""
-
-    # --- data: the checkpoint's unless given
-    image_size: int | None = None
-    """side of the images, pixels; for checkpoints that do not say, 256"""
-    vae: str | None = None
-    """codec, as in train.py; for checkpoints that do not say, ema"""
 
     # --- probes
     probe_samples: int = 2000
@@ -51,24 +42,14 @@ if __name__ == "__main__":
 
 import json
 
-import torch
-
-import layersync
-from data.encoding import Encoding
-from data.sources import open_source
 from evaluation.blocks.pair_ranking import allowed_pairs, rank_pairs, reasons
 from evaluation.blocks.pair_report import PICTURE, draw, print_blocks, print_pairs
+from evaluation.blocks.probed_checkpoint import ProbedCheckpoint, versions
 from evaluation.blocks.probed_images import Probing
 from evaluation.blocks.probes import BlockReport
-from models import find_model
-from models.trained import load_trained
 from runtime.files import check_writable, write_json
 from runtime.png import check_picture
 from runtime.processes import choose_device
-from sampling.checkpoint_settings import settings_in_force
-from transport import create_transport
-
-DATA = [field.name for field in dataclasses.fields(DataLocation)]
 
 
 class Suggestion:
@@ -76,48 +57,22 @@ class Suggestion:
 
     def __init__(self, config: PairConfig):
         check_pair_config(config)
-        self.config, self.device = config, choose_device()
-        trained = load_trained(config.ckpt, config.weights)
-        arch, stored = trained.arch, trained.settings
-        allowed_pairs(find_model(arch["name"]).keywords["depth"])
-        known = settings_in_force(trained, dict(vae=config.vae, image_size=config.image_size))
-        data = data_settings(config, stored)
-        sizes = {"image_size": known.get("image_size", 256), "num_classes": arch["num_classes"]}
-        settings = TrainingData(**data, **sizes, vae=known["vae"])
-        source = open_source(settings)
-        self.encoding = Encoding(settings, arch["name"], source, self.device)
-        given_shape = self.encoding.latent_shape[0], self.encoding.latent_shape[-1]
-        if given_shape != (arch["in_channels"], arch["input_size"]):
-            raise ValueError(
-                f"checkpoint {config.ckpt} takes {arch['in_channels']} channels of side "
-                f"{arch['input_size']}, the data through --vae {settings.vae} at --image-size "
-                f"{settings.image_size} has {given_shape[0]} of side {given_shape[1]}: give the "
-                f"flags of its run"
-            )
-        self.probing = Probing(source, config.probe_samples, config.seed, self.device)
-        self.transport = create_transport(known["path_type"], known["prediction"])
-        self.model = trained.model.to(self.device)
-        self.network = trained.network
-        guided: Any = trained.network
-        guided.null_label  # noqa: B018 (a model without one cannot be probed)
-        self.about = {
-            "ckpt": config.ckpt,
-            "step": trained.step,
-            "weights": config.weights,
-            "weights_sha256": trained.weights_sha256,
-            "model": arch["name"],
-            "loss_type": stored.get("loss_type"),
-            "data": settings.data_name,
+        self.config = config
+        self.one = one = ProbedCheckpoint(config.ckpt, config, choose_device())
+        allowed_pairs(len(one.blocks))
+        one.check_null_label()
+        self.probing = Probing(one.source, config.probe_samples, config.seed, one.device)
+        self.about = one.describe() | {
             "images": [len(part) for part in self.probing.images],
             "classes": len(self.probing.classes),
             "seed": config.seed,
-            "versions": {"layersync": layersync.__version__, "torch": torch.__version__},
+            "versions": versions(),
         }
 
     def report(self) -> BlockReport:
-        blocks, times = self.model.blocks, self.config.times
+        one, times = self.one, self.config.times
         return self.probing.report(
-            self.network, blocks, self.encoding, self.transport, times, progress=True
+            one.network, one.blocks, one.encoding, one.transport, times, progress=True
         )
 
 
@@ -129,19 +84,6 @@ def check_pair_config(c: PairConfig) -> None:
         raise ValueError(f"--seed {c.seed}: it must be at least 0")
     if c.out and Path(c.out).suffix != ".json":
         raise ValueError(f"--out {c.out}: the name must end in .json")
-
-
-def data_settings(c: PairConfig, stored: dict) -> dict:
-    """Return the settings of the flags' data if they name any, else of the run's data."""
-    given = c if c.data_path or c.dataset_name else None
-    if stored.get("streaming") and not given:
-        raise ValueError(
-            f"checkpoint {c.ckpt}: its run streamed its data, of which images cannot be chosen by "
-            f"class: name data to read with --data-path or --dataset-name"
-        )
-    values = {key: getattr(given, key) if given else stored.get(key) for key in DATA}
-    flags = {key: getattr(c, key) for key in DATA if getattr(c, key) is not None}
-    return values | flags
 
 
 def write_record(path: Path, about: dict, report: BlockReport, candidates: list) -> None:

@@ -8,11 +8,14 @@ import io
 import shlex
 from pathlib import Path
 
-from runtime.command import parse_command
+from runtime.command import in_one_line, parse_command
+from runtime.settings_file import Section, inline_config
 from sampling.presets import expand_preset
 from sampling.sample_config import ODE, SDE, check_sample_config
+from sampling.sample_file import SAMPLE_SECTION
 from training.checks import check_train_config
 from training.config import TrainConfig
+from training.settings_record import RUN_SECTION
 
 BEFORE_PROGRAM = ("python", "python3", "-m")
 
@@ -52,6 +55,14 @@ def refuse(flag: str, words: list[str], refused: dict[str, str]) -> None:
             raise ValueError(f"{flag}: leave out {name}, {refused[name]}")
 
 
+def in_place(flag: str, words: list[str], config, section: Section) -> list[str]:
+    """Return a command's words with the settings of its --config FILE in place of that flag."""
+    try:
+        return inline_config(words, config, section)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{flag}: {in_one_line(error)}") from None
+
+
 # --- training
 
 SWEPT = {
@@ -66,7 +77,7 @@ SWEPT = {
 
 def read_base(text: str) -> tuple[list[str], TrainConfig]:
     """Return the flags of the training command that all cells share, and their settings."""
-    words = read_words("--base", text, "train.py")
+    words = in_place("--base", read_words("--base", text, "train.py"), TrainConfig, RUN_SECTION)
     refuse("--base", words, SWEPT)
     config = parse_quietly("--base", TrainConfig, words, "train.py")
     if config.max_steps is None:
@@ -104,6 +115,7 @@ SAMPLED = {
 def read_sample(text: str, refused: dict[str, str] = SAMPLED) -> tuple[list[str], ODE | SDE]:
     """Return the words of a sampling command without checkpoint and output, and its settings."""
     words = read_words("--sample", text, "sample_ddp.py")
+    words = in_place("--sample", words, {"ODE": ODE, "SDE": SDE}, SAMPLE_SECTION)
     refuse("--sample", words, refused)
     if not words:
         raise ValueError("--sample: give ODE, SDE or --preset after sample_ddp.py")
@@ -129,10 +141,11 @@ EVALUATED = {
 
 def read_evaluate(text: str):
     """Return the words of `python -m evaluation` without files, and its settings."""
-    from evaluation.__main__ import Score
+    from evaluation.__main__ import EVALUATE_SECTION, Score
     from evaluation.options import check_metrics
 
     words = read_words("--evaluate", text, "evaluation")
+    words = in_place("--evaluate", words, Score, EVALUATE_SECTION)
     refuse("--evaluate", words, EVALUATED)
     config = parse_quietly("--evaluate", Score, ["X.npz", *words], "python -m evaluation")
     try:

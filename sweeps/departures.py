@@ -10,7 +10,7 @@ from sampling.sample_config import ODE, SDE
 from sampling.solver_config import solver_settings
 from training.config import TrainConfig
 
-PER_CELL = ("ckpt", "out", "sample_dir", "global_seed", "preset", "save_png")
+PER_CELL = ("config", "ckpt", "out", "sample_dir", "global_seed", "preset", "save_png")
 
 
 def departures(config, free: bool = True) -> dict:

@@ -11,7 +11,15 @@ from training.methods.method import Setting
 from training.settings_record import resolved_settings, restore
 from training.tracking import read_log
 
-UNIMPORTANT = ("results_dir", "run_name", "wandb", "wandb_run_name", "resume", "num_workers")
+UNIMPORTANT = (
+    "config",
+    "results_dir",
+    "run_name",
+    "wandb",
+    "wandb_run_name",
+    "resume",
+    "num_workers",
+)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from training.methods.method import Materials, Regularizer
 from training.methods.methods import check_pass, make_regularizers
 from training.parallel import Parallel, resolve_precision, start_accelerator
 from training.runs import check_start, claim_folder, find_checkpoint, read_start, run_folder
+from training.settings_record import in_force
 from transport import Transport, create_transport
 
 
@@ -34,7 +35,7 @@ class Built:
     """Parts of a run before its optimizer is made."""
 
     config: TrainConfig
-    """with the precision that "auto" means here"""
+    """as it is in force: with what is left to the machine, the model or the data"""
     folder: Path
     lock: OutputLock
     """held as long as this is referred to: one launch at a time trains in the folder"""
@@ -60,7 +61,7 @@ class Built:
 def build_run(config: TrainConfig) -> Built:
     """Check the settings, then make everything in the order in which it can be refused."""
     check_train_config(config)
-    config = with_precision(config)
+    config = in_force(with_precision(config))
     folder = run_folder(config)
     lock = claim_folder(config, folder)
     with lock.released_on_error():

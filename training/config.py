@@ -6,7 +6,7 @@ same thing on the command line.
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -110,9 +110,18 @@ class EvalConfig:
 class TrainConfig(TrainingData):
     """Everything that a training run is told."""
 
+    ALTERNATIVES: ClassVar = (*TrainingData.ALTERNATIVES, ("epochs", "max_steps"))
+
+    config: str | None = free(None)
+    """a .toml or .json file of settings by the names of flags, such as a recipe or the config.json
+    of a run; what the command line gives overrides it"""
+
     # --- data: see TrainingData for the rest
     val_data_path: str | None = free(None)
     """held-out images, given as --data-path: their velocity loss by time is logged"""
+    val_split: str | None = free(None)
+    """split of a hub data set or of parquet files; validation, test, or the only one, unless
+    given"""
     val_every: int = free(5_000)
     """steps between those"""
     val_samples: int = free(1024)

@@ -11,6 +11,7 @@ from runtime.locks import OutputLock, lock_output
 from training.checkpoint import latest_checkpoint, read_for_resume
 from training.config import TrainConfig, differences
 from training.methods.methods import folder_parts, trains_heads
+from training.settings_record import in_force, stored_in_force
 
 LOCK = "run.lock"
 
@@ -68,10 +69,15 @@ def find_latest(config: TrainConfig, folder: Path) -> Path | None:
             f"restore one, or give another --run-name to start anew"
         )
     if latest is None and holds_run(folder):  # killed before its first checkpoint
-        found = differences(config, read_config(folder / "config.json"))
+        found = different_settings(config, read_config(folder / "config.json"))
         if found:
             raise ValueError(f"{folder} holds another run; {'; '.join(found)}")
     return latest
+
+
+def different_settings(config: TrainConfig, stored: dict) -> list[str]:
+    """Return where the settings of another start differ, both as they are in force."""
+    return differences(in_force(config), stored_in_force(stored))
 
 
 def read_config(path: Path) -> dict:
@@ -119,7 +125,7 @@ def read_start(config: TrainConfig, path: Path) -> dict:
     It needs no data, so that a file which is damaged or another run's is refused at once.
     """
     checkpoint = read_for_resume(path, heads=trains_heads(config))
-    refuse_others(path, differences(config, checkpoint["config"]))
+    refuse_others(path, different_settings(config, checkpoint["config"]))
     return checkpoint
 
 

@@ -1,15 +1,46 @@
-"""A run's settings as trackers and tables of runs show them: flat, typed, and what was in force.
+"""A run's settings as they were in force: as values, as its config.json, and read back.
 
-A flag that is left to the model (blocks, lambda) has the value that it has there; one that is unset
-and means nothing is left out.
+A flag that is left to the model or the data (blocks, lambda, data set) has the value that it has
+there. config.json holds the flags by name, which `train.py --config results/RUN/config.json` takes;
+one that is unset is left out. Earlier versions wrote them in groups, as checkpoints have them.
 """
 
 import dataclasses
 import typing
 
+from runtime.settings_file import Section
 from training.config import TrainConfig
 from training.methods.method import Setting
 from training.methods.methods import methods_of
+
+OF_ONE_RUN = ("resume", "results_dir", "run_name", "wandb_run_name", "config")
+"""Settings that another run does not take from a run's config.json."""
+MADE_BY = "made_by"  # of config.json: this project's version
+
+
+def in_force(config: TrainConfig) -> TrainConfig:
+    """Return the settings with those that are left to the model or the data set to their values.
+
+    `ValueError` for blocks that the model does not have.
+    """
+    resolved: dict[str, Setting] = {}
+    for method in methods_of(config):
+        resolved |= method.resolved(config.model)
+    if not config.data_path:
+        resolved["dataset_name"] = config.data_name
+    return replaced(config, resolved)
+
+
+def replaced(settings, values: dict):
+    """Return a dataclass with fields replaced, also in the dataclasses it holds."""
+    changed = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            changed[field.name] = replaced(value, values)
+        elif field.name in values:
+            changed[field.name] = values[field.name]
+    return dataclasses.replace(settings, **changed)
 
 
 def resolved_settings(config: TrainConfig) -> dict[str, Setting]:
@@ -17,20 +48,80 @@ def resolved_settings(config: TrainConfig) -> dict[str, Setting]:
     values = flat(dataclasses.asdict(config))
     for method in methods_of(config):
         values |= method.resolved(config.model)
-    return values
+    return {name: as_text(value) for name, value in values.items()}
 
 
-def flat(settings: dict) -> dict[str, Setting]:
+def as_text(value) -> Setting:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def flat(settings: dict) -> dict[str, typing.Any]:
     """Return nested settings on one level; those that are None are left out."""
-    rows: dict[str, Setting] = {}
+    rows: dict[str, typing.Any] = {}
     for key, value in settings.items():
         if isinstance(value, dict):
             rows |= flat(value)
-        elif isinstance(value, list | tuple):
-            rows[key] = " ".join(map(str, value))
         elif value is not None:
             rows[key] = value
     return rows
+
+
+def run_record(config: TrainConfig) -> dict:
+    """Return what config.json holds, of settings `in_force`."""
+    import layersync  # imports torch
+
+    return {MADE_BY: f"layersync {layersync.__version__}"} | flat(dataclasses.asdict(config))
+
+
+def settings_of_record(content: dict) -> dict | None:
+    """Return the flags with which a run is repeated, from its config.json; None for another file.
+
+    Settings that there no longer are, are passed over. A run that was continued is repeated from
+    its beginning.
+    """
+    if MADE_BY not in content and not is_grouped(content):
+        return None
+    at_work = content.get("in_force")  # of an earlier version, where lists are texts
+    found = flat({key: value for key, value in content.items() if key != "in_force"})
+    for key, value in at_work.items() if isinstance(at_work, dict) else ():
+        found.setdefault(key, value)
+    if not found.get("fine_tune"):
+        found.pop("ckpt", None)
+    known = [key for key in names_of(TrainConfig) if key not in OF_ONE_RUN]
+    return {key: found[key] for key in known if key in found}
+
+
+RUN_SECTION = Section("train", from_record=settings_of_record)
+
+
+def is_grouped(content: dict) -> bool:
+    """Return whether settings are in groups, as in checkpoints and in earlier config.json."""
+    return any(isinstance(content.get(name), dict) for name in ("transport", "optim"))
+
+
+def names_of(kind: type) -> list[str]:
+    """Return the names of a dataclass's fields and of those in the dataclasses it holds."""
+    names, types = [], typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        inner = types[field.name]
+        names += (
+            names_of(inner)
+            if isinstance(inner, type) and dataclasses.is_dataclass(inner)
+            else [field.name]
+        )
+    return names
+
+
+def stored_in_force(stored: dict) -> dict:
+    """Return the settings `in_force` that a checkpoint or a config.json says, in groups.
+
+    Those that a checkpoint does not name are left out. `ValueError` for blocks that the model does
+    not have.
+    """
+    known = dataclasses.asdict(in_force(restore(stored)))
+    if not is_grouped(stored):
+        return known
+    return {key: value for key, value in known.items() if key in stored or isinstance(value, dict)}
 
 
 def restore(stored: dict, kind=TrainConfig):
@@ -41,10 +132,11 @@ def restore(stored: dict, kind=TrainConfig):
     """
     values, types = {}, typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        if field.name not in stored:
-            continue
-        value, own = stored[field.name], types[field.name]
-        if dataclasses.is_dataclass(own) and isinstance(value, dict):
-            value = restore(value, own)
-        values[field.name] = tuple(value) if isinstance(value, list) else value
+        own = types[field.name]
+        if dataclasses.is_dataclass(own):
+            inner = stored.get(field.name, stored)  # on one level unless there is such a group
+            values[field.name] = restore(inner, own) if isinstance(inner, dict) else inner
+        elif field.name in stored:
+            value = stored[field.name]
+            values[field.name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)

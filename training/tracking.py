@@ -5,7 +5,6 @@ to the checkpoint's step and takes the window in progress from the checkpoint, s
 an interrupted run is that of an uninterrupted one (save for the `MEASURED` numbers).
 """
 
-import dataclasses
 import json
 import os
 import time
@@ -21,7 +20,7 @@ from torch import Tensor
 from runtime.command import RunError
 from runtime.files import remove_leftovers, write_json, write_text
 from training.config import TrainConfig
-from training.settings_record import resolved_settings
+from training.settings_record import resolved_settings, run_record
 
 MEASURED = ("images_per_second", "seconds_per_step", "gpu_memory_gb")  # no two runs share them
 
@@ -103,8 +102,7 @@ class RunLog:
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
-            in_force = {"in_force": resolved_settings(config)}
-            write_json(folder / "config.json", dataclasses.asdict(config) | in_force)
+            write_json(folder / "config.json", run_record(config))
             cut_back(self.path, first_step)
         if config.wandb:
             honour_old_variables()

@@ -13,36 +13,87 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evaluation.moments import Moments
+from runtime.processes import Processes
 
+TOP = (1, 5)  # guesses
 RIDGES = torch.logspace(-4, 2, 25, dtype=torch.float64)  # tried, times the number of samples
 
 
-class LinearAccuracy:
-    """A `Probe`: for each block and held-out image, whether a `RidgeProbe` guesses its class."""
+class RidgeClassifiers:
+    """The part of a `Probe` that fits a `RidgeProbe` to the tokens' mean of each block."""
 
     def __init__(self, classes: int):
         self.classes = classes
         self.probes: list[RidgeProbe] = []
         self.classifiers: list[tuple[Tensor, Tensor]] = []
-        self.correct: list[Tensor] = []
 
-    def fit(self, tokens: Sequence[Tensor], labels: Tensor) -> None:
+    def fit(self, tokens: Sequence[Tensor], target: Tensor) -> None:
         if not self.probes:
             self.probes = [RidgeProbe(z.shape[-1], self.classes, z.device) for z in tokens]
         for probe, z in zip(self.probes, tokens, strict=True):
-            probe.add(z.mean(dim=1), labels)
+            probe.add(z.mean(dim=1), target)
 
-    def judge(self, tokens: Sequence[Tensor], labels: Tensor) -> None:
-        if not self.classifiers:
-            self.classifiers = [probe.fit() for probe in self.probes]
+    def fitted(self, processes: Processes) -> None:
+        for probe in self.probes:
+            probe.join(processes)
+        self.classifiers = [probe.fit() for probe in self.probes]
+        self.probes = []  # the sums are large, and of no more use
+
+    def ranks(self, tokens: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """Return each block's `class_ranks` of some images, (depth, N)."""
         pairs = zip(self.classifiers, tokens, strict=True)
-        self.correct.append(
-            torch.stack([right_guesses(c, z.mean(dim=1), labels) for c, z in pairs])
-        )
+        return torch.stack([class_ranks(scores(c, z.mean(dim=1)), labels) for c, z in pairs])
 
-    def numbers(self) -> dict[str, Tensor]:
+
+class LinearAccuracy(RidgeClassifiers):
+    """A `Probe`: for each block and held-out image, whether a `RidgeProbe` guesses its class."""
+
+    def __init__(self, classes: int):
+        super().__init__(classes)
+        self.correct: list[Tensor] = []
+
+    def judge(self, tokens: Sequence[Tensor], target: Tensor) -> None:
+        self.correct.append(among_first(self.ranks(tokens, target), 1))
+
+    def numbers(self, processes: Processes) -> dict[str, Tensor]:
         """Return {"correct": (depth, N)}, 1 where a held-out image's class was guessed, else 0."""
-        return {"correct": torch.cat(self.correct, dim=1)}
+        own = torch.cat(self.correct, dim=1)
+        return {"correct": torch.cat(processes.everyones(own), dim=1)}
+
+
+class TopAccuracy(RidgeClassifiers):
+    """A `Probe`: each block's accuracy on held-out images by a `RidgeProbe`; keeps counts only."""
+
+    def __init__(self, classes: int):
+        super().__init__(classes)
+        self.hits = TopHits()
+
+    def judge(self, tokens: Sequence[Tensor], target: Tensor) -> None:
+        self.hits.add(self.ranks(tokens, target))
+
+    def numbers(self, processes: Processes) -> dict[str, Tensor]:
+        """Return {"top1": (depth,), "top5": (depth,)}, in [0, 1]."""
+        return self.hits.numbers(processes)
+
+
+class TopHits:
+    """Counts of images whose class is guessed, and is among five guesses, for each block."""
+
+    def __init__(self):
+        self.counts = torch.zeros(())  # (2, depth) after the first batch
+        self.images = 0
+
+    def add(self, ranks: Tensor) -> None:
+        """Add the `class_ranks` of some images, (depth, N)."""
+        hits = torch.stack([among_first(ranks, k).sum(dim=1) for k in TOP])
+        self.counts = self.counts + hits
+        self.images += ranks.shape[1]
+
+    def numbers(self, processes: Processes) -> dict[str, Tensor]:
+        """Return {"top1": (depth,), "top5": (depth,)}, over the images of all processes."""
+        images = processes.sum(torch.tensor(self.images, device=self.counts.device))
+        shares = processes.sum(self.counts) / images
+        return {f"top{k}": share for k, share in zip(TOP, shares, strict=True)}
 
 
 class RidgeProbe:
@@ -70,6 +121,11 @@ class RidgeProbe:
         chosen = F.one_hot(labels, len(self.counts)).to(self.sums)  # (N, K)
         self.sums += chosen.T @ features.to(self.sums)
         self.counts += chosen.sum(dim=0)
+
+    def join(self, processes: Processes) -> None:
+        """Add what every other process has added; a collective."""
+        self.moments.join(processes)
+        self.sums, self.counts = processes.sum(self.sums), processes.sum(self.counts)
 
     def fit(self) -> tuple[Tensor, Tensor]:
         """Return weights (D, K) and offsets (K,) of the classifier, NaN if features are not finite.
@@ -114,12 +170,32 @@ def linear_probe(
     classes = 1 + int(max(labels.max(), held_out_labels.max()))
     probe = RidgeProbe(features.shape[1], classes, features.device)
     probe.add(features, labels)
-    return right_guesses(probe.fit(), held_out_features, held_out_labels).mean().item()
+    ranks = class_ranks(scores(probe.fit(), held_out_features), held_out_labels)
+    return among_first(ranks, 1).mean().item()
 
 
-def right_guesses(classifier: tuple[Tensor, Tensor], features: Tensor, labels: Tensor) -> Tensor:
-    """Return 1 where a classifier guesses right, else 0, (N,) float64; NaN if it holds NaN."""
+def scores(classifier: tuple[Tensor, Tensor], features: Tensor) -> Tensor:
+    """Return the scores (N, K) of the classes of features (N, D), float64."""
     weights, offsets = classifier
-    scores = features.to(weights) @ weights + offsets  # (N, K)
-    right = (scores.argmax(dim=1) == labels).double()
-    return torch.where(scores.isfinite().all(dim=1), right, math.nan)
+    return features.to(weights) @ weights + offsets
+
+
+def class_ranks(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return how many classes score higher than an image's own, (..., N), float64.
+
+    Of classes with the same score, those of lower numbers come first, as in `argmax`. NaN where a
+    score is not finite.
+
+    Args:
+        scores: (..., N, K).
+        labels: (N,), the images' classes.
+    """
+    own = scores.gather(-1, labels.expand(scores.shape[:-1])[..., None])
+    before = torch.arange(scores.shape[-1], device=scores.device) < labels[:, None]
+    ranks = ((scores > own) | ((scores == own) & before)).sum(dim=-1).double()
+    return torch.where(scores.isfinite().all(dim=-1), ranks, math.nan)
+
+
+def among_first(ranks: Tensor, count: int) -> Tensor:
+    """Return 1 where a rank is below `count`, else 0, float64; NaN where it is NaN."""
+    return torch.where(ranks.isnan(), math.nan, (ranks < count).double())

@@ -6,10 +6,11 @@ images of each class fit the linear probes, the other half judge them.
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from evaluation.blocks.probes import TIMES, Batch, BlockReport, probe_blocks
-from runtime.randomness import PROBE, image_streams
+from evaluation.blocks.example_batches import Examples, label_target
+from evaluation.blocks.probes import TIMES, BlockReport, probe_blocks
+from evaluation.blocks.tokens import Batch
+from runtime.randomness import PROBE
 from transport import Transport
 
 LEAST = 20  # images of a class: ten to fit a probe, ten to judge it
@@ -79,29 +80,34 @@ class Probing:
     @torch.no_grad()
     def encoded(self, part: int, encode) -> list[Batch]:
         """Return the images that fit the probes (part 0) or judge them (part 1), in batches."""
-        images, labels = self.images[part], torch.from_numpy(self.labels[part])
-        starts = range(0, len(images), BATCH)
-        return [
-            (*self.encode_batch(images[i : i + BATCH], encode), labels[i : i + BATCH])
-            for i in starts
-        ]
-
-    def encode_batch(self, numbers: np.ndarray, encode) -> tuple[Tensor, Tensor]:
-        items = [torch.as_tensor(self.source[i][0]) for i in numbers.tolist()]
-        images = torch.stack(items).to(self.device)
-        draws = image_streams(self.seed, numbers.tolist(), self.device, PROBE)
-        x_1 = encode(images, torch.zeros(len(images), dtype=torch.bool, device=self.device), draws)
-        return x_1.cpu(), draws.normal(x_1.shape[1:]).cpu()
+        examples = Examples(
+            self.source, encode, seed=self.seed, device=self.device, batch_size=BATCH
+        )
+        numbers = np.full(len(self.source), -1)
+        numbers[self.images[part]] = self.labels[part]
+        target = label_target(torch.from_numpy(numbers))
+        cpu = torch.device("cpu")
+        batches = examples.batches(self.images[part].tolist(), target)
+        return [Batch(*batch[:3]).to(cpu) for batch in batches]
 
 
-def probe_images(labels: np.ndarray, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def probe_images(
+    labels: np.ndarray,
+    samples: int | None,
+    seed: int,
+    held_out: float = 0.5,
+    name: str = "--probe-samples",
+) -> tuple[np.ndarray, np.ndarray]:
     """Choose images; return the numbers of those that fit a probe and of those that judge it.
 
-    At most `samples` in all, and equally many of each class if there are enough; half of a class
-    goes to each. Where that leaves less than `LEAST` images for each class, fewer classes are used.
+    At most `samples` in all, and equally many of each class if there are enough. Where that leaves
+    less than `LEAST` images for each class, fewer classes are used.
 
     Args:
         labels: (N,) of all images.
+        samples: None for all images of all classes that have `LEAST`.
+        held_out: share of each class that judges, in [0, 1).
+        name: the flag that says how many.
 
     Raises `ValueError` when there are less than two classes, or less than `LEAST` images of them.
     """
@@ -113,9 +119,9 @@ def probe_images(labels: np.ndarray, samples: int, seed: int) -> tuple[np.ndarra
             f"a linear probe tells classes apart, and the data has {len(present)}: use data with "
             f"two classes or more"
         )
-    if samples < 2 * LEAST:
+    if samples is not None and samples < 2 * LEAST:
         raise ValueError(
-            f"--probe-samples {samples}: at least {2 * LEAST} are needed, {LEAST} images of each "
+            f"{name} {samples}: at least {2 * LEAST} are needed, {LEAST} images of each "
             f"of two classes"
         )
     enough = present[counts >= LEAST]
@@ -124,12 +130,13 @@ def probe_images(labels: np.ndarray, samples: int, seed: int) -> tuple[np.ndarra
             f"a linear probe needs {LEAST} images of each of two classes or more; of the "
             f"{len(present)} classes of the data, {len(enough)} have that many: use more data"
         )
-    chosen = random.permutation(enough)[: samples // LEAST]
-    each = samples // len(chosen)
+    chosen = random.permutation(enough)[: None if samples is None else samples // LEAST]
+    each = len(labels) if samples is None else samples // len(chosen)
     shuffled = labels[order]
-    fit, held_out = [], []
+    fit, judging = [], []
     for label in np.sort(chosen):
         own = order[shuffled == label][:each]
-        fit.append(own[: len(own) // 2])
-        held_out.append(own[len(own) // 2 :])
-    return random.permutation(np.concatenate(fit)), np.concatenate(held_out)
+        first = int(len(own) * (1 - held_out))
+        fit.append(own[:first])
+        judging.append(own[first:])
+    return random.permutation(np.concatenate(fit)), np.concatenate(judging)

@@ -1,12 +1,9 @@
 """Probes of the blocks of a network: the tokens of every block at several times -> named numbers.
 
-Each block gives tokens z (N, T, D) at time t of x_t = alpha_t x_1 + sigma_t x_0. The standard
-probes measure how well a linear classifier predicts the class from them
+A probe measures the tokens z (N, T, D) of every block at one time (evaluation/blocks/tokens.py).
+The standard probes measure how well a linear classifier predicts the class from them
 (evaluation/blocks/linear_probe.py), their effective rank and the similarity of blocks
 (evaluation/blocks/token_statistics.py). A new probe is a class with the methods of `Probe`.
-
-The network gets the null label, so that the tokens know the class from the image alone: given the
-label, a probe would only read it back. The network is not changed.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,35 +15,70 @@ from torch import Tensor, nn
 
 from evaluation.blocks.linear_probe import LinearAccuracy
 from evaluation.blocks.token_statistics import BlockSimilarity, EffectiveRank
-from layersync.capture import BlockRecorder
-from layersync.outputs import TokenReader
+from evaluation.blocks.tokens import Batch, TokenExtractor
+from runtime.processes import Alone, Processes
 from runtime.progress import Progress
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # the middles of fifths of [0, 1]: their mean is one over t
-
-Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class Probe(Protocol):
     """A measurement of the tokens of every block of a network at one time of the path.
 
     Batches to fit come first, then held-out ones: the tokens of each block in order, (N, T, D)
-    float32, and the images' labels (N,) in 0..classes-1. A new probe is made for each time, with
-    the number of classes.
+    float32, and the batch's target, as labels (N,) in 0..classes-1. A new probe is made for each
+    time. On several processes each one sees its share of the batches, at least one of each kind.
     """
 
-    def fit(self, tokens: Sequence[Tensor], labels: Tensor) -> None:
+    def fit(self, tokens: Sequence[Tensor], target: Tensor) -> None:
         """Add a batch of the images that the probe may be fitted to."""
 
-    def judge(self, tokens: Sequence[Tensor], labels: Tensor) -> None:
+    def fitted(self, processes: Processes) -> None:
+        """Join what was added with the other processes' sums, after the last batch to fit."""
+
+    def judge(self, tokens: Sequence[Tensor], target: Tensor) -> None:
         """Add a batch of held-out images."""
 
-    def numbers(self) -> dict[str, Tensor]:
-        """Return {name: numbers of each block, (depth, ...)}."""
+    def numbers(self, processes: Processes) -> dict[str, Tensor]:
+        """Return {name: numbers of each block, (depth, ...)}, over the images of all processes."""
 
 
 MakeProbe = Callable[[int], Probe]
 PROBES: tuple[MakeProbe, ...] = (LinearAccuracy, EffectiveRank, BlockSimilarity)
+
+
+def run_probes(
+    extractor: TokenExtractor,
+    fit: Iterable[Batch],
+    held_out: Iterable[Batch],
+    times: Sequence[float],
+    make: Callable[[], Sequence[Probe]],
+    processes: Processes | None = None,
+) -> dict[str, Tensor]:
+    """Return the numbers of all probes by name, (len(times), depth, ...) each.
+
+    Batches are read once, for all times; nothing of them is kept but what the probes keep.
+
+    Args:
+        fit, held_out: this process's share of the batches.
+        make: makes the probes of one time.
+        processes: those that share the work, which is then a collective; alone unless given.
+    """
+    processes = processes or Alone()
+    rows = [make() for _ in times]
+    for k, tokens, batch in extractor.each(fit, times):
+        for probe in rows[k]:
+            probe.fit(tokens, batch.target)
+    for probe in (probe for row in rows for probe in row):
+        probe.fitted(processes)
+    for k, tokens, batch in extractor.each(held_out, times):
+        for probe in rows[k]:
+            probe.judge(tokens, batch.target)
+    numbers = [
+        {name: value for probe in row for name, value in probe.numbers(processes).items()}
+        for row in rows
+    ]
+    return {name: torch.stack([row[name] for row in numbers]).cpu() for name in numbers[0]}
 
 
 @dataclass(frozen=True)
@@ -92,14 +124,12 @@ def probe_blocks(
     progress: bool = False,
     probes: Sequence[MakeProbe] = PROBES,
 ) -> BlockReport:
-    """Run probes on the tokens of every block at each of `times`.
+    """Run probes on the tokens of every block at each of `times`, one time after the other.
 
     Args:
-        model: called as model(x_t, t, y), with a `null_label`; a SiT in eval mode.
-        blocks: the modules whose outputs are probed, as in `model.blocks`.
-        fit, held_out: batches (x_1 (N, ...), noise x_0 like it, labels (N,) in 0..classes-1), on
-            any device; probes are fitted to the first and judged on the second.
-        path: the interpolant, `transport.path`.
+        model, blocks, path: as in `TokenExtractor`.
+        fit, held_out: batches, with labels in 0..classes-1 as target; probes are fitted to the
+            first and judged on the second.
         progress: show a bar.
         probes: the classes of the probes; those of `PROBES`, and any more.
 
@@ -114,12 +144,13 @@ def probe_blocks(
             yield batch
             bar.update()
 
-    at = [BlocksAt(model, blocks, path, t) for t in times]
+    def make() -> list[Probe]:
+        return [one(classes) for one in probes]
+
+    extractor = TokenExtractor(model, blocks, path)
     with bar:
-        rows = [
-            one.look([make(classes) for make in probes], shown(fit), shown(held_out)) for one in at
-        ]
-    columns = {name: torch.stack([row[name] for row in rows]).cpu() for name in rows[0]}
+        rows = [run_probes(extractor, shown(fit), shown(held_out), [t], make) for t in times]
+    columns = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
     return BlockReport(tuple(times), classes, **standard(columns))
 
 
@@ -127,36 +158,3 @@ def standard(columns: dict[str, Tensor]) -> dict:
     """Return the numbers of `PROBES` under their names, those of other probes under `more`."""
     known = {name: columns.pop(name) for name in ("correct", "effective_rank", "similarity")}
     return known | {"more": columns}
-
-
-class BlocksAt:
-    """The blocks of a network at one time of the path."""
-
-    def __init__(self, model, blocks: Sequence[nn.Module], path, time: float):
-        self.model, self.path, self.time = model, path, time
-        self.null_label = model.null_label
-        self.recorder = BlockRecorder(dict(enumerate(blocks)))
-        self.device = next(blocks[0].parameters()).device
-
-    def look(
-        self, probes: Sequence[Probe], fit: Iterable[Batch], held_out: Iterable[Batch]
-    ) -> dict[str, Tensor]:
-        """Return the numbers of all probes, fitted to `fit` and judged on `held_out`."""
-        for batch in fit:
-            tokens, labels = self.tokens(batch)
-            for probe in probes:
-                probe.fit(tokens, labels)
-        for batch in held_out:
-            tokens, labels = self.tokens(batch)
-            for probe in probes:
-                probe.judge(tokens, labels)
-        return {name: value for probe in probes for name, value in probe.numbers().items()}
-
-    def tokens(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
-        """Return the tokens (N, T, D) of every block, without a label given, and labels (N,)."""
-        x_1, x_0, labels = (tensor.to(self.device) for tensor in batch)
-        t = torch.full((len(x_1),), self.time, device=self.device)
-        with self.recorder.recording():
-            self.model(self.path.x_t(t, x_0, x_1), t, torch.full_like(labels, self.null_label))
-        outputs, read = self.recorder.take(), TokenReader().tokens
-        return [read(outputs[k][0]).float() for k in range(len(outputs))], labels

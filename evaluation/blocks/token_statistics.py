@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evaluation.moments import Moments
+from runtime.processes import Processes
 
 CHUNK = 2**23  # float64 numbers in the working memory of a similarity, 64 MB
 
@@ -23,16 +24,20 @@ class EffectiveRank:
     def __init__(self, classes: int):
         self.moments: list[Moments] = []
 
-    def fit(self, tokens: Sequence[Tensor], labels: Tensor) -> None:
+    def fit(self, tokens: Sequence[Tensor], target: Tensor) -> None:
         if not self.moments:
             self.moments = [Moments(z.shape[-1], z.device) for z in tokens]
         for moments, z in zip(self.moments, tokens, strict=True):
             moments.add(z.flatten(0, 1))
 
-    def judge(self, tokens: Sequence[Tensor], labels: Tensor) -> None:
+    def fitted(self, processes: Processes) -> None:
+        for moments in self.moments:
+            moments.join(processes)
+
+    def judge(self, tokens: Sequence[Tensor], target: Tensor) -> None:
         """Held-out images are not looked at."""
 
-    def numbers(self) -> dict[str, Tensor]:
+    def numbers(self, processes: Processes) -> dict[str, Tensor]:
         """Return {"effective_rank": (depth,)}."""
         ranks = [effective_rank(moments.squares) for moments in self.moments]
         return {"effective_rank": torch.tensor(ranks, dtype=torch.float64)}
@@ -45,14 +50,18 @@ class BlockSimilarity:
         self.total = torch.zeros(())
         self.count = 0
 
-    def fit(self, tokens: Sequence[Tensor], labels: Tensor) -> None:
-        self.total = self.total + len(labels) * block_similarity(tokens)
-        self.count += len(labels)
+    def fit(self, tokens: Sequence[Tensor], target: Tensor) -> None:
+        self.total = self.total + len(target) * block_similarity(tokens)
+        self.count += len(target)
 
-    def judge(self, tokens: Sequence[Tensor], labels: Tensor) -> None:
+    def fitted(self, processes: Processes) -> None:
+        self.total = processes.sum(self.total)
+        self.count = int(processes.sum(torch.tensor(self.count)))
+
+    def judge(self, tokens: Sequence[Tensor], target: Tensor) -> None:
         """Held-out images are not looked at."""
 
-    def numbers(self) -> dict[str, Tensor]:
+    def numbers(self, processes: Processes) -> dict[str, Tensor]:
         """Return {"similarity": (depth, depth)}."""
         return {"similarity": self.total / self.count}
 

@@ -11,6 +11,7 @@ from data.data_config import TrainingData
 from data.decoding import UnreadableImage
 from data.loader import make_loader
 from data.order import StepBatches
+from data.rows import choose_split
 from data.sources import DigitsSource, FolderSource, load_indexed, load_source
 
 
@@ -162,3 +163,53 @@ def test_a_link_to_the_folder_itself_adds_no_images(tmp_path):
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     after = load(data_path=str(tmp_path))
     assert (after.paths, after.num_classes) == (before.paths, 2)
+
+
+@pytest.fixture
+def splits(tmp_path):
+    """Write folders of parquet files with the splits that a test names: 2 images in the first,
+    3 in the second and so on."""
+    import datasets
+
+    def write(*names: str) -> str:
+        folder = tmp_path / "-".join(names)
+        folder.mkdir()
+        for count, name in enumerate(names, start=2):
+            rows = datasets.Dataset.from_dict({"img": [png(9)] * count, "label": [0] * count})
+            rows = rows.cast_column("img", datasets.Image())
+            rows.to_parquet(folder / f"{name}-00000-of-00001.parquet")
+        return str(folder)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "names, given, split, count",
+    [
+        (("test", "train"), None, None, 3),
+        (("test", "train"), None, "test", 2),
+        (("test", "train"), "--val-data-path", None, 2),
+        (("test", "train", "validation"), "--val-data-path", None, 4),
+        (("test",), None, None, 2),
+        (("train",), "--val-data-path", None, 2),
+    ],
+)
+def test_the_split_that_is_read(splits, names, given, split, count):
+    columns = dict(image_column="img", label_column="label")
+    assert len(load(given=given, data_path=splits(*names), split=split, **columns)) == count
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_split_that_is_not_there_is_named_with_those_that_are(splits, streaming):
+    words = "--data-path .*no split nope; give --split with one of train, test"
+    with pytest.raises(ValueError, match=words):
+        load(data_path=splits("train", "test"), split="nope", streaming=streaming)
+    words = "--val-data-path .*no split validation or val or test; give --val-split with one of"
+    with pytest.raises(ValueError, match=words):
+        choose_split("--val-data-path", "NAME", ["train", "extra"], wanted=None)
+
+
+def test_a_stream_reads_and_counts_its_split(splits):
+    columns = dict(image_column="img", label_column="label", streaming=True)
+    source = load(data_path=splits("train", "test"), split="test", **columns)
+    assert len(source) == 3

@@ -76,8 +76,8 @@ def test_a_network_of_reversed_time_is_turned_around(checkpoint, tmp_path):
     flags = dict(dataset_name="digits", image_size=8, vae="none")
     turned = Suggestion(PairConfig(ckpt=str(tmp_path / "repa.pt"), **flags))
     seen = []
-    turned.model.t_embedder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    turned.network(torch.zeros(1, 1, 8, 8), torch.tensor([0.2]), torch.tensor([10]))
+    turned.one.model.t_embedder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    turned.one.network(torch.zeros(1, 1, 8, 8), torch.tensor([0.2]), torch.tensor([10]))
     assert seen[0].item() == pytest.approx(0.8)
 
 

@@ -7,9 +7,17 @@ import pytest
 from launching import TINY_DIGITS
 
 import train
+from training.checks import check_train_config
 from training.config import OptimConfig, TrainConfig
 from training.methods.dispersive import DispersiveConfig
-from training.settings_record import resolved_settings, restore
+from training.runs import different_settings, run_folder
+from training.settings_record import (
+    in_force,
+    resolved_settings,
+    restore,
+    run_record,
+    settings_of_record,
+)
 
 
 def test_what_is_left_to_the_model_has_its_value_there():
@@ -42,6 +50,37 @@ def test_settings_are_read_back_from_json(config):
     assert restore(stored | {"no_longer": 1, "in_force": {"lr": 3}}) == config
     del stored["optim"]  # of a version before there was such a group
     assert restore(stored) == dataclasses.replace(config, optim=OptimConfig())
+    assert restore(run_record(config)) == config
+
+
+def test_settings_in_force_are_those_of_the_same_run():
+    left, given = TrainConfig(model="SiT-B/2"), in_force(TrainConfig(model="SiT-B/2"))
+    assert (given.encoder_depth, given.gt_encoder_depth, given.reg_weight) == (4, 7, 0.3)
+    assert given.dataset_name == "imagenet-1k" and in_force(given) == given
+    check_train_config(given)
+    assert run_folder(given) == run_folder(left)
+    for one, other in ((left, given), (given, left)):
+        assert different_settings(one, dataclasses.asdict(other)) == []
+        assert different_settings(one, run_record(other)) == []
+    other = dataclasses.asdict(dataclasses.replace(given, reg_weight=0.1))
+    assert different_settings(left, other) == ["--reg-weight: 0.1 there, 0.3 here"]
+    unlike = in_force(TrainConfig(loss_type="sra", model="SiT-B/2"))
+    assert unlike.sra.sra_teacher_depth and in_force(unlike) == unlike
+
+
+def test_flags_of_a_run_are_taken_from_its_record():
+    config = TrainConfig(
+        model="SiT-B/2", data_path="x", ckpt="a.pt", run_name="run", resume="latest",
+        optim=OptimConfig(betas=(0.8, 0.9)),
+    )  # fmt: skip
+    taken = settings_of_record(json.loads(json.dumps(run_record(in_force(config)))))
+    assert taken["encoder_depth"] == 4 and taken["betas"] == [0.8, 0.9]
+    assert not {"ckpt", "resume", "run_name", "results_dir", "config", "made_by"} & set(taken)
+    tuned = dataclasses.replace(config, resume=None, fine_tune=True)
+    assert settings_of_record(run_record(tuned))["ckpt"] == "a.pt"
+    grouped = dataclasses.asdict(config) | {"in_force": resolved_settings(config), "old": 1}
+    assert settings_of_record(json.loads(json.dumps(grouped))) == taken
+    assert settings_of_record({"lr": 1.0}) is None  # a file by hand, whose keys are all checked
 
 
 def test_config_json_and_tensorboard_show_what_ran(tmp_path):
@@ -50,7 +89,7 @@ def test_config_json_and_tensorboard_show_what_ran(tmp_path):
     )
     training.run()
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert stored["encoder_depth"] is None  # as the command line had it
-    assert stored["in_force"]["encoder_depth"] == 2 and stored["in_force"]["reg_weight"] == 0.3
+    assert stored["encoder_depth"] == 2 and stored["reg_weight"] == 0.3
+    assert stored["precision"] == "fp32" and stored["lr"] == 0.01
     (hparams,) = (tmp_path / "run").rglob("hparams.yml")
     assert "gt_encoder_depth: 5\n" in hparams.read_text()

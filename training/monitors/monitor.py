@@ -53,7 +53,8 @@ class Watched:
         c = self.config
         if not c.val_data_path:
             return None
-        named = replace(c, data_path=c.val_data_path, dataset_name=None)
+        data = dict(data_path=c.val_data_path, dataset_name=None, split=c.val_split)
+        named = replace(c, **data)
         source = load_indexed(named, batch=1, given="--val-data-path")
         source.check_codec(self.encoding.codec, c.image_size)
         return source

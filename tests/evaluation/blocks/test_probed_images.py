@@ -62,7 +62,8 @@ def test_batches_hold_the_images_their_noise_and_their_labels():
     source = DigitsSource()
     probing = Probing(source, 100, seed=7)
     fit, held_out = (probing.encoded(part, encode) for part in (0, 1))
-    x_1, x_0, labels = (torch.cat(column) for column in zip(*fit, *held_out, strict=True))
+    batches = (batch[:3] for batch in (*fit, *held_out))
+    x_1, x_0, labels = (torch.cat(column) for column in zip(*batches, strict=True))
     for i, number in enumerate(np.concatenate(probing.images).tolist()):
         image, label = source[number]
         assert torch.equal(x_1[i], image / 127.5 - 1) and probing.classes[labels[i]] == label

@@ -213,11 +213,14 @@ class TokenNorm:
     def fit(self, tokens, labels):
         pass
 
+    def fitted(self, processes):
+        pass
+
     def judge(self, tokens, labels):
         self.sums = self.sums + torch.stack([z.norm(dim=-1).sum() for z in tokens])
         self.count += tokens[0].shape[:2].numel()
 
-    def numbers(self):
+    def numbers(self, processes):
         return {"norm": self.sums / self.count}
 
 
