@@ -42,13 +42,14 @@ class ImageMaker:
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32
         self.trained, settings = open_checkpoint(config)
+        model = self.trained.model  # checked before a codec is looked for, maybe on the hub
         self.codec = load_codec(settings["vae"], self.device, self.trained.arch["in_channels"])
         self.settings = with_image_size(settings, self.trained, self.codec)
         self.shape = self.trained.shape
         self.image_shape = (*2 * (self.settings["image_size"],), self.codec.image_channels)
         sizes = math.prod(self.shape), math.prod(self.image_shape)
         check_batch_fits(name, batch, *sizes, self.device)
-        prepare_model(self.trained.model.to(self.device), config.bf16, config.compile)
+        prepare_model(model.to(self.device), config.bf16, config.compile)
         self.network = Network(self.trained.network, config.bf16)
         channels = None if config.cfg_channels == "all" else int(config.cfg_channels)
         self.guided = Guidance(self.network, config.cfg_scale, channels, config.guidance_interval)

@@ -89,12 +89,11 @@ def flag_rows() -> list[Row]:
     from scripts.suggest_pair import PairConfig
     from training.config import TrainConfig
 
+    shared = tuple(name for name, *_ in numbers(ODESettings))
     return [
         *bad_numbers("train", TrainConfig, TRAIN, skip=TRAIN_MAY),
         *bad_numbers("ode", ODESettings, ODE),
-        *bad_numbers(
-            "sde", SDESettings, SDE, skip=tuple(flag for flag, *_ in numbers(ODESettings))
-        ),
+        *bad_numbers("sde", SDESettings, SDE, skip=shared),
         *bad_numbers("score", Score, SCORE),
         *bad_numbers("reference", MakeReference, REFERENCE),
         *bad_numbers("cache", CacheConfig, CACHE),

@@ -86,7 +86,7 @@ def output_rows() -> list[Row]:
         Row("sample beside a photo", ODE, r"samples\.png", make_file("samples.png", b"a photo")),
         Row("suggest beside a photo", SUGGEST, r"--out \S+pairs\.png: exists and is not a picture",
             make_file("pairs.png", b"a photo")),
-        Row("suggest beside a picture of samples", SUGGEST, r"--out \S+pairs\.png: exists and is not",
+        Row("suggest beside a picture of samples", SUGGEST, r"--out \S+pairs\.png: exists and is",
             copy_of("samples.png", "pairs.png")),
         Row("score over the samples", PIXELS.replace("{here}/a.metrics.json", "{here}/s.npz"),
             r"s\.npz", copy_of("samples.npz", "s.npz")),
