@@ -66,5 +66,8 @@ class TrainingData(DataConfig):
     vae: str = "ema"
     """codec: ema or mse (Stability's fine-tuned SD autoencoders), a hub id, a folder, or "none"
     for pixels"""
+    vae_bf16: bool = False
+    """changes numbers: encode images in bf16 and channels-last, faster on a GPU. A cache made by
+    scripts/cache_latents.py costs nothing in a step and is exact"""
     num_workers: int = free(4)
     """data loading processes per training process"""

@@ -6,6 +6,7 @@ from torch import Tensor
 from data.data_config import TrainingData
 from data.source_protocol import Source
 from models import find_model, load_codec
+from models.codecs import PIXELS
 from runtime.randomness import Streams
 
 
@@ -19,7 +20,12 @@ class Encoding:
 
     def __init__(self, config: TrainingData, model: str, source: Source, device: torch.device):
         self.source = source
-        self.codec = load_codec(config.vae, device, source.channels)
+        if config.vae_bf16 and (source.latents or config.vae == PIXELS):
+            what = (
+                "the data holds latents already" if source.latents else "--vae none encodes nothing"
+            )
+            raise ValueError(f"--vae-bf16 has no effect: {what}; leave it out")
+        self.codec = load_codec(config.vae, device, source.channels, config.vae_bf16)
         source.check_codec(self.codec, config.image_size)
         size = config.image_size
         self.latent_shape = self.codec.latent_shape((self.codec.image_channels, size, size))
@@ -30,6 +36,17 @@ class Encoding:
                 f"--image-size {size} is not divisible by {both}, the codec's factor "
                 f"{self.codec.factor} times the patch size {patch} of --model {model}"
             )
+
+    @property
+    def advice(self) -> str | None:
+        """Return what to tell a user whose run encodes each image in each epoch anew."""
+        if self.source.latents or self.codec.name == PIXELS:
+            return None
+        return (
+            "every step encodes its images with the autoencoder, which costs about as much as "
+            "training SiT-XL/2: a cache of latents is made once, by scripts/cache_latents.py, and "
+            "gives the same x_1 (docs/latents.md)"
+        )
 
     def __call__(self, items: Tensor, mirrored: Tensor, draws: Streams) -> Tensor:
         """Return x_1 (N, *latent_shape), float32, of the source's items (N, *source.shape).

@@ -21,6 +21,7 @@ from data.latents import LatentSource
 from data.rows import HUB_NAMES, load_rows
 from data.source_protocol import ImageSource, IndexedSource, NamedSource, Source
 from data.streams import StreamSource
+from data.tiny_imagenet import TinyValidation, is_tiny_validation
 from runtime.hub import is_hub_name
 from runtime.processes import told_by_first
 
@@ -81,6 +82,8 @@ def open_source(c: DataConfig, given: str | None = None) -> IndexedSource:
         return DigitsSource(c.image_size)
     if is_latent_cache(name):
         return LatentSource(name, given)
+    if is_tiny_validation(name):
+        return TinyValidation(given, name, c.image_size)
     return FolderSource(given, name, c.image_size)
 
 

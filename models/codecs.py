@@ -76,11 +76,13 @@ class VAECodec(Codec):
     Args:
         name: "ema" or "mse" (Stability's fine-tuned SD autoencoders), a hub id or a folder.
         device: where to run it, in float32.
+        bf16: encode in bfloat16 and channels-last, several times as fast on a GPU; decoding and
+            the posterior's arithmetic stay in float32.
 
     Raises `ValueError` when nothing can be loaded from `name`.
     """
 
-    def __init__(self, name: str, device: torch.device | str = "cpu"):
+    def __init__(self, name: str, device: torch.device | str = "cpu", bf16: bool = False):
         from diffusers import AutoencoderKL  # heavy, and pixel-space users do without
 
         source = STABILITY_VAES.get(name, name)
@@ -95,7 +97,10 @@ class VAECodec(Codec):
                 f"or a folder with config.json and weights"
             ) from error
         self.name = str(Path(name).resolve()) if Path(name).is_dir() else name
-        self.vae = vae.to(device).eval().requires_grad_(False)
+        self.vae, self.bf16 = vae.to(device).eval().requires_grad_(False), bf16
+        for part in (vae.encoder, vae.quant_conv) if bf16 else ():
+            if part is not None:
+                part.to(torch.bfloat16, memory_format=torch.channels_last)
         self.scale = vae.config.scaling_factor
         self.channels = vae.config.latent_channels
         self.image_channels = vae.config.in_channels
@@ -110,17 +115,29 @@ class VAECodec(Codec):
     @torch.no_grad()
     def moments(self, images: Tensor) -> Tensor:
         """Mean and standard deviation of the posterior, not scaled: float32 (N, 2, C, h, w)."""
-        posterior = self.vae.encode(to_unit_range(images)).latent_dist
-        return torch.stack([posterior.mean, posterior.std], 1)
+        pixels = to_unit_range(images)
+        if not self.bf16:
+            posterior = self.vae.encode(pixels).latent_dist
+            return torch.stack([posterior.mean, posterior.std], 1)
+        pixels = pixels.to(torch.bfloat16, memory_format=torch.channels_last)
+        posterior = self.vae.encode(pixels).latent_dist
+        mean, log_variance = posterior.parameters.float().contiguous().chunk(2, dim=1)
+        return torch.stack([mean, (log_variance.clamp(-30, 20) / 2).exp()], 1)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         return to_bytes(self.vae.decode(latents / self.scale).sample)
 
 
-def load_codec(name: str, device: torch.device | str = "cpu", channels: int = 3) -> Codec:
-    """The codec called `name`: "none" for pixels with that many channels, else an autoencoder."""
-    return PixelCodec(channels) if name == PIXELS else VAECodec(name, device)
+def load_codec(
+    name: str, device: torch.device | str = "cpu", channels: int = 3, bf16: bool = False
+) -> Codec:
+    """Load the codec called `name`: "none" for pixels with that many channels, or an autoencoder.
+
+    Args:
+        bf16: whether an autoencoder encodes in bfloat16.
+    """
+    return PixelCodec(channels) if name == PIXELS else VAECodec(name, device, bf16)
 
 
 def latent_size(image_size: int, codec: Codec) -> int:

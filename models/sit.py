@@ -59,6 +59,7 @@ class SiT(nn.Module):
         self.class_dropout_prob = class_dropout_prob
         self.learn_sigma = learn_sigma
         self.checkpoint_activations = 0  # n: recompute every n-th block in the backward pass
+        self.residual_dtype: torch.dtype | None = None  # of tokens between blocks, if not x's
 
         self.x_embedder = PatchEmbed(input_size, patch_size, in_channels, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
@@ -111,6 +112,7 @@ class SiT(nn.Module):
         Returns (N, C, H, W).
         """
         x = self.x_embedder(x) + self.pos_embed  # (N, T, D)
+        x = x if self.residual_dtype is None else x.to(self.residual_dtype)
         c = self.t_embedder(t) + self.y_embedder(y, self.training, force_drop_ids)  # (N, D)
         every = self.checkpoint_activations if self.training else 0
         for i, block in enumerate(self.blocks):

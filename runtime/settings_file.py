@@ -202,7 +202,7 @@ def read_content(path: Path, section: Section) -> dict:
 
 def own_section(path: Path, content: dict, section: Section) -> dict:
     """Return the settings for a command: its section, or everything where there are no sections."""
-    if not any(isinstance(content.get(name), dict) for name in SECTIONS):
+    if not any(isinstance(content.get(name), dict) for name in (*SECTIONS, *FACTS)):
         return content
     for key, value in content.items():
         if key not in (*SECTIONS, *FACTS) or not isinstance(value, dict):

@@ -7,12 +7,14 @@
 Words of commands contain {cell} for the folder, and inputs and outputs are paths inside it, so that
 a sweep may be moved. A command counts as done when its record has the same recipe and its files are
 there with the same bytes. Files that only later commands read (checkpoints, samples) may be removed
-once those are done; the results (metrics) may not.
+once those are done; the results (metrics) may not. A command may write for several cells, as a run
+that all of them sample: it has a lock of its own, and is done when its files are there.
 """
 
 import fcntl
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -41,6 +43,8 @@ class Command:
     """values that this recipe must hold, as {"step": 700}"""
     discards: tuple[str, ...] = ()
     """files inside the folder that are removed when it has succeeded"""
+    shared: str | None = None
+    """lock file, as a path from the folder, of outputs that other cells want too"""
     progress: tuple[str, int] | None = None
     """a .jsonl inside the folder whose lines have a `step`, and the last step"""
 
@@ -60,6 +64,19 @@ class Cell:
     @property
     def log(self) -> Path:
         return self.folder / "cell.log"
+
+    def path(self, name: str) -> Path:
+        """Return the path of a command's file, which is elsewhere for "../../runs/a"."""
+        return Path(os.path.normpath(self.folder / name))
+
+    def words(self, command: Command) -> list[str]:
+        """Return a command's words with the folder in place of {cell}."""
+        return [self._filled(word) for word in command.words]
+
+    def _filled(self, word: str) -> str:
+        if word.startswith("{cell}/"):
+            return str(self.path(word.removeprefix("{cell}/")))
+        return word.replace("{cell}", str(self.folder))
 
 
 def plain(value):
@@ -95,7 +112,7 @@ def fingerprint(path: Path) -> dict:
 def problem_with(cell: Cell, command: Command) -> str | None:
     """Return what is wrong with the files that a command should have written, else None."""
     for name in command.outputs:
-        path = cell.folder / name
+        path = cell.path(name)
         if not path.is_file():
             return f"it ended well but did not write {path}"
         if not command.result:
@@ -115,6 +132,8 @@ def problem_with(cell: Cell, command: Command) -> str | None:
 
 def is_done(cell: Cell, command: Command, record: dict) -> bool:
     """Return whether a command has succeeded and its files are unchanged."""
+    if command.shared:
+        return all(cell.path(name).is_file() for name in command.outputs)
     done = record["done"].get(command.name)
     if not done or set(done["outputs"]) != set(command.outputs) or problem_with(cell, command):
         return False
@@ -171,8 +190,13 @@ def lock(cell: Cell):
     The lock belongs to the open file, so processes that inherit the file hold it too. It is free
     when all of them have closed the file or ended, in whatever way.
     """
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    file = open(cell.folder / "cell.lock", "a")  # noqa: SIM115 (it stays open)
+    return lock_file(cell.folder / "cell.lock")
+
+
+def lock_file(path: Path):
+    """Lock a file, as `lock` does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "a")  # noqa: SIM115 (it stays open)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

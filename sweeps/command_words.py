@@ -155,7 +155,7 @@ def read_evaluate(text: str):
     return words, config
 
 
-def check_reference(config) -> None:
-    """Raise `ValueError` if the reference of an evaluation is missing."""
+def check_reference(config, flag: str = "--evaluate: --ref") -> None:
+    """Raise `ValueError` that names `flag` if the reference of an evaluation is missing."""
     if config.ref != "digits" and not Path(config.ref).exists():
-        raise ValueError(f"--evaluate: --ref {config.ref}: no such file or folder")
+        raise ValueError(f"{flag} {config.ref}: no such file or folder")

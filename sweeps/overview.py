@@ -87,7 +87,7 @@ def progress(run: CellRun) -> str:
     if not command or not command.progress:
         return command.name if command else "starting"
     name, last = command.progress
-    return f"{command.name} {last_step(run.cell.folder / name)}/{last}"
+    return f"{command.name} {last_step(run.cell.path(name))}/{last}"
 
 
 def last_step(path) -> int:

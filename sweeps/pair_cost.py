@@ -3,46 +3,15 @@
 from collections.abc import Sequence
 
 from runtime.progress import duration
-from sampling.sample_config import ODE, SDE
 from sweeps.cells import Cell, seconds, to_do
+from sweeps.operations import BACKWARD, forward_operations, network_input, network_passes
 from sweeps.pair_study import PairStudy
 
-EVALUATIONS = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}  # of a step, ODE
-BACKWARD = 2  # a backward pass in forward passes
 
-
-def forward_flops(study: PairStudy) -> float:
-    """Return the FLOPs of a forward pass on one image, counted on torch's meta device."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from models import find_model
-
+def forward_flops(study: PairStudy) -> int:
+    """Return the operations of a forward pass on one image."""
     c = study.training
-    latent = c.vae != "none"
-    size, channels = (c.image_size // 8, 4) if latent else (c.image_size, 3)
-    channels = 1 if c.dataset_name == "digits" and not latent else channels
-    with torch.device("meta"):
-        model = find_model(c.model)(
-            input_size=size, in_channels=channels, num_classes=c.num_classes
-        ).eval()
-        x, t = torch.zeros(1, channels, size, size), torch.zeros(1)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(x, t, torch.zeros(1, dtype=torch.long))
-    return counter.get_total_flops()
-
-
-def network_passes(c: ODE | SDE) -> int | None:
-    """Return the network passes for an image, None where the solver chooses its steps."""
-    steps = c.num_sampling_steps - 1
-    if isinstance(c, SDE):
-        evaluations = steps * {"Euler": 1, "Heun": 2}[c.sampling_method]
-        evaluations += c.last_step is not None
-    elif c.sampling_method in EVALUATIONS:
-        evaluations = steps * EVALUATIONS[c.sampling_method]
-    else:
-        return None
-    return evaluations * (1 if c.cfg_scale == 1 else 2)  # at most: an interval saves some
+    return forward_operations(c.model, *network_input(c))
 
 
 def estimate(study: PairStudy, cells: Sequence[Cell], parallel: int) -> list[str]:

@@ -87,11 +87,16 @@ def cores() -> int:
 
 
 class Pool:
-    """A pool of places to run cells: holds the waiting cells and those at work."""
+    """A pool of places to run cells: holds the waiting cells and those at work.
 
-    def __init__(self, cells: Sequence[Cell], c: PoolConfig):
+    Args:
+        ways: to start commands, one for each cell that works at the same time; on this machine
+            unless given.
+    """
+
+    def __init__(self, cells: Sequence[Cell], c: PoolConfig, ways: Sequence[Launch] = ()):
         self.overview = Overview(cells, c.parallel)
-        self.free = launches(c)
+        self.free = list(ways) or launches(c)
         self.runs: dict[CellRun, Launch] = {}
         self.waiting: deque[tuple[float, Cell]] = deque()  # and the time to look at it
         self.failed: list[Cell] = []
@@ -164,7 +169,8 @@ class Pool:
 
     def _stop(self) -> None:
         self.obeyed = self.stops
-        what = "commands save and end; once more to kill them" if self.stops == 1 else "killing"
+        how = next(iter(self.runs.values()), self.free[:1] and self.free[0])
+        what = how.when_stopped if how and self.stops == 1 else "killing"
         self.overview.say(f"stopping: {what}. The same command continues")
         for run in self.runs:
             run.stop()
@@ -182,10 +188,10 @@ def stop_signals(stop) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_cells(cells: Sequence[Cell], c: PoolConfig) -> int:
-    """Run all `cells` that are not finished.
+def run_cells(cells: Sequence[Cell], c: PoolConfig, ways: Sequence[Launch] = ()) -> int:
+    """Run all `cells` that are not finished, in the `ways` that `Pool` describes.
 
     Returns 0 when all are finished, 1 when some have failed, 75 when it was stopped: then the same
     call continues.
     """
-    return Pool(cells, c).work()
+    return Pool(cells, c, ways).work()

@@ -13,17 +13,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from runtime.outcome import TRIES, VARIABLE, progress_path, read_outcome
 from sweeps.cells import (
     Cell,
     Command,
     fingerprint,
+    is_done,
     lock,
+    lock_file,
     problem_with,
     read_record,
     to_do,
@@ -49,6 +52,8 @@ class Launch:
     threads: int | None = None
     """OMP_NUM_THREADS, unless the user set it"""
 
+    when_stopped: ClassVar = "commands save and end; once more to kill them"
+
     def argv(self, words: tuple[str, ...] | list[str]) -> list[str]:
         """Return the program and arguments that run a command's words."""
         words = list(words)
@@ -59,12 +64,11 @@ class Launch:
         launcher = ["-m", "torch.distributed.run", "--standalone"]
         return [sys.executable, *launcher, f"--nproc_per_node={self.processes}", *words]
 
-    def shown(self, words: tuple[str, ...] | list[str]) -> str:
+    def shown(self, words: tuple[str, ...] | list[str], start: Sequence[str] = ()) -> str:
         """Return a command as one would type it in the project's folder."""
-        start = ["python"]
         if self.processes > 1:
-            start = ["torchrun", "--standalone", f"--nproc_per_node={self.processes}"]
-        return shlex.join([*start, *words])
+            start = start or ["torchrun", "--standalone", f"--nproc_per_node={self.processes}"]
+        return shlex.join([*(start or ["python"]), *words])
 
     def environment(self) -> dict[str, str]:
         # torchrun's, of newer versions: so long a checkpoint may take after a signal
@@ -81,7 +85,8 @@ class Launch:
 class CellRun:
     """A cell at work. Call `poll` from time to time until it returns an outcome.
 
-    `outcome` is "busy" at once if another process works on the cell.
+    `outcome` is "busy" at once if another process works on the cell, and later if one works on what
+    the cell shares with others.
     """
 
     def __init__(self, cell: Cell, launch: Launch):
@@ -91,6 +96,7 @@ class CellRun:
         self.told = cell.folder / "outcome.json"  # where a command says how it ended
         self.tries = 0  # that ended without a word and without progress
         self.lock = lock(cell)
+        self.shared = None  # lock of what the running command writes for other cells too
         if self.lock is None:
             self.outcome = "busy"
             return
@@ -139,13 +145,10 @@ class CellRun:
             self.process.send_signal(signal.SIGTERM)
         self.kill_at = self.kill_at or time.monotonic() + SECONDS_TO_SAVE
 
-    def words(self, command: Command) -> list[str]:
-        return [word.replace("{cell}", str(self.cell.folder)) for word in command.words]
-
     def _start(self) -> None:
-        if not self.waiting:
-            return self._end("finished")
-        words = self.words(self.waiting[0])
+        if not self._may_start():
+            return
+        words = self.cell.words(self.waiting[0])
         with open(self.cell.log, "a") as log:
             log.write(f"\n{datetime.now():%Y-%m-%d %H:%M:%S} $ {self.launch.shown(words)}\n")
             log.flush()
@@ -158,21 +161,44 @@ class CellRun:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                pass_fds=[self.lock.fileno()],  # the cell stays locked while the command lives
+                # what is locked stays so while the command lives
+                pass_fds=[file.fileno() for file in (self.lock, self.shared) if file],
                 preexec_fn=before_command,
             )
 
+    def _may_start(self) -> bool:
+        """Return whether the next command is to run now; end the cell if there is none, or busy."""
+        self._release_shared()
+        while self.waiting and (name := self.waiting[0].shared):
+            command = self.waiting[0]
+            self.shared = lock_file(self.cell.path(name))
+            if self.shared is None:
+                self._end("busy")
+                return False
+            if not is_done(self.cell, command, self.record):
+                return True
+            self.waiting.pop(0)  # by another cell, in the meantime
+            self._release_shared()
+        if not self.waiting:
+            self._end("finished")
+        return bool(self.waiting)
+
+    def _release_shared(self) -> None:
+        if self.shared:
+            self.shared.close()
+        self.shared = None
+
     def _done(self) -> None:
-        command, folder = self.waiting.pop(0), self.cell.folder
+        command, cell = self.waiting.pop(0), self.cell
         self.tries = 0
         self.record["done"][command.name] = {
             "words": list(command.words),
             "seconds": round(self.record["spent"].pop(command.name), 1),
-            "outputs": {name: fingerprint(folder / name) for name in command.outputs},
+            "outputs": {name: fingerprint(cell.path(name)) for name in command.outputs},
         }
         write_record(self.cell, self.record)
         for name in command.discards:
-            (folder / name).unlink(missing_ok=True)
+            cell.path(name).unlink(missing_ok=True)
 
     def _failed(self, code: int, problem: str) -> None:
         self.record["failure"] = {
@@ -219,6 +245,7 @@ class CellRun:
 
     def _end(self, outcome: End) -> None:
         write_record(self.cell, self.record)
+        self._release_shared()
         self.lock.close()
         self.outcome = outcome
 

@@ -23,8 +23,9 @@ from runtime.files import write_json
 from runtime.flags import flag, require
 from sweeps.cells import Cell, state
 from sweeps.overview import Overview
-from sweeps.pool import POLL_SECONDS, PoolConfig, check_pool, run_cells, stop_signals
+from sweeps.pool import POLL_SECONDS, PoolConfig, check_pool, launches, run_cells, stop_signals
 from sweeps.process import EXIT_PREEMPTED, ROOT, CellRun, Launch
+from sweeps.slurm_job import JobLaunch
 
 ANNOUNCED_SECONDS = 300  # before its end a job is told; so long saving may take
 REQUEUES = 1000  # after time-outs; nothing is lost by one
@@ -34,7 +35,8 @@ SECONDS_FOR_LOCK = 120.0  # that a cell may be held by what is left of the job b
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """The place where cells run, and what a job asks for. A cell's processes are on one machine."""
+    """The place where cells run, and what a job asks for. A cell's processes are on one machine,
+    or each of its commands is a job on several nodes."""
 
     cluster: Literal["here", "slurm", "local"] = "here"
     """here: in this process; slurm: as an array of jobs, --parallel at a time; local: as submitit's
@@ -53,6 +55,11 @@ class ClusterConfig:
     """memory of a job"""
     sbatch: tuple[str, ...] = ()
     """more options of sbatch as NAME=VALUE: qos=low constraint=a100"""
+    nodes: int | None = None
+    """with --cluster slurm: each command is a job of scripts/slurm.sbatch on this many nodes, one
+    after another; without it a cell is a job, on one node"""
+    gpus_per_node: int | None = None
+    """with --nodes: GPUs of each, 0 for nodes without; 8 unless given"""
 
 
 def check_cluster(c: ClusterConfig) -> None:
@@ -63,7 +70,8 @@ def check_cluster(c: ClusterConfig) -> None:
                 given = f"{flag(field.name)} {getattr(c, field.name)}"
                 raise ValueError(f"{given} has no effect without --cluster slurm")
         return
-    if importlib.util.find_spec("submitit") is None:
+    check_nodes(c)
+    if not c.nodes and importlib.util.find_spec("submitit") is None:
         raise ValueError(f"--cluster {c.cluster}: submitit is not installed; pip install submitit")
     if c.cluster == "slurm" and not shutil.which("sbatch"):
         raise ValueError("--cluster slurm: there is no sbatch here; run this on a login node")
@@ -73,6 +81,41 @@ def check_cluster(c: ClusterConfig) -> None:
     for option in c.sbatch:
         if not option.partition("=")[2]:
             raise ValueError(f"--sbatch {option}: write NAME=VALUE, as in qos=low")
+
+
+def check_nodes(c: ClusterConfig) -> None:
+    """Raise `ValueError` for settings of jobs on several nodes that do not fit."""
+    if c.nodes is None:
+        if c.gpus_per_node is not None:
+            raise ValueError(f"--gpus-per-node {c.gpus_per_node} has no effect without --nodes")
+        return
+    if c.cluster != "slurm":
+        raise ValueError(f"--nodes {c.nodes} has no effect without --cluster slurm")
+    require(c, "nodes", c.nodes >= 1, "at least 1")
+    require(c, "gpus_per_node", (c.gpus_per_node or 0) >= 0, "at least 0")
+    for name in ("gpus_per_process", "cpus_per_process"):
+        if getattr(c, name) != getattr(ClusterConfig, name):
+            given = f"{flag(name)} {getattr(c, name)}"
+            raise ValueError(
+                f"{given} has no effect with --nodes: a node's GPUs and cores are shared"
+            )
+    if Path.cwd() != ROOT:
+        raise ValueError(f"--nodes {c.nodes}: start this from {ROOT}, where jobs start")
+
+
+def ways_to_launch(pool: PoolConfig, c: ClusterConfig) -> list[Launch]:
+    """Return ways to start commands, one for each of the cells that work at the same time."""
+    if not c.nodes:
+        return launches(pool)
+    gpus = 8 if c.gpus_per_node is None else c.gpus_per_node
+    hours, minutes = divmod(round(60 * c.hours), 60)
+    options = [f"--nodes={c.nodes}", f"--time={hours}:{minutes:02d}:00"]
+    options += [f"--gpus-per-node={gpus}"] if gpus else []
+    options += [f"--partition={c.partition}"] if c.partition else []
+    options += [f"--account={c.account}"] if c.account else []
+    options += [f"--mem={c.mem_gb:g}G"] if c.mem_gb else []
+    options += [f"--{option}" for option in c.sbatch]
+    return [JobLaunch(options=tuple(options))] * pool.parallel
 
 
 def check_settings(pool: PoolConfig, c: ClusterConfig) -> None:
@@ -87,8 +130,8 @@ def work_through(cells: Sequence[Cell], pool: PoolConfig, c: ClusterConfig, fold
     Returns 0 when all are finished, 1 when some are not and nothing more happens, 75 when it was
     stopped: the same call continues.
     """
-    if c.cluster == "here":
-        return run_cells(cells, pool)
+    if c.cluster == "here" or c.nodes:
+        return run_cells(cells, pool, ways_to_launch(pool, c))
     return submit_cells(cells, pool, c, folder)
 
 

@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from runtime.command import usage_errors
 from sweeps.cells import Cell, Command, to_do
-from sweeps.pool import PoolConfig, launches
-from sweeps.slurm import ClusterConfig, check_settings, work_through
+from sweeps.pool import PoolConfig
+from sweeps.process import Launch
+from sweeps.slurm import ClusterConfig, check_settings, ways_to_launch, work_through
 from sweeps.sweep_folder import check_same_sweep, join_sweep, load_sweep
 
 
@@ -114,7 +115,15 @@ def run_sweep(
         cells = [study.cell(point) for point in points]
         if dry_run:
             cost = study.cost(cells, pool.parallel)
-            print("\n".join([*commands_left(cells, pool), *([""] if cost else []), *cost]))
+            print(
+                "\n".join(
+                    [
+                        *commands_left(cells, ways_to_launch(pool, cluster)[0]),
+                        *([""] if cost else []),
+                        *cost,
+                    ]
+                )
+            )
             return 0
         join_sweep(study, points)
     code = work_through(cells, pool, cluster, study.folder)
@@ -131,15 +140,20 @@ def report_sweep(kind: type[Study[P]], folder: Path, **options) -> int:
     return 0
 
 
-def commands_left(cells: Sequence[Cell], pool: PoolConfig) -> list[str]:
+def commands_left(cells: Sequence[Cell], launch: Launch) -> list[str]:
     """Return the commands that must still run, as one would type them, under cells' names."""
-    launch, lines = launches(pool)[0], []
+    lines: list[str] = []
+    earlier: set[Path] = set()
     for cell in cells:
         left = to_do(cell)
         lines.append(f"\n# {cell.name}{'' if left else ': finished'}")
         for command in left:
-            words = [word.replace("{cell}", str(cell.folder)) for word in command.words]
-            lines.append(launch.shown(words))
+            outputs = {cell.path(name) for name in command.outputs}
+            if command.shared and outputs <= earlier:
+                lines.append(f"# {command.name}: as above")
+                continue
+            earlier |= outputs
+            lines.append(launch.shown(cell.words(command)))
     return lines
 
 

@@ -5,6 +5,7 @@ three to five seconds of a processor each; `real=True` starts an interpreter fro
 does, and every command has a test that does.
 """
 
+import pickle
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ TINY_DIGITS = TrainConfig(
 LOGGED = ("loss", "velocity_loss", "sync_loss", "grad_norm")
 
 
-def command(script: str, *args, processes: int = 1, real: bool = False) -> list[str]:
+def command(script: str | Path, *args, processes: int = 1, real: bool = False) -> list[str]:
     """`python script args`, or torchrun with that many processes."""
     launcher = [sys.executable if real else forked_python()]
     if processes > 1:
@@ -46,7 +47,7 @@ def command(script: str, *args, processes: int = 1, real: bool = False) -> list[
 
 
 def run(
-    script: str, *args, processes: int = 1, real: bool = False
+    script: str | Path, *args, processes: int = 1, real: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """Run to the end; the caller looks at `returncode`, `stdout` and `stderr`."""
     python = {} if real else {"PYTHON_EXEC": forked_python()}  # what torchrun starts
@@ -60,11 +61,31 @@ def run(
     )
 
 
-def check(script: str, *args, processes: int = 1, real: bool = False) -> str:
+def check(script: str | Path, *args, processes: int = 1, real: bool = False) -> str:
     """Run to the end, which must be a good one; returns what was printed."""
     done = run(script, *args, processes=processes, real=real)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+SEVERAL_RUNS = """
+import pickle, sys
+sys.path[:0] = sys.argv[1:3]
+import train
+from accelerate.state import AcceleratorState
+for config in pickle.load(open(sys.argv[3], "rb")):
+    AcceleratorState._reset_state()  # it keeps a process's first precision
+    training = train.Training(config)
+    training.accelerator.end_training = lambda: None  # the next run goes on in the same group
+    assert training.run() == 0
+"""
+
+
+def check_runs(folder: Path, configs: list[TrainConfig], processes: int) -> None:
+    """Make these runs one after the other, in one launch."""
+    (folder / "configs").write_bytes(pickle.dumps(configs))
+    (folder / "runs.py").write_text(SEVERAL_RUNS)
+    check(folder / "runs.py", ROOT, ROOT / "tests", folder / "configs", processes=processes)
 
 
 def kill_when(condition, script: str, *args, processes: int = 1) -> None:

@@ -20,7 +20,7 @@ from models import SiT, find_model
 from models.trained import load_weights, start_from_weights
 from runtime.locks import OutputLock
 from runtime.processes import told_by_first
-from training.checks import check_train_config
+from training.checks import check_precision, check_train_config
 from training.config import TrainConfig
 from training.methods.method import Materials, Regularizer
 from training.methods.methods import check_pass, make_regularizers
@@ -120,6 +120,7 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
 def with_precision(config: TrainConfig) -> TrainConfig:
     """Return the settings as they are recorded: with what "auto" means on this machine."""
     precision = resolve_precision(config.engine.precision)
+    check_precision(config.engine, precision)
     engine = dataclasses.replace(config.engine, precision=precision)
     return dataclasses.replace(config, engine=engine)
 

@@ -6,8 +6,8 @@ the flag, its value and the remedy.
 
 import importlib.util
 
-from runtime.flags import COMMON, COUNT, EVERY, Range, check_ranges
-from training.config import EvalConfig, SaveConfig, TrainConfig
+from runtime.flags import COMMON, COUNT, EVERY, Range, check_ranges, flag
+from training.config import EngineConfig, EvalConfig, Precision, SaveConfig, TrainConfig
 from training.methods.methods import check_methods
 
 RANGES = COMMON | {  # numbers that have one, by the names of their fields
@@ -62,12 +62,29 @@ def check_train_config(c: TrainConfig) -> None:
             f"--val-data-path FOLDER to probe its images, or --probe-every 0"
         )
     check_methods(c)
+    check_engine(c.engine)
     check_saving(c.saving)
     check_evaluation(c.evaluation)
     if c.fine_tune and not c.ckpt:
         raise ValueError("--fine-tune needs --ckpt FILE, the weights to start from")
     if c.resume and c.ckpt and not c.fine_tune:
         raise ValueError("--resume and --ckpt both name a checkpoint: give one of them")
+
+
+def check_engine(c: EngineConfig) -> None:
+    if c.fsdp and c.shard == "optimizer":
+        raise ValueError("--fsdp and --shard optimizer: --fsdp means --shard all; give one of them")
+    check_precision(c, c.precision)
+
+
+def check_precision(c: EngineConfig, precision: Precision) -> None:
+    """Refuse options of bf16 with another precision, that of the settings or what "auto" means."""
+    if precision in ("auto", "bf16"):
+        return
+    for name in ("bf16_weights", "bf16_residual"):
+        if getattr(c, name):
+            here = f"auto, which is {precision} here" if c.precision == "auto" else precision
+            raise ValueError(f"{flag(name)} needs --precision bf16; it is {here}")
 
 
 def check_saving(c: SaveConfig) -> None:

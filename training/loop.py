@@ -241,6 +241,8 @@ def announce(training: Training) -> None:
         return
     config, count = training.config, sum(p.numel() for p in training.network.parameters())
     print(f"{config.model}: {count / 1e6:.1f}M parameters, {len(training.source)} images")
+    if advice := training.encoding.advice:
+        print(advice)
     for regularizer in training.objective.regularizers:
         print(regularizer.announcement())
     print(

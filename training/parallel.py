@@ -1,17 +1,22 @@
 """How a step is spread over devices: precision, DDP or FSDP2, accumulation, recomputation.
 
 The network itself is never replaced: wrappers go around it or shard it in place, so that what is
-captured, averaged and saved is always the same object.
+captured and sampled is always the same object.
 """
 
 from contextlib import nullcontext
+from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import (
+    DDPCommunicationHookType,
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+)
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -23,7 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from models import SiT
 from runtime.launch import join_launch
-from training.config import EngineConfig, Precision
+from training.config import EngineConfig, OptimConfig, Precision
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 # Others wait for the first process while it lists millions of files and takes the root of FID's
@@ -47,6 +52,7 @@ def start_accelerator(config: EngineConfig, folder: Path, wandb: bool = False) -
     precision = resolve_precision(config.precision)
     torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    exchange = DDPCommunicationHookType.BF16 if config.bf16_gradients else None
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="bf16" if precision == "bf16" else "no",
@@ -54,7 +60,9 @@ def start_accelerator(config: EngineConfig, folder: Path, wandb: bool = False) -
         project_dir=folder,
         kwargs_handlers=[
             # gradients live in the buckets that are exchanged, instead of being copied there
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            DistributedDataParallelKwargs(
+                gradient_as_bucket_view=True, comm_hook=exchange or DDPCommunicationHookType.NO
+            ),
             InitProcessGroupKwargs(timeout=PATIENCE),
         ],
     )
@@ -63,20 +71,30 @@ def start_accelerator(config: EngineConfig, folder: Path, wandb: bool = False) -
 class Parallel:
     """The trained network and its EMA on this process's device, wrapped as the settings say.
 
-    `model` is what the loss calls; `network` is the same without wrappers.
+    `model` is what the loss calls; `network` is the same without wrappers. `masters` has the
+    weights in float32 that the optimizer changes and checkpoints keep: the network itself, but for
+    `bf16_weights` without sharding, where it is a copy (FSDP2 has float32 shards of its own).
     """
 
     def __init__(
         self, network: SiT, ema: nn.Module, accelerator: Accelerator, config: EngineConfig
     ):
         self.network, self.ema, self.accelerator = network, ema, accelerator
-        self.sharded = config.fsdp and accelerator.num_processes > 1
+        self.sharding = config.sharding if accelerator.num_processes > 1 else "none"
+        self.sharded = self.sharding != "none"
         network.checkpoint_activations = config.checkpoint_activations
-        ema.to(accelerator.device)
+        if config.bf16_residual or config.bf16_weights:
+            network.residual_dtype = torch.bfloat16 if config.bf16_residual else torch.float32
+        self.masters: nn.Module = network
+        for module in (network, ema):
+            module.to(accelerator.device)
         if self.sharded:
-            network.to(accelerator.device)
-            shard(network)
+            shard(network, self.sharding == "all", gathered_precision(config))
             shard(ema)
+        elif config.bf16_weights:
+            self.masters = deepcopy(network)
+            network.to(torch.bfloat16)
+        self.compiled = config.compile
         if config.compile:
             for block in network.blocks:
                 block.compile()
@@ -87,6 +105,8 @@ class Parallel:
         if self.sharded:
             sharded: Any = self.network  # fully_shard gave it more methods
             sharded.set_requires_gradient_sync(last)
+            if self.sharding == "optimizer":  # the next pass of the step needs the same weights
+                sharded.set_reshard_after_backward(last)
             return nullcontext()
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
@@ -94,9 +114,41 @@ class Parallel:
         """For a sharded network, which accelerate has not wrapped."""
         return self.accelerator.autocast() if self.sharded else nullcontext()
 
+    def collect_gradients(self) -> None:
+        """Move the gradients of a backward pass to the masters, in float32."""
+        if self.masters is not self.network:
+            for master, weight in self.weights():
+                master.grad = None if weight.grad is None else weight.grad.float()
+                weight.grad = None
+
+    @torch.no_grad()
+    def publish_weights(self) -> None:
+        """Give the network the masters' weights, rounded to its own precision."""
+        if self.masters is not self.network:
+            masters, weights = zip(*self.weights(), strict=True)
+            torch._foreach_copy_(weights, masters)
+
+    def weights(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """Return (master, the network's) of each parameter."""
+        return list(zip(self.masters.parameters(), self.network.parameters(), strict=True))
+
+    def one_pass(self, optimizer: torch.optim.AdamW, config: OptimConfig):
+        """Make the kernel of a step, see training/one_pass.py; CUDA only."""
+        from training.one_pass import OnePass
+
+        learned = [i for i, p in enumerate(self.masters.parameters()) if p.requires_grad]
+        averages, weights = list(self.ema.parameters()), list(self.network.parameters())
+        copies = learned if self.masters is not self.network else []
+        return OnePass(
+            optimizer,
+            [averages[i] for i in learned],
+            config.ema_decay,
+            [weights[i] for i in copies],
+        )
+
     def gradient_norm(self) -> Tensor:
-        """The global norm of the gradients, a scalar on the device."""
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        """The global norm of the masters' gradients, a scalar on the device."""
+        gradients = [p.grad for p in self.masters.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
@@ -108,17 +160,18 @@ class Parallel:
         """
         options = WHOLE if self.sharded else StateDictOptions(full_state_dict=True)
         return {
-            "model": get_model_state_dict(self.network, options=options),
+            "model": get_model_state_dict(self.masters, options=options),
             "ema": get_model_state_dict(self.ema, options=options),
-            "opt": get_optimizer_state_dict(self.network, optimizer, options=options),
+            "opt": get_optimizer_state_dict(self.masters, optimizer, options=options),
         }
 
     def load_state(self, optimizer: torch.optim.Optimizer, state: dict) -> None:
         """Load what `state` gave, saved from any number of processes, sharded or not."""
         whole = StateDictOptions(full_state_dict=True)
-        set_model_state_dict(self.network, state["model"], options=whole)
+        set_model_state_dict(self.masters, state["model"], options=whole)
         set_model_state_dict(self.ema, state["ema"], options=whole)
-        load_optimizer_state(self.network, optimizer, state["opt"])
+        load_optimizer_state(self.masters, optimizer, state["opt"])
+        self.publish_weights()
 
 
 def load_optimizer_state(network: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
@@ -129,12 +182,30 @@ def load_optimizer_state(network: nn.Module, optimizer: torch.optim.Optimizer, s
         group["betas"] = tuple(group["betas"])  # it comes back as a list
 
 
-def shard(network: nn.Module) -> None:
-    """FSDP2: each block's parameters are gathered when it runs, the rest with the network."""
-    from torch.distributed.fsdp import fully_shard
+def gathered_precision(config: EngineConfig):
+    """Return FSDP2's policy: in which precision weights are gathered and gradients exchanged."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy
 
+    return MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if config.bf16_weights else None,
+        reduce_dtype=torch.bfloat16 if config.bf16_gradients else torch.float32,
+        cast_forward_inputs=False,  # the tokens stay as they are; autocast does the rest
+    )
+
+
+def shard(network: nn.Module, reshard: bool = True, policy: Any = None) -> None:
+    """FSDP2: split parameters over the processes, in place, and gather them where they are used.
+
+    Args:
+        reshard: free each block's weights when it has run. Else they stay until the backward pass,
+            which then gathers nothing: twice instead of three times the weights' bytes are sent.
+        policy: its `MixedPrecisionPolicy`.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    policy = policy or MixedPrecisionPolicy()
     for block in network.get_submodule("blocks").children():
-        fully_shard(block)
+        fully_shard(block, reshard_after_forward=reshard, mp_policy=policy)
     # by default the outermost module stays whole after a forward pass, until a backward pass that
     # the EMA never has
-    fully_shard(network, reshard_after_forward=True)
+    fully_shard(network, reshard_after_forward=reshard, mp_policy=policy)

@@ -12,7 +12,7 @@ from runtime.randomness import image_streams
 from sampling.network import Network, prepare_model
 from sampling.sample_config import ODE, SDE
 from sampling.solver import is_sde, make_solver
-from scripts.benchmarks.timing import DEVICE, alternate, ratio, set_precision
+from scripts.benchmarks.timing import DEVICE, alternate, compiled_or_not, ratio, set_precision
 from transport import Guidance, Sampler, create_transport
 
 LATENTS = (4, 32, 32)
@@ -127,9 +127,8 @@ def measure(name: str, batch: int, precision: str, compiled: bool, repeats: int)
 
 
 def run(c, precisions) -> list[dict]:
-    compiled = {"no": [False], "yes": [True], "both": [False, True]}[c.compiled]
     cells = [(m, b, p, k) for m, b in c.sizes("sampling_models") for p in precisions
-             for k in compiled]  # fmt: skip
+             for k in compiled_or_not(c)]  # fmt: skip
     rows = []
     for name, batch, precision, compiles in tqdm(cells, desc="sampling", unit="cell"):
         torch.compiler.reset()

@@ -1,13 +1,12 @@
 """Benchmark of training steps as in train.py, without and with regularisers in turn."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -15,43 +14,60 @@ from data.batch import Batch
 from data.source_protocol import ImageSource
 from models import find_model
 from runtime.randomness import step_streams
-from scripts.benchmarks.timing import DEVICE, alternate, autocast, ratio, set_precision
-from training.config import OptimConfig, REPAConfig, TrainConfig
+from scripts.benchmarks.timing import (
+    DEVICE,
+    Deadline,
+    alternate,
+    attempt,
+    autocast,
+    compiled_or_not,
+    ratio,
+    set_precision,
+)
+from training.config import EngineConfig, OptimConfig, REPAConfig, TrainConfig
 from training.methods.heads import Heads
 from training.methods.method import Materials
 from training.methods.methods import make_regularizers
 from training.objective import Objective
-from training.optimizer import make_optimizer
+from training.parallel import Parallel
+from training.update import Update
 from transport import create_transport
 
 LATENTS = (4, 32, 32)
 COLUMNS = dict(
-    model="", batch="", precision="", compiled="", loss="", images_per_second=".3g",
-    of_peak=".0%", memory_gb=".3f", time_ratio=".4f", memory_ratio=".4f", parameters="d",
+    model="", batch="", precision="", compiled="", options="", loss="", images_per_second=".3g",
+    of_peak=".0%", memory_gb=".3f", time_ratio=".4f", memory_ratio=".4f", parameters="d", note="",
 )  # fmt: skip
 
 
 class Step:
-    """One model, its optimizer and EMA, a batch of random latents, and the losses asked for."""
+    """One model, its optimizer and EMA, a batch of random latents, and the losses asked for.
+
+    Args:
+        encode: make the latents of images in each step.
+        features: what REPA aligns with, (N, T, D), instead of an encoder's output.
+        optim: AdamW's settings, train.py's defaults unless given.
+        options: flags of `EngineConfig` to switch on, as in "bf16_weights".
+    """
 
     def __init__(
         self, name: str, precision: str, compiled: bool, batch: int, losses: tuple[str, ...] = (),
-        encode: bool = False,
+        *, encode: bool = False, features: torch.Tensor | None = None,
+        optim: OptimConfig | None = None, options: tuple[str, ...] = (),
     ):  # fmt: skip
         set_precision(precision)
         torch.manual_seed(0)
-        self.precision = precision
-        self.network = find_model(name)(input_size=LATENTS[1]).to(DEVICE)
-        self.ema = deepcopy(self.network).eval().requires_grad_(False)
-        if compiled:
-            for block in self.network.blocks:
-                block.compile()
-        self.accelerator = Accelerator(cpu=DEVICE.type == "cpu")
-        self.optimizer = make_optimizer(self.network, OptimConfig())
-        self.update_ema = get_ema_multi_avg_fn(0.9999)
+        self.precision, self.optim = precision, optim or OptimConfig()
+        self.features = features
+        network = find_model(name)(input_size=LATENTS[1])
+        ema = deepcopy(network).eval().requires_grad_(False)
+        switched: dict[str, Any] = dict.fromkeys(options, True)
+        engine = EngineConfig(cast(Any, precision), compile=compiled, **switched)
+        self.parallel = Parallel(network, ema, Accelerator(cpu=DEVICE.type == "cpu"), engine)
+        self.update = Update(self.parallel, [], self.optim, last_step=1)
         self.objectives: dict[str, Objective] = {}
         self.heads: dict[str, Heads] = {}
-        for loss in ("vanilla", *losses):
+        for loss in dict.fromkeys(("vanilla", *losses)):
             self.add_loss(TrainConfig(model=name, loss_type=cast(Any, loss)))
         self.x_1 = torch.randn(batch, *LATENTS, device=DEVICE)
         self.labels = torch.randint(1000, (batch,), device=DEVICE)
@@ -64,16 +80,18 @@ class Step:
             Materials(
                 config=config,
                 last_step=1,
-                network=self.network,
-                ema=self.ema,
+                network=self.parallel.network,
+                ema=cast(Any, self.parallel.ema),
                 transport=transport,
                 source=cast(Any, ImageSource()),
-                accelerator=self.accelerator,
+                accelerator=self.parallel.accelerator,
                 load_encoder=random_encoder,
             )
         )
+        for regularizer in made if self.features is not None else ():
+            cast(Any, regularizer).features = lambda batch: self.features
         self.objectives[config.loss_type] = Objective(transport, made)
-        self.heads[config.loss_type] = Heads(made, self.accelerator, config.optim)
+        self.heads[config.loss_type] = Heads(made, self.parallel.accelerator, self.optim)
 
     def batch(self) -> Batch:
         x_1 = self.encode(self.images / 127.5 - 1) if self.encode else self.x_1
@@ -85,21 +103,12 @@ class Step:
 
     def forward(self, loss: str) -> torch.Tensor:
         objective = self.objectives[loss]
-        return objective(self.network, self.batch(), autocast(self.precision))[0]
+        return objective(self.parallel.model, self.batch(), autocast(self.precision))[0]
 
     def __call__(self, loss: str) -> None:
         self.forward(loss).backward()
-        for optimizer in (self.optimizer, *self.heads[loss].optimizers):
-            optimizer.step()
-            optimizer.zero_grad()
-        self.update_ema(list(self.ema.parameters()), list(self.network.parameters()), None)
-
-    def flops(self) -> int:
-        """Return the FLOPs of a vanilla step's matrix products, forward and backward."""
-        with FlopCounterMode(display=False) as counter:
-            self.forward("vanilla").backward()
-        self.optimizer.zero_grad()
-        return counter.get_total_flops()
+        self.update.heads = self.heads[loss]
+        self.update(step=0)
 
     def memory(self, loss: str) -> int:
         """Return bytes: the allocator's peak in a step (GPU), or those kept for backward (CPU)."""
@@ -107,20 +116,37 @@ class Step:
             torch.cuda.reset_peak_memory_stats()
             self(loss)
             return torch.cuda.max_memory_allocated()
-        kept = {}
+        modules = [self.parallel.network, self.heads[loss].modules]
+        return saved_bytes(lambda: self.forward(loss), modules)
 
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            value = self.forward(loss)
-        modules = (self.network, self.heads[loss].modules)
-        weights = {p.untyped_storage().data_ptr() for m in modules for p in m.parameters()}
-        total = sum(size for pointer, size in kept.items() if pointer not in weights)
-        del value
-        return total
+def saved_bytes(forward: Callable[[], torch.Tensor], modules: list[torch.nn.Module]) -> int:
+    """Return the bytes that a forward pass keeps for its backward pass, without the weights."""
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        value = forward()
+    weights = {p.untyped_storage().data_ptr() for m in modules for p in m.parameters()}
+    total = sum(size for pointer, size in kept.items() if pointer not in weights)
+    del value
+    return total
+
+
+def step_flops(name: str, batch: int) -> int:
+    """Return the FLOPs of a vanilla step's matrix products, forward and backward.
+
+    They are counted on tensors without values, which takes no time on any device.
+    """
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network = find_model(name)(input_size=LATENTS[1])
+        x, y = torch.empty(batch, *LATENTS), torch.zeros(batch, dtype=torch.long)
+        network(x, torch.empty(batch), y, torch.zeros(batch, dtype=torch.bool)).sum().backward()
+    return counter.get_total_flops()
 
 
 def random_encoder(c: REPAConfig) -> torch.nn.Module:
@@ -145,29 +171,40 @@ def sd_encoder():
     return lambda images: vae.encode(images).latent_dist.sample() * vae.config.scaling_factor
 
 
-def measure(c, name: str, batch: int, precision: str, compiled: bool, peak: float):
+def measure(
+    c, name: str, batch: int, precision: str, compiled: bool, peak: float,
+    options: tuple[str, ...] = (),
+) -> list[dict]:  # fmt: skip
     """Return a row for vanilla and one for each of the losses, from alternating steps."""
-    flops = Step(name, precision, False, batch).flops()  # gone before the next one takes memory
-    step = Step(name, precision, compiled, batch, c.losses)
+    flops = step_flops(name, batch)
+    step = Step(name, precision, compiled, batch, c.losses, options=options)
     works = {loss: lambda loss=loss: step(loss) for loss in step.objectives}
     times = alternate(works, c.repeats, clock=c.clock)
     memory = {loss: step.memory(loss) for loss in works}
     rows = []
     for loss, measured in times.items():
         median = statistics.median(measured)
+        modules = step.parallel.network, step.heads[loss].modules
         row = dict(
-            model=name, batch=batch, precision=precision, compiled="yes" if compiled else "no",
-            loss=loss, images_per_second=batch / median, of_peak=flops / median / peak,
+            cell(name, batch, precision, compiled, options), loss=loss,
+            images_per_second=batch / median, of_peak=flops / median / peak,
             memory_gb=memory[loss] / 1e9, seconds=measured,
-            parameters=sum(
-                p.numel() for m in (step.network, step.heads[loss].modules) for p in m.parameters()
-            ),
+            parameters=sum(p.numel() for module in modules for p in module.parameters()),
         )  # fmt: skip
         if loss != "vanilla":
             row["time_ratio"] = ratio(measured, times["vanilla"])
             row["memory_ratio"] = memory[loss] / memory["vanilla"]
         rows.append(row)
     return rows
+
+
+def cell(
+    name: str, batch: int, precision: str, compiled: bool, options: tuple[str, ...] = ()
+) -> dict:
+    """Return the columns that say what is measured."""
+    words = ", ".join(option.replace("_", " ") for option in options)
+    compiles = "yes" if compiled else "no"
+    return dict(model=name, batch=batch, precision=precision, compiled=compiles, options=words)
 
 
 def encoding_on_the_fly(name: str, batch: int, repeats: int) -> dict:
@@ -182,13 +219,41 @@ def encoding_on_the_fly(name: str, batch: int, repeats: int) -> dict:
     )  # fmt: skip
 
 
-def run(c, peaks: dict[str, float]) -> Iterator[dict]:
-    """Yield the rows as they are measured."""
-    compiled = {"no": [False], "yes": [True], "both": [False, True]}[c.compiled]
-    cells = [(m, b, p, k) for m, b in c.sizes() for p in peaks for k in compiled]
+def run(c, peaks: dict[str, float], deadline: Deadline) -> Iterator[dict]:
+    """Yield the rows as they are measured; a cell that fails, or has no time left, says so."""
+    kinds = [(p, k) for p in peaks for k in compiled_or_not(c)]
+    cells = [(m, b, p, k) for p, k in kinds for m, b in c.sizes()]
     for name, batch, precision, compiles in tqdm(cells, desc="training steps", unit="cell"):
-        torch.compiler.reset()
-        yield from measure(c, name, batch, precision, compiles, peaks[precision])
-    if DEVICE.type == "cuda":
-        for name, batch in c.sizes():
-            yield encoding_on_the_fly(name, batch, c.repeats)
+
+        def work(name=name, batch=batch, precision=precision, compiles=compiles):
+            return measure(c, name, batch, precision, compiles, peaks[precision])
+
+        for row in attempt(work, deadline):
+            yield cell(name, batch, precision, compiles) | row
+
+
+OPTIONS = (("bf16_weights",), ("bf16_residual",), ("bf16_weights", "bf16_residual"))
+
+
+def run_options(c, peaks: dict[str, float], deadline: Deadline) -> Iterator[dict]:
+    """Yield rows of the options that change numbers, for the first model in bf16."""
+    name, batch = c.sizes()[0]
+    compiles = compiled_or_not(c)[0]
+    for options in tqdm(OPTIONS if "bf16" in peaks else (), desc="options", unit="cell"):
+
+        def work(options=options):
+            return measure(c, name, batch, "bf16", compiles, peaks["bf16"], options)
+
+        for row in attempt(work, deadline):
+            yield cell(name, batch, "bf16", compiles, options) | row
+
+
+def run_originals(c, deadline: Deadline) -> Iterator[dict]:
+    """Yield rows of training that encodes images in every step, as the originals do."""
+    for name, batch in c.sizes() if DEVICE.type == "cuda" else ():
+
+        def work(name=name, batch=batch):
+            return [encoding_on_the_fly(name, batch, c.repeats)]
+
+        for row in attempt(work, deadline):
+            yield cell(name, batch, "tf32", False) | row

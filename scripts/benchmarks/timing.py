@@ -1,5 +1,6 @@
 """Timing on a machine that others use too: alternating runs, medians, ratios of neighbours."""
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Hashable
@@ -20,6 +21,39 @@ def seconds(work: Callable, clock: str = "wall") -> float:
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
     return CLOCKS[clock]() - start
+
+
+class Deadline:
+    """A moment after which nothing new is begun.
+
+    Args:
+        seconds: from now; None for never.
+    """
+
+    def __init__(self, seconds: float | None = None):
+        self.end = None if seconds is None else time.monotonic() + seconds
+
+    def passed(self) -> bool:
+        return self.end is not None and time.monotonic() > self.end
+
+
+def attempt(work: Callable[[], list[dict]], deadline: Deadline) -> list[dict]:
+    """Return the rows of a cell, or one that says why it has none: no time, or no memory."""
+    if deadline.passed():
+        return [{"note": "not measured: no time left"}]
+    gc.collect()  # what the cell before this one held
+    torch.compiler.reset()
+    if DEVICE.type == "cuda":
+        torch.cuda.empty_cache()
+    try:
+        return work()
+    except torch.OutOfMemoryError:
+        return [{"note": "not measured: it does not fit in this memory"}]
+
+
+def compiled_or_not(c) -> list[bool]:
+    """Return what --compiled asks for, compiled first."""
+    return {"no": [False], "yes": [True], "both": [True, False]}[c.compiled]
 
 
 Name = TypeVar("Name", bound=Hashable)

@@ -80,6 +80,17 @@ def test_latents_are_posterior_samples_times_the_scaling_factor(vae, folder, ima
     assert asked == [(4, 8, 8)]
 
 
+def test_encoding_in_bf16_is_off_by_its_rounding_alone(folder, images):
+    """Three significant digits of the mean's own spread, and decoding is what it was."""
+    exact, rounded = VAECodec(str(folder)), VAECodec(str(folder), bf16=True)
+    mean, std = exact.moments(images).unbind(1)
+    for value, there in ((mean, 0), (std, 1)):
+        error = (rounded.moments(images)[:, there] - value).square().mean().sqrt()
+        assert 0 < error < 0.02 * value.square().mean().sqrt()
+    assert rounded.moments(images).dtype == torch.float32
+    assert torch.equal(rounded.decode(mean), exact.decode(mean))
+
+
 def test_decoding_undoes_the_scaling_factor_and_gives_bytes(vae, folder):
     z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     decoded = VAECodec(str(folder)).decode(0.3 * z)

@@ -9,7 +9,8 @@ import torch
 from runtime.command import parse_command
 from sampling.sample_config import ODE, SDE
 from sweeps.cells import to_do
-from sweeps.pair_cost import estimate, forward_flops, network_passes
+from sweeps.operations import network_passes
+from sweeps.pair_cost import estimate, forward_flops
 from sweeps.pair_grid import PairPoint
 from sweeps.pair_study import PairStudy
 from sweeps.sweep_folder import check_same_sweep, join_sweep, load_study, load_sweep

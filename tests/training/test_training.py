@@ -64,6 +64,17 @@ def test_image_size_must_fit_the_codec(tmp_path, tiny_vae):
         train.Training(config(tmp_path, vae=tiny_vae))
 
 
+def test_bf16_encoding_is_said_and_refused_where_nothing_is_encoded(tmp_path, tiny_vae, capfd):
+    folder = images(tmp_path / "data", 16)
+    flags = dict(data_path=folder, dataset_name=None, image_size=16, vae_bf16=True)
+    training = train.Training(config(tmp_path, vae=tiny_vae, **flags))
+    assert training.encoding.codec.bf16
+    train.announce(training)
+    assert "scripts/cache_latents.py" in capfd.readouterr().out
+    with pytest.raises(ValueError, match="--vae-bf16 has no effect: --vae none encodes nothing"):
+        train.Training(config(tmp_path, run_name="pixels", **flags))
+
+
 def test_max_steps_are_steps_whatever_epochs_say(tmp_path):
     """The digits are 3 steps of 512 images."""
     for changes, last in (

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from models.sizes import family
 from runtime.flags import flag, require
 from training.methods.method import (
     Materials,
@@ -14,7 +15,6 @@ from training.methods.method import (
     Setting,
     changed,
     depth_of,
-    family,
     no_effect,
 )
 

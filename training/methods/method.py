@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from models.sizes import dimensions
 from runtime.flags import flag
 
 if TYPE_CHECKING:
@@ -145,16 +146,9 @@ def no_effect(c: TrainConfig) -> str:
     return f"it has no effect with --loss-type {c.loss_type}"
 
 
-def family(model: str) -> str:
-    """Return the size in a model's name: "XL" of "SiT-XL/2"."""
-    return model.removeprefix("SiT-").split("/")[0]
-
-
 def depth_of(model: str) -> int:
     """Return how many blocks a model has; `ValueError` for an unknown one."""
-    from models import find_model  # imports torch
-
-    return find_model(model).keywords["depth"]
+    return dimensions(model)["depth"]
 
 
 def block_number(name: str, given: int | None, published: int, model: str) -> int:

@@ -12,8 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from models.sizes import family
 from runtime.flags import free, require
-from training.methods.method import Materials, Method, Regularizer, Setting, block_number, family
+from training.methods.method import Materials, Method, Regularizer, Setting, block_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable

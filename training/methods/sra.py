@@ -14,8 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from models.sizes import family
 from runtime.flags import require
-from training.methods.method import Materials, Method, Regularizer, Setting, block_number, family
+from training.methods.method import Materials, Method, Regularizer, Setting, block_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable

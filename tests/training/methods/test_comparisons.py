@@ -1,13 +1,12 @@
 """The compared methods as runs of train.py: their flags, resuming, processes, and checkpoints."""
 
 import dataclasses
-import pickle
 
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from launching import ROOT, TINY_DIGITS, check
+from launching import TINY_DIGITS, check_runs
 from PIL import Image
 
 import train
@@ -167,17 +166,6 @@ def test_the_dispersive_loss_is_that_of_each_pass(config):
         )
 
 
-SEVERAL_RUNS = """
-import pickle, sys
-sys.path[:0] = sys.argv[1:3]
-import train
-for config in pickle.load(open(sys.argv[3], "rb")):
-    training = train.Training(config)
-    training.accelerator.end_training = lambda: None  # the next run goes on in the same group
-    training.run()
-"""
-
-
 def test_two_processes_are_one_process(config, tmp_path):
     """SRA sharded and clipped, REPA with DDP and accumulation."""
     clipped = OptimConfig(lr=1e-2, max_grad_norm=1.0)
@@ -186,9 +174,7 @@ def test_two_processes_are_one_process(config, tmp_path):
         "repa": (config("repa"), EngineConfig(accumulation_steps=2)),
     }
     two = [dataclasses.replace(c, engine=e, run_name=f"{k}2") for k, (c, e) in runs.items()]
-    (tmp_path / "configs").write_bytes(pickle.dumps(two))
-    (tmp_path / "runs.py").write_text(SEVERAL_RUNS)
-    check(tmp_path / "runs.py", ROOT, ROOT / "tests", tmp_path / "configs", processes=2)
+    check_runs(tmp_path, two, processes=2)
     for name, (settings, _) in runs.items():
         alone, state = run(dataclasses.replace(settings, run_name=f"{name}1"))
         for a, b in zip(alone, values(tmp_path / f"{name}2"), strict=True):

@@ -1,0 +1,64 @@
+"""The kernel of a step, interpreted, against torch's AdamW and average in turn: a program.
+
+    TRITON_INTERPRET=1 python tests/training/interpreted_step.py
+
+Triton reads that variable when it is imported, so the test starts a process for it.
+"""
+
+import torch
+from torch import nn
+
+from training.one_pass import OnePass
+
+SHAPES = (33, 65), (7,), (4096, 3), (1,)
+
+
+class Weights:
+    """Parameters, their average and their optimizer; the same ones each time."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self.parameters = [nn.Parameter(torch.randn(s, generator=generator)) for s in SHAPES]
+        self.averages = [p.detach().clone() for p in self.parameters]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-2, weight_decay=0.1, fused=True)
+
+    def step(self, gradients, scale):
+        for p, g in zip(self.parameters, gradients, strict=True):
+            p.grad = scale * g.float()
+        self.optimizer.step()
+        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - 0.9)
+
+
+def compare(half: bool, scale: float | None) -> None:
+    """Make five steps both ways, with and without a copy in bf16 and a factor of the gradients."""
+    ours, theirs = Weights(), Weights()
+    copies = [nn.Parameter(p.detach().bfloat16()) for p in ours.parameters] if half else []
+    step, factor = None, None if scale is None else torch.tensor(scale)
+    for i in range(5):
+        gradients = [torch.randn(s, generator=torch.Generator().manual_seed(i)) for s in SHAPES]
+        gradients = [g.bfloat16() for g in gradients] if half else gradients
+        theirs.step(gradients, scale or 1)
+        if step is None:  # the first step makes the optimizer's state
+            ours.step(gradients, scale or 1)
+            step = OnePass(ours.optimizer, ours.averages, 0.9, copies)
+            continue
+        for p, g in zip(copies or ours.parameters, gradients, strict=True):
+            p.grad = g
+        norm = torch.cat([g.float().flatten() for g in gradients]).norm()
+        torch.testing.assert_close(step(factor), norm, rtol=1e-5, atol=0)
+        for group in ours.optimizer.param_groups, theirs.optimizer.param_groups:
+            group[0]["lr"] = 1e-2 / (i + 1)
+    close = dict(rtol=1e-6, atol=1e-6)
+    for p, q in zip(ours.parameters, theirs.parameters, strict=True):
+        torch.testing.assert_close(p, q, **close)
+        torch.testing.assert_close(ours.optimizer.state[p], theirs.optimizer.state[q], **close)
+    for p, q in zip(ours.averages, theirs.averages, strict=True):
+        torch.testing.assert_close(p, q, **close)
+    for copy, p in zip(copies, ours.parameters, strict=False):
+        torch.testing.assert_close(copy.float(), p.detach(), rtol=2**-7, atol=0)
+
+
+if __name__ == "__main__":
+    for case in ((False, None), (False, 0.5), (True, None)):
+        compare(*case)
+        print("same:", *case)
