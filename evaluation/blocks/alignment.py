@@ -15,14 +15,17 @@ denominator, here `eps`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from runtime.processes import Alone
+
 CLAMP = 0.95  # quantile of absolute values, as in the platonic-representation authors' code
 ROWS = 512  # of the matrix of similarities at a time
-MOST_IMAGES = 50_000  # whose pairs are compared
+MOST_ROWS = 50_000  # of features, whose pairs are compared
 
 
 def normalise(features: Tensor, clamp: float | None = None) -> Tensor:
@@ -56,132 +59,95 @@ def ratio(cross: float, own: tuple[float, float], eps: float = 0.0) -> float:
     return cross / scale if scale > 0 else 0.0
 
 
-class LinearCKA:
-    """Linear CKA of one set of features with several others, from sums over batches of images.
-
-    It keeps (D, D) matrices and nothing of the images; in float64. On several processes each one
-    adds its share of the images, and `summed` adds the sums up.
-    """
-
-    def __init__(self, others: int):
-        self.n = torch.zeros((), dtype=torch.float64)
-        self.one: Tensor | None = None  # X'X, of the one set
-        self.cross: list[Tensor] = []  # X'Y, of each of the others
-        self.own: list[Tensor] = []  # Y'Y
-        self.vectors: list[dict[str, Tensor]] = [{} for _ in range(1 + others)]
-        self.scalars = torch.zeros(others, 3, dtype=torch.float64)  # sums of xx, yy, xx yy
-        self.squares = torch.zeros(1 + others, dtype=torch.float64)  # sums of xx^2 and yy^2
-
-    def add(self, x: Tensor, others: Sequence[Tensor]) -> None:
-        """Add a batch: features x (N, D), and those of the others for the same images (N, D')."""
-        x = x.double()
-        lengths = x.square().sum(dim=1)  # diagonal of K
-        self.n += len(x)
-        self._gather(0, x, {"": None, "own": lengths})
-        self.squares[0] += lengths.square().sum().cpu()
-        self.one = accumulate(self.one, x.T @ x)
-        for i, y in enumerate(others):
-            y = y.double()
-            theirs = y.square().sum(dim=1)
-            self._gather(1 + i, y, {"": None, "own": theirs, "other": lengths})
-            self.vectors[0][f"other{i}"] = accumulate(self.vectors[0].get(f"other{i}"), theirs @ x)
-            self.squares[1 + i] += theirs.square().sum().cpu()
-            sums = torch.stack([lengths.sum(), theirs.sum(), (lengths * theirs).sum()])
-            self.scalars[i] += sums.cpu()
-            if len(self.cross) == i:
-                self.cross.append(x.T @ y)
-                self.own.append(y.T @ y)
-            else:
-                self.cross[i] += x.T @ y
-                self.own[i] += y.T @ y
-
-    def _gather(self, i: int, z: Tensor, weights: dict[str, Tensor | None]) -> None:
-        for name, weight in weights.items():
-            added = z.sum(dim=0) if weight is None else weight @ z
-            self.vectors[i][name] = accumulate(self.vectors[i].get(name), added)
-
-    def summed(self, processes) -> "LinearCKA":
-        """Return the sums over all processes; a collective."""
-        assert self.one is not None  # every process has images
-        total = LinearCKA(len(self.cross))
-        total.n, total.one = processes.sum(self.n), processes.sum(self.one)
-        total.cross = [processes.sum(matrix) for matrix in self.cross]
-        total.own = [processes.sum(matrix) for matrix in self.own]
-        total.vectors = [
-            {name: processes.sum(vector) for name, vector in sorted(vectors.items())}
-            for vectors in self.vectors
-        ]
-        total.scalars = processes.sum(self.scalars)
-        total.squares = processes.sum(self.squares)
-        return total
-
-    def values(self, eps: float = 0.0) -> tuple[list[float], list[float]]:
-        """Return CKA with the unbiased HSIC, of each of the others, and with the biased one."""
-        n = int(self.n)
-        if n < 4:
-            raise ValueError(f"{n} images, CKA needs 4")
-        one = self.one
-        assert one is not None
-        mine = self.vectors[0]
-        unbiased, biased = [], []
-        first = PairSums(one, mine[""], mine[""], mine["own"], mine["own"])
-        for i, (cross, own) in enumerate(zip(self.cross, self.own, strict=True)):
-            theirs = self.vectors[1 + i]
-            k, length, both = self.scalars[i].tolist()
-            squares = self.squares[0].item(), self.squares[1 + i].item()
-            pair = PairSums(cross, mine[""], theirs[""], mine[f"other{i}"], theirs["other"])
-            second = PairSums(own, theirs[""], theirs[""], theirs["own"], theirs["own"])
-            parts = (pair, (k, length, both)), (first, (k, k, squares[0])), (
-                second, (length, length, squares[1])
-            )  # fmt: skip
-            u = [sums.unbiased(n, *diagonals) for sums, diagonals in parts]
-            b = [sums.biased(n) for sums, _ in parts]
-            unbiased.append(ratio(u[0], (u[1], u[2]), eps))
-            biased.append(ratio(b[0], (b[1], b[2]), eps))
-        return unbiased, biased
-
-
-@dataclass(frozen=True)
 class PairSums:
-    """Sums over the images of two sets of features x and y.
+    """Sums over images of two sets of features x and y, from which their HSIC follows.
 
-    Args:
-        cross: of x y', (D, D').
-        x, y: of x and of y.
-        x_weighted: of x times y'y.
-        y_weighted: of y times x'x.
+    Nothing of the images is kept but sums of x y', of x, y, x y'y, y x'x, x'x, y'y and x'x y'y, in
+    float64.
     """
 
-    cross: Tensor
-    x: Tensor
-    y: Tensor
-    x_weighted: Tensor
-    y_weighted: Tensor
+    def __init__(self, sums: dict[str, Tensor] | None = None):
+        self.sums = sums or {}
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Add a batch, (N, D) and (N, D') in float64."""
+        k, other = x.square().sum(dim=1), y.square().sum(dim=1)
+        added = {
+            "cross": x.T @ y, "x": x.sum(dim=0), "y": y.sum(dim=0), "x_weighted": other @ x,
+            "y_weighted": k @ y, "k": k.sum(), "other": other.sum(), "both": k @ other,
+        }  # fmt: skip
+        self.sums = {name: self.sums.get(name, 0) + value for name, value in added.items()}
+
+    def summed(self, processes) -> "PairSums":
+        return PairSums({name: processes.sum(value) for name, value in self.sums.items()})
 
     def biased(self, n: int) -> float:
-        centred = self.cross - torch.outer(self.x, self.y) / n
+        s = self.sums
+        centred = s["cross"] - torch.outer(s["x"], s["y"]) / n
         return centred.square().sum().item()
 
-    def unbiased(self, n: int, k: float, length: float, both: float) -> float:
-        """Return the unbiased HSIC; `k`, `length`, `both`: sums of x'x, of y'y, of x'x y'y."""
-        product = self.cross.square().sum().item() - both
-        sums = self.x.square().sum().item() - k, self.y.square().sum().item() - length
-        # the sum over rows of (x . sum of x - x'x)(y . sum of y - y'y)
-        rows = (self.x @ self.cross @ self.y - self.x @ self.x_weighted).item()
-        rows += both - (self.y @ self.y_weighted).item()
-        return hsic(product, sums, rows, n)
+    def unbiased(self, n: int) -> float:
+        s = {name: value.cpu() for name, value in self.sums.items()}
+        product = s["cross"].square().sum() - s["both"]
+        sums = s["x"].square().sum() - s["k"], s["y"].square().sum() - s["other"]
+        # the sum over images of (x . sum of x - x'x) (y . sum of y - y'y)
+        rows = s["x"] @ s["cross"] @ s["y"] - s["x"] @ s["x_weighted"] - s["y"] @ s["y_weighted"]
+        return hsic(product.item(), (sums[0].item(), sums[1].item()), (rows + s["both"]).item(), n)
 
 
-def accumulate(total: Tensor | None, added: Tensor) -> Tensor:
-    return added if total is None else total + added
+class LinearCKA:
+    """Linear CKA of some sets of features with some others, from sums over batches of images.
+
+    On several processes each one adds its share of the images.
+    """
+
+    def __init__(self, ones: int, others: int):
+        self.n = torch.zeros((), dtype=torch.float64)
+        self.ones = [PairSums() for _ in range(ones)]
+        self.others = [PairSums() for _ in range(others)]
+        self.pairs = [[PairSums() for _ in range(others)] for _ in range(ones)]
+
+    def add(self, ones: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+        """Add features (N, D) of the same images in each set; widths may differ between sets."""
+        ones, others = [x.double() for x in ones], [y.double() for y in others]
+        self.n += len(ones[0])
+        for sums, sets in ((self.ones, ones), (self.others, others)):
+            for own, z in zip(sums, sets, strict=True):
+                own.add(z, z)
+        for row, x in zip(self.pairs, ones, strict=True):
+            for pair, y in zip(row, others, strict=True):
+                pair.add(x, y)
+
+    def values(self, processes=None, eps: float = 0.0) -> dict[str, Tensor]:
+        """Return CKA (ones, others) over the images of all processes; a collective.
+
+        By the HSIC it is of, {"unbiased": ..., "biased": ...}.
+        """
+        processes = processes or Alone()
+        n = int(processes.sum(self.n))
+        if n < 4:
+            raise ValueError(f"{n} images: the unbiased CKA needs 4 or more")
+        found: dict[str, list[list[float]]] = {"unbiased": [], "biased": []}
+        ones, others = (
+            [own.summed(processes) for own in part] for part in (self.ones, self.others)
+        )
+        for mine, row in zip(ones, self.pairs, strict=True):
+            pairs = [pair.summed(processes) for pair in row]
+            for name, values in found.items():
+                of = attrgetter(name)
+                values.append([
+                    ratio(of(pair)(n), (of(mine)(n), of(own)(n)), eps)
+                    for pair, own in zip(pairs, others, strict=True)
+                ])  # fmt: skip
+        return {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}
 
 
 def cka(x: Tensor, y: Tensor, eps: float = 0.0) -> tuple[float, float]:
     """Return linear CKA of features (n, D) and (n, D'): with the unbiased HSIC, and the biased."""
-    sums = LinearCKA(1)
-    sums.add(x, [y])
-    unbiased, biased = sums.values(eps)
-    return unbiased[0], biased[0]
+    sums = LinearCKA(1, 1)
+    sums.add([x], [y])
+    values = sums.values(eps=eps)
+    return values["unbiased"].item(), values["biased"].item()
 
 
 @torch.no_grad()
@@ -203,12 +169,12 @@ def nearest(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def check_rows(n: int, k: int) -> None:
-    """Raise `ValueError` unless each of n images has k others, and pairs of n can be compared."""
+    """Raise `ValueError` unless each of n rows has k others, and pairs of n can be compared."""
     if not 1 <= k < n:
-        raise ValueError(f"{k} neighbours of {n} images: it must be fewer than there are images")
-    if n > MOST_IMAGES:
+        raise ValueError(f"{k} neighbours of {n:,} rows of features: there must be more rows")
+    if n > MOST_ROWS:
         raise ValueError(
-            f"{n:,} images: neighbours are looked for among {MOST_IMAGES:,} at most; give fewer"
+            f"{n:,} rows of features: neighbours are looked for among {MOST_ROWS:,} at most"
         )
 
 

@@ -68,45 +68,51 @@ def dense_biased(k, m):
 
 
 def test_cka_from_batches_is_that_of_the_matrices_whatever_the_lengths(generator):
-    x, ys = normal(generator, 40, 6) + 1, [normal(generator, 40, d) for d in (3, 9)]
-    ys[0] = ys[0] + x[:, :3]
-    sums = LinearCKA(2)
-    for start, stop in ((0, 7), (7, 30), (30, 40)):
-        sums.add(x[start:stop], [y[start:stop] for y in ys])
-    for value, formula in zip(sums.values(), (dense_unbiased, dense_biased), strict=True):
-        for i, y in enumerate(ys):
-            k, m = x @ x.T, y @ y.T
-            expected = formula(k, m) / (formula(k, k) * formula(m, m)) ** 0.5
-            assert value[i] == pytest.approx(expected, rel=1e-9)
+    xs, ys = ([normal(generator, 40, d) + 1 for d in widths] for widths in ((6, 5), (3, 9, 6)))
+    ys[0] = ys[0] + xs[0][:, :3]
+    sums = LinearCKA(2, 3)
+    for rows in (slice(0, 7), slice(7, 30), slice(30, 40)):
+        sums.add([x[rows] for x in xs], [y[rows] for y in ys])
+    for name, formula in {"unbiased": dense_unbiased, "biased": dense_biased}.items():
+        found = sums.values()[name]
+        for i, x in enumerate(xs):
+            for j, y in enumerate(ys):
+                k, m = x @ x.T, y @ y.T
+                expected = formula(k, m) / (formula(k, k) * formula(m, m)) ** 0.5
+                assert found[i, j].item() == pytest.approx(expected, rel=1e-9)
+
+
+class Listing:
+    """Keeps what a process gives to sums over all of them."""
+
+    def __init__(self):
+        self.seen = []
+
+    def sum(self, tensor):
+        self.seen.append(tensor)
+        return tensor
+
+
+class Joined:
+    """The sums of this process and of one that gave the listed ones."""
+
+    def __init__(self, theirs):
+        self.theirs = iter(theirs)
+
+    def sum(self, tensor):
+        return tensor + next(self.theirs)
 
 
 def test_sums_of_two_processes_add_up(generator):
     x, y = normal(generator, 30, 4), normal(generator, 30, 5)
-    parts = [LinearCKA(1), LinearCKA(1)]
+    parts = [LinearCKA(1, 1), LinearCKA(1, 1)]
     for part, rows in zip(parts, (slice(0, 11), slice(11, 30)), strict=True):
-        part.add(x[rows], [y[rows]])
-
-    class Two:
-        """The sum over two processes: this one, and one that is asked for the same in turn."""
-
-        def __init__(self, theirs):
-            self.theirs = iter(theirs)
-
-        def sum(self, tensor):
-            return tensor + next(self.theirs)
-
-    class Listing:
-        def __init__(self):
-            self.seen = []
-
-        def sum(self, tensor):
-            self.seen.append(tensor)
-            return tensor
-
+        part.add([x[rows]], [y[rows]])
     listing = Listing()
-    parts[1].summed(listing)
-    both = parts[0].summed(Two(listing.seen))
-    assert [value[0] for value in both.values()] == pytest.approx(cka(x, y), rel=1e-12)
+    parts[1].values(listing)
+    both = parts[0].values(Joined(listing.seen))
+    found = both["unbiased"].item(), both["biased"].item()
+    assert found == pytest.approx(cka(x, y), rel=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1.0, 7.0])
@@ -149,5 +155,5 @@ def test_sets_without_spread_or_common_neighbours_give_no_nan(generator):
 
 def test_too_few_and_too_many_images_are_refused():
     for n, k in ((10, 10), (10, 0), (60_000, 10)):
-        with pytest.raises(ValueError, match="images"):
+        with pytest.raises(ValueError, match="rows of features"):
             check_rows(n, k)
