@@ -9,20 +9,18 @@ from pathlib import Path
 import torch
 
 from models.checkpoint_schema import check_content
+from models.published import fetch_published, is_published
 from runtime.files import check_file
-from runtime.hub import fetch, is_hub_name
+from runtime.hub import WEIGHTS, fetch, is_hub_name
 
 
 def read_checkpoint(path: str | Path, mmap: bool = False) -> dict:
     """The dict in a checkpoint file, on the CPU, without unpickling anything but tensors.
 
-    A name that is no local file may be one on the hub. `ValueError` for a missing, truncated or
+    The path may be a name that `locate` knows. `ValueError` for a missing, truncated or
     foreign file, and for one of this project's that holds what it never wrote.
     """
-    if not Path(path).is_file():
-        if Path(path).exists() or not is_hub_name(path):
-            check_file(path, f"checkpoint {path}")
-        path = fetch(str(path))
+    path = locate(path)
     safe = Path(path).suffix == ".safetensors"
     content = read_safetensors(path) if safe else read_pickled(path, mmap)
     if "config" in content or "arch" in content:  # others' files have neither
@@ -31,6 +29,26 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict:
         except ValueError as error:
             raise ValueError(f"checkpoint {path}: altered or damaged: {error}") from None
     return content
+
+
+def locate(name: str | Path) -> Path:
+    """Return the file that a checkpoint's name means; `ValueError` when there is none.
+
+    Args:
+        name: a file, a folder that scripts/share.py made, a short name of a published checkpoint,
+            or ORG/NAME or ORG/NAME/FILE on the Hugging Face hub.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if (path / WEIGHTS).is_file():
+        return path / WEIGHTS
+    if is_published(name):
+        return fetch_published(name)
+    if is_hub_name(name) and not path.exists():
+        return fetch(str(name))
+    check_file(path, f"checkpoint {name}")
+    raise AssertionError(name)
 
 
 def read_pickled(path: str | Path, mmap: bool) -> dict:
@@ -72,4 +90,7 @@ def read_safetensors(path: str | Path) -> dict:
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"checkpoint {path}: truncated, or not safetensors ({error})") from None
     turned = metadata.get("time") == "reversed"
-    return {"ema": weights, "reversed_time": turned} | ({"config": config} if config else {})
+    known = {"config": config} if config else {}
+    if metadata.get("step", "").isdecimal():
+        known["step"] = int(metadata["step"])
+    return {"ema": weights, "reversed_time": turned} | known

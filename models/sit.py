@@ -5,6 +5,8 @@ arXiv 2401.08740). Parameter names and shapes are those of the official checkpoi
 """
 
 import math
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,6 +73,27 @@ class SiT(nn.Module):
         )
         self.final_layer = FinalLayer(hidden_size, patch_size, self.out_channels)
         self.initialize_weights()
+
+    @classmethod
+    def from_pretrained(cls, name: str | PathLike) -> "SiT":
+        """Load a trained network, its moving average where there is one, on the CPU in eval mode.
+
+        Args:
+            name: a checkpoint file, a folder that scripts/share.py made, ORG/NAME or ORG/NAME/FILE
+                on the Hugging Face hub, or a published checkpoint's short name ("sit-xl-2").
+
+        Raises `ValueError` when it cannot be had, is of another network, or is REPA's, whose time
+        runs the other way: `load_trained(name).network` turns that.
+        """
+        from models.trained import load_trained  # which imports this file
+
+        trained = load_trained(Path(name))
+        if trained.reversed_time:
+            raise ValueError(
+                f"checkpoint {name}: REPA's network, whose time runs the other way; "
+                f"models.trained.load_trained({str(name)!r}).network turns it"
+            )
+        return trained.model
 
     @property
     def null_label(self) -> int:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from models.checkpoint_file import read_checkpoint
 from models.checkpoint_schema import PATHS, check_finite
+from models.sit import SiT
 from models.zoo import build_model, describe_weights
 from transport.reversed_time import ReversedTime
 
@@ -63,7 +64,7 @@ class Trained:
         return self.arch["in_channels"], self.arch["input_size"], self.arch["input_size"]
 
     @cached_property
-    def model(self) -> nn.Module:
+    def model(self) -> SiT:
         """The SiT in its own direction of time, on the CPU, in eval mode; always the same one.
 
         Raises `ValueError` when the weights are not all of that network's, or more, or not finite.
@@ -93,7 +94,8 @@ def load_trained(path: str | Path, kind: Kind = "ema", num_classes: int | None =
     """Read a checkpoint of train.py, SiT, REPA or LayerSync, .pt or .safetensors.
 
     Args:
-        path: a file, or ORG/NAME/FILE on the Hugging Face hub.
+        path: a file, or another name that `read_checkpoint` knows: on the Hugging Face hub, or a
+            published checkpoint's.
         kind: which weights, where the file has both.
         num_classes: tells a table of K labels from one of K - 1 and the null label, for files that
             do not say; without it a table is taken to have a null label.

@@ -1,12 +1,17 @@
-"""Weights on the Hugging Face hub, named ORG/NAME/FILE, or ORG/NAME where there is one file."""
+"""Weights on the Hugging Face hub, named ORG/NAME/FILE, or ORG/NAME.
 
+ORG/NAME is its model.safetensors, or the one file of weights that there is.
+"""
+
+import contextlib
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from runtime.command import is_first_process
+from runtime.command import RunError, is_first_process
 
+WEIGHTS = "model.safetensors"  # what scripts/share.py calls a network's file
 ENDINGS = (".pt", ".pth", ".safetensors")
 PATIENCE_SECONDS = 5.0
 
@@ -14,11 +19,16 @@ PATIENCE_SECONDS = 5.0
 def fetch(name: str) -> Path:
     """Download a file once, and say where it lies; `ValueError` when it cannot be had.
 
-    Without a connection, a file that was downloaded before is found at once, and no other is
+    Without a connection, a file that was downloaded before is there at once, and no other is
     waited for.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     org, repo, *rest = name.split("/")
     source = f"{org}/{repo}"
@@ -30,9 +40,13 @@ def fetch(name: str) -> Path:
     trouble = connection_trouble()
     local: dict[str, Any] = {"local_files_only": True} if trouble else {}
     try:
-        if trouble and not rest:
+        if rest:
+            return Path(hf_hub_download(source, "/".join(rest), **local))
+        with contextlib.suppress(EntryNotFoundError, LocalEntryNotFoundError):
+            return Path(hf_hub_download(source, WEIGHTS, **local))
+        if trouble:
             raise OSError("which file is meant is not known")
-        return Path(hf_hub_download(source, "/".join(rest) or the_one_file(source, name), **local))
+        return Path(hf_hub_download(source, the_one_file(source, name), **local))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         reason = trouble or str(error).strip().splitlines()[0]
         raise ValueError(
@@ -74,3 +88,43 @@ def is_hub_name(name: str | Path) -> bool:
     """ORG/NAME or ORG/NAME/FILE, unless it begins with a folder that is here."""
     plain = re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w.-]+)*", str(name))
     return bool(plain) and not str(name).startswith(".") and not Path(Path(name).parts[0]).exists()
+
+
+def check_push(name: str) -> None:
+    """Raise `ValueError` unless something can be published as ORG/NAME by whoever asks."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ValueError(f"--push-to-hub {name}: it must be ORG/NAME")
+    if trouble := connection_trouble():
+        raise ValueError(f"--push-to-hub {name}: the Hugging Face hub is out of reach ({trouble})")
+    try:
+        HfApi().whoami()
+    except (LocalTokenNotFoundError, HfHubHTTPError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"--push-to-hub {name}: the hub does not know who you are ({reason}); hf auth login, "
+            f"or HF_TOKEN in the environment"
+        ) from None
+
+
+def push(folder: Path, name: str, private: bool) -> str:
+    """Publish the files of a folder as ORG/NAME, made if it is new; returns its address.
+
+    Raises `RunError` when the hub refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        made = api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload by share.py")
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(
+            f"--push-to-hub {name}: refused ({reason}); {folder} is whole, the same command tries "
+            f"again"
+        ) from None
+    return str(made)

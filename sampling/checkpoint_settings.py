@@ -1,18 +1,18 @@
 """The settings of a sampling run: the checkpoint's own, completed by flags."""
 
+from models.published import SIT_NAME
 from models.trained import Trained, load_trained
 from runtime.flags import flag
 from sampling.solver_config import SolverConfig
 
 OFFICIAL = {"vae": "ema", "path_type": "Linear", "prediction": "velocity", "sample_eps": None}
 """Settings of checkpoints that name none, as the official ones."""
-OFFICIAL_NAME = "SiT-XL-2-256x256.pt"  # what SiT calls its published weights
 FLAGS = ("model", "image_size", "num_classes", "vae", "path_type", "prediction", "sample_eps")
 
 
 def open_checkpoint(c: SolverConfig) -> tuple[Trained, dict]:
     """Load the checkpoint that `c` names; return it and the settings of `settings_in_force`."""
-    trained = load_trained(c.ckpt or OFFICIAL_NAME, c.weights, c.num_classes)
+    trained = load_trained(c.ckpt or SIT_NAME, c.weights, c.num_classes)
     return trained, settings_in_force(trained, {name: getattr(c, name) for name in FLAGS})
 
 

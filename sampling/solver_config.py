@@ -17,9 +17,10 @@ from sampling.presets import Preset
 class SolverConfig:
     # --- what to sample from
     ckpt: str | None = None
-    """checkpoint of train.py, SiT, REPA or LayerSync, .pt or .safetensors, or ORG/NAME/FILE on the
-    Hugging Face hub. SiT's own name for its weights, SiT-XL-2-256x256.pt in this folder, unless
-    given"""
+    """checkpoint of train.py, SiT, REPA or LayerSync, .pt or .safetensors, ORG/NAME/FILE on the
+    Hugging Face hub, or a published one by its short name: sit-xl-2, layersync-xl-2,
+    layersync-xl-2-representation. SiT's weights unless given: SiT-XL-2-256x256.pt if it is in this
+    folder, else sit-xl-2"""
     weights: Literal["ema", "model"] = "ema"
     """which of the checkpoint's networks: the average, or the one that was trained"""
     preset: Preset | None = None

@@ -16,7 +16,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from runtime.command import parse_command, usage_errors
-from runtime.files import check_writable, replacing
+from runtime.files import check_writable
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,7 @@ class Conversion:
 
 def convert(c: Conversion) -> dict:
     """Write the file, return its model's name and sizes; raise `ValueError` if impossible."""
-    import json
-
-    from safetensors.torch import save_file
-
+    from models.safetensors_file import write_safetensors
     from models.trained import load_trained
 
     target = Path(c.target)
@@ -44,12 +41,7 @@ def convert(c: Conversion) -> dict:
         raise ValueError(f"{target} exists: remove it, or give another name")
     check_writable(target)
     trained = load_trained(c.source, c.weights)
-    settings = {"config": json.dumps(trained.settings)} if trained.settings else {}
-    metadata = {"format": "pt"} | settings
-    if trained.reversed_time:
-        metadata["time"] = "reversed"
-    with replacing(target) as temporary:
-        save_file({key: w.contiguous() for key, w in trained.weights.items()}, temporary, metadata)
+    write_safetensors(target, trained)
     return trained.arch
 
 

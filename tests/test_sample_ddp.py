@@ -361,7 +361,6 @@ def test_a_model_without_a_null_label_is_sampled_but_not_guided(tmp_path):
 
 def test_wrong_settings_are_refused_before_sampling(checkpoint, tmp_path):
     refused = {
-        "checkpoint SiT-XL-2-256x256.pt: no such file": dict(checkpoint=None),
         "no such file": dict(checkpoint=tmp_path / "none.pt"),
         "--model SiT-XL/2.*SiT-Ti/2": dict(model="SiT-XL/2"),
         "--num-classes 1000.*says 5": dict(num_classes=1000),

@@ -12,9 +12,10 @@ A checkpoint is one file, `checkpoints/0050000.pt`, a dict of
     last_step      where the run is to end
     heads, heads_opt   of methods that train heads: their state dict, and their optimizer's
     regularizers   state of each: whether lambda has been switched off
+    args           the settings as SiT's and LayerSync's train.py call them (training/originals.py)
 
-`model`, `ema` and `opt` are where SiT's scripts look for them; `opt` names parameters as `model`
-does. A checkpoint does not depend on how many processes wrote it, or on their sharding.
+`model`, `ema`, `opt` and `args` are where their scripts look for them; `opt` names parameters as
+`model` does. A checkpoint does not depend on how many processes wrote it, or on their sharding.
 """
 
 import shutil
@@ -30,6 +31,24 @@ from runtime.files import remove_leftovers, replace_file
 from runtime.launch import is_first_process
 from runtime.outcome import progressed
 from training.checkpoint_writer import torch_save
+from training.originals import adopt_original, is_original
+
+BEST = "best.pt"  # a link to the best checkpoint, where a run keeps one
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder by name; the link to the best one is none of its own."""
+    every = sorted(folder.glob("*.pt"))
+    return [path for path in every if not (path.name == BEST and path.is_symlink())]
+
+
+def best_file(folder: Path) -> Path | None:
+    """Return the checkpoint in `folder` that best.pt links to, if it links to one."""
+    link = folder / BEST
+    if not link.is_symlink():
+        return None
+    path = folder / link.readlink().name
+    return path if path.stem.isdecimal() and path.exists() else None
 
 
 def save_checkpoint(
@@ -76,6 +95,8 @@ def prune_checkpoints(
 ) -> None:
     """Remove what lies before the newest `keep_last`, but for multiples of `keep_every` steps.
 
+    The one that best.pt links to stays too.
+
     Args:
         step: the step just written. Files of later steps are another run's or damaged: they are
             neither counted nor removed.
@@ -84,17 +105,19 @@ def prune_checkpoints(
     """
     if keep_last is None:
         return
-    steps = {int(path.stem): path for path in folder.glob("*.pt") if path.stem.isdecimal()}
+    every, best = checkpoint_files(folder), best_file(folder)
+    steps = {int(path.stem): path for path in every if path.stem.isdecimal()}
     kept = sorted(number for number in steps if number <= step and steps[number].name in whole)
     if len(kept) < keep_last:
         return
     for number, path in steps.items():
-        if number < kept[-keep_last] and not (keep_every and number % keep_every == 0):
+        spared = path == best or (keep_every and number % keep_every == 0)
+        if number < kept[-keep_last] and not spared:
             path.unlink(missing_ok=True)
 
 
 def read_for_resume(path: str | Path, heads: bool = False) -> dict:
-    """Read a checkpoint with everything that continuing takes.
+    """Read a checkpoint with everything that continuing takes, one of the originals' too.
 
     Args:
         heads: whether the run trains heads.
@@ -107,6 +130,8 @@ def read_for_resume(path: str | Path, heads: bool = False) -> dict:
         "model", "ema", "opt", "step", "config", "arch", "data_length", "meter", "last_step",
         "regularizers", *(("heads", "heads_opt") if heads else ()),
     )  # fmt: skip
+    if is_original(checkpoint):
+        checkpoint, needed = adopt_original(checkpoint, path), ()
     missing = [key for key in needed if key not in checkpoint]
     if missing:
         raise ValueError(
@@ -128,7 +153,7 @@ def latest_checkpoint(folder: Path, heads: bool = False) -> Path | None:
     a line on standard error tells.
     """
     steps = {}
-    for path in sorted(folder.glob("*.pt")):
+    for path in checkpoint_files(folder):
         try:
             steps[path] = read_checkpoint(path, mmap=True)["step"]
         except KeyError:

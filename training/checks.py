@@ -65,6 +65,7 @@ def check_train_config(c: TrainConfig) -> None:
     check_engine(c.engine)
     check_saving(c.saving)
     check_evaluation(c.evaluation)
+    check_best(c)
     if c.fine_tune and not c.ckpt:
         raise ValueError("--fine-tune needs --ckpt FILE, the weights to start from")
     if c.resume and c.ckpt and not c.fine_tune:
@@ -97,3 +98,18 @@ def check_evaluation(c: EvalConfig) -> None:
         raise ValueError("--eval-every needs --eval-ref FILE, the reference for FID")
     if c.eval_ref and not c.eval_every:
         raise ValueError("--eval-ref has no effect without --eval-every N")
+
+
+def check_best(c: TrainConfig) -> None:
+    """Refuse --keep-best by a number that the run does not log."""
+    best, pixels = c.saving.keep_best, c.evaluation.eval_ref == "digits"
+    if best == "val_loss" and not c.val_data_path:
+        raise ValueError("--keep-best val_loss needs --val-data-path, the held-out images")
+    if best in ("eval_fid", "eval_pixel_frechet"):
+        if not c.evaluation.eval_every:
+            raise ValueError(f"--keep-best {best} needs --eval-every N and --eval-ref FILE")
+        own = "eval_pixel_frechet" if pixels else "eval_fid"
+        if best != own:
+            raise ValueError(
+                f"--keep-best {best}: --eval-ref {c.evaluation.eval_ref} gives {own}; name that"
+            )

@@ -98,6 +98,9 @@ class SaveConfig:
     """keep this many of the newest checkpoints; all unless given"""
     keep_every: int | None = free(None)
     """with --keep-last: checkpoints at multiples of this many steps are kept as well"""
+    keep_best: Literal["eval_fid", "eval_pixel_frechet", "val_loss"] | None = free(None)
+    """write and keep the checkpoint of the step where this logged number is lowest; best.pt links
+    to it"""
     min_free_disk: float = free(1.0)
     """GB that must remain free on the disk after a checkpoint is written"""
 

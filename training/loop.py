@@ -19,6 +19,7 @@ from data.order import StepBatches
 from runtime.outcome import failed
 from runtime.progress import Progress, duration
 from runtime.signals import EXIT_PREEMPTED, StopRequest
+from training.best_checkpoint import BestCheckpoint
 from training.building import build_run
 from training.checkpoint import prune_checkpoints, save_checkpoint, tensor_bytes
 from training.checkpoint_writer import CheckpointWriter
@@ -26,6 +27,7 @@ from training.config import TrainConfig
 from training.monitors.monitor import Moment, Watched
 from training.monitors.monitors import Monitors
 from training.objective import Objective
+from training.originals import original_args
 from training.step_draws import StepDraws
 from training.tracking import Meter, RunLog
 from training.update import Update
@@ -79,6 +81,7 @@ class Training:
             lines=False,
         )
         self.log = RunLog(self.accelerator, self.folder, self.config, self.step, self.progress.say)
+        self.best = BestCheckpoint(self.config, self.folder, self.step)
         self.writer = CheckpointWriter(self.write_checkpoint)
         # names of checkpoints that are known to be readable: the one just read, then those written
         self.whole = {built.start_path.name} if built.start_path else set()
@@ -121,6 +124,8 @@ class Training:
                 if stopping:
                     break
                 self.monitors(Moment(self.step, images, labels), self.log)
+                if self.best.improved(self.step, self.log) and not self.save_best(written=due):
+                    return self.not_finite()
         return self.ended(stopping and self.step < self.last_step)
 
     def write_log(self) -> bool:
@@ -203,21 +208,40 @@ class Training:
                 meter=meter,
                 regularizers=self.objective.state(),
             )
-            path = self.folder / "checkpoints" / f"{self.step:07d}.pt"
-            self.writer.submit(path, state, hurry)
+            self.writer.submit(self.checkpoint_path, state, hurry)
         return True
+
+    def save_best(self, written: bool) -> bool:
+        """As `save`, of a step that is the best so far; only its link is made if it is written."""
+        if not written:
+            return self.save()
+        self.writer.wait()
+        if self.accelerator.is_main_process:
+            self.best.link(self.checkpoint_path)
+            self.prune(self.step)
+        return True
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.folder / "checkpoints" / f"{self.step:07d}.pt"
 
     def write_checkpoint(self, path: Path, state: dict, cancelled: Event) -> None:
         """Write a checkpoint and then remove older ones, on the writer's thread."""
         saving, start = self.config.saving, time.monotonic()
+        state["args"] = original_args(self.config)
         save_checkpoint(path, state, saving.min_free_disk, cancelled)
         seconds = time.monotonic() - start
         self.stop.checkpoint_took(seconds)
         self.progress.say(f"checkpoint {path} written in {duration(seconds)}")
         self.whole.add(path.name)
-        prune_checkpoints(
-            path.parent, state["step"], self.whole, saving.keep_last, saving.keep_every
-        )
+        if state["step"] == self.best.step:
+            self.best.link(path)
+        self.prune(state["step"])
+
+    def prune(self, step: int) -> None:
+        """Remove the checkpoints that the settings do not keep, now that `step` has its own."""
+        folder, saving = self.folder / "checkpoints", self.config.saving
+        prune_checkpoints(folder, step, self.whole, saving.keep_last, saving.keep_every)
 
     def not_finite(self) -> int:
         """Say at which step a loss was not finite; the last checkpoint is from before."""

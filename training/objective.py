@@ -47,8 +47,13 @@ class Objective:
         """Return the state of each regulariser, for a checkpoint."""
         return [regularizer.state() for regularizer in self.regularizers]
 
-    def load_state(self, states: list[dict[str, Tensor]]) -> None:
-        """Take what `state` gave; `ValueError`, which does not name the file, for another run's."""
+    def load_state(self, states: list[dict[str, Tensor]] | None) -> None:
+        """Take what `state` gave; None, of a checkpoint of the originals, leaves the start.
+
+        `ValueError`, which does not name the file, for another run's.
+        """
+        if states is None:
+            return
         if len(states) != len(self.regularizers):
             raise ValueError(
                 f"it has the states of {len(states)} regularisers, this run has "

@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 from models import SiT
 from runtime.launch import join_launch
 from training.config import EngineConfig, OptimConfig, Precision
+from training.originals import with_frozen
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 # Others wait for the first process while it lists millions of files and takes the root of FID's
@@ -159,10 +160,11 @@ class Parallel:
         first process gets the content.
         """
         options = WHOLE if self.sharded else StateDictOptions(full_state_dict=True)
+        trained = get_optimizer_state_dict(self.masters, optimizer, options=options)
         return {
             "model": get_model_state_dict(self.masters, options=options),
             "ema": get_model_state_dict(self.ema, options=options),
-            "opt": get_optimizer_state_dict(self.masters, optimizer, options=options),
+            "opt": with_frozen(trained, [name for name, _ in self.network.named_parameters()]),
         }
 
     def load_state(self, optimizer: torch.optim.Optimizer, state: dict) -> None:

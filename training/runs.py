@@ -8,9 +8,10 @@ from pathlib import Path
 
 from runtime.files import check_folder_writable
 from runtime.locks import OutputLock, lock_output
-from training.checkpoint import latest_checkpoint, read_for_resume
+from training.checkpoint import checkpoint_files, latest_checkpoint, read_for_resume
 from training.config import TrainConfig, differences
 from training.methods.methods import folder_parts, trains_heads
+from training.originals import original_differences
 from training.settings_record import in_force, stored_in_force
 
 LOCK = "run.lock"
@@ -44,7 +45,7 @@ def find_checkpoint(config: TrainConfig, folder: Path) -> Path | None:
         return find_latest(config, folder)
     named = config.resume or (None if config.fine_tune else config.ckpt)
     if named:
-        path = Path(named)
+        path = Path(named).resolve() if Path(named).is_symlink() else Path(named)  # best.pt
         check_own_folder(path, folder)
         return path
     if holds_run(folder):
@@ -61,7 +62,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def find_latest(config: TrainConfig, folder: Path) -> Path | None:
-    paths = sorted(folder.glob("checkpoints/*.pt"))
+    paths = checkpoint_files(folder / "checkpoints")
     latest = latest_checkpoint(folder / "checkpoints", trains_heads(config))
     if paths and latest is None:
         raise ValueError(
@@ -102,7 +103,7 @@ def check_own_folder(path: Path, folder: Path) -> None:
         raise ValueError(
             f"{folder} already holds a run, and {path} is of another folder: give a new --run-name"
         )
-    newer = [other.name for other in sorted(path.parent.glob("*.pt")) if other.name > path.name]
+    newer = [other.name for other in checkpoint_files(path.parent) if other.name > path.name]
     if newer:
         raise ValueError(
             f"{folder} holds later checkpoints than {path.name} ({newer[-1]}): remove them to go "
@@ -125,7 +126,11 @@ def read_start(config: TrainConfig, path: Path) -> dict:
     It needs no data, so that a file which is damaged or another run's is refused at once.
     """
     checkpoint = read_for_resume(path, heads=trains_heads(config))
-    refuse_others(path, different_settings(config, checkpoint["config"]))
+    original = checkpoint.get("original")
+    if original is None:
+        refuse_others(path, different_settings(config, checkpoint["config"]))
+    else:
+        refuse_others(path, original_differences(config, original))
     return checkpoint
 
 
@@ -133,15 +138,15 @@ def check_start(
     config: TrainConfig, arch: dict, data_length: int, last_step: int, checkpoint: dict, path: Path
 ) -> None:
     """Raise `ValueError` when a checkpoint is of another network or data, or ends elsewhere."""
-    found = []
+    found, original = [], checkpoint.get("original")
     if arch != checkpoint["arch"]:
         found = [f"network: {checkpoint['arch']} there, {arch} here"]
     for schedule in schedules_to_the_end(config):
-        if last_step != checkpoint["last_step"]:
+        if original is None and last_step != checkpoint["last_step"]:
             found.append(
                 f"last step of the {schedule}: {checkpoint['last_step']} there, {last_step} here"
             )
-    if data_length != checkpoint["data_length"]:
+    if original is None and data_length != checkpoint["data_length"]:
         found.append(f"images in the data: {checkpoint['data_length']} there, {data_length} here")
     refuse_others(path, found)
 

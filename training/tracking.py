@@ -97,6 +97,7 @@ class RunLog:
         say: Callable[[str], None] = print,
     ):
         self.say = say
+        self.seen: dict[str, float] = {}  # the latest values of monitors
         self.accelerator, self.path = accelerator, folder / "metrics.jsonl"
         self.batch, self.clock, self.clock_step = config.global_batch_size, time.time(), first_step
         if accelerator.is_main_process:
@@ -128,6 +129,7 @@ class RunLog:
 
     def write_extra(self, step: int, values: dict[str, float]) -> None:
         """A line with other values than the running averages."""
+        self.seen |= values
         self._write(step, values)
         shown = [f"{name} {value:.4g}" for name, value in list(values.items())[:MOST_SHOWN]]
         more = f", and {len(values) - MOST_SHOWN} more values" if len(values) > MOST_SHOWN else ""

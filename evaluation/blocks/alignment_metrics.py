@@ -16,6 +16,7 @@ sums.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -101,8 +102,29 @@ def clamped(features: Tensor, share: float = CLAMPED) -> Tensor:
     return features.clamp(-limit, limit)
 
 
-def neighbours(features: Tensor, k: int, rows: int = ROWS) -> tuple[Tensor, Tensor]:
-    """Return each sample's k nearest others by inner product: similarities and numbers, (N, k).
+@dataclass(frozen=True)
+class Neighbours:
+    """Each sample's k nearest others by inner product: similarities and numbers, (N, k)."""
+
+    values: Tensor
+    numbers: Tensor
+
+    @property
+    def rows(self) -> Tensor:
+        return torch.arange(len(self.numbers), device=self.numbers.device)[:, None].expand_as(
+            self.numbers
+        )
+
+    def kernel(self, where: Tensor | None = None):
+        """Return the sparse kernel of the neighbours, or of those where `where` (N, k) is True."""
+        if where is None:
+            where = torch.ones_like(self.numbers, dtype=torch.bool)
+        places = self.rows[where], self.numbers[where]
+        return masked(*places, self.values[where], len(self.numbers))
+
+
+def neighbours(features: Tensor, k: int, rows: int = ROWS) -> Neighbours:
+    """Find the k nearest others of each sample (N, D), by blocks of rows of the kernel.
 
     Raises `ValueError` where there are not more than k samples.
     """
@@ -117,29 +139,25 @@ def neighbours(features: Tensor, k: int, rows: int = ROWS) -> tuple[Tensor, Tens
         top = part.topk(k, dim=1)
         values.append(top.values)
         numbers.append(top.indices)
-    return torch.cat(values), torch.cat(numbers)
+    return Neighbours(torch.cat(values), torch.cat(numbers))
 
 
-def mutual_knn(a: Tensor, b: Tensor, k: int = 10) -> float:
-    """Return the mean share, in [0, 1], of k neighbours that features (N, D), (N, D') share."""
-    (_, of_a), (_, of_b) = neighbours(a, k), neighbours(b, k)
-    return (of_a[:, :, None] == of_b[:, None, :]).any(dim=2).double().mean().item()
+def mutual_knn(a: Neighbours, b: Neighbours) -> float:
+    """Return the mean share, in [0, 1], of neighbours that two sets of features have in common."""
+    return shared(a, b).double().mean().item()
 
 
-def cknna(a: Tensor, b: Tensor, k: int = 10) -> float:
-    """Return the CKNNA of features (N, D) and (N, D'), N >= 4, with unbiased HSIC."""
-    (k_values, of_a), (l_values, of_b) = neighbours(a, k), neighbours(b, k)
-    same = of_a[:, :, None] == of_b[:, None, :]  # (N, k, k)
-    in_b, in_a = same.any(dim=2), same.any(dim=1)
-    order_a, order_b = of_a[in_b], of_b[in_a]  # the same pairs, each in its own order
-    rows_a = torch.arange(len(a), device=a.device)[:, None].expand_as(of_a)
-    kernel_k = masked(rows_a[in_b], order_a, k_values[in_b], len(a))
-    kernel_l = masked(rows_a[in_a], order_b, l_values[in_a], len(a))
-    every = rows_a.reshape(-1)
-    whole_k = masked(every, of_a.reshape(-1), k_values.reshape(-1), len(a))
-    whole_l = masked(every, of_b.reshape(-1), l_values.reshape(-1), len(a))
-    own = masked_hsic(whole_k, whole_k) * masked_hsic(whole_l, whole_l)
-    return masked_hsic(kernel_k, kernel_l) / math.sqrt(own) if own > 0 else math.nan
+def cknna(a: Neighbours, b: Neighbours) -> float:
+    """Return the CKNNA of two sets of features of N >= 4 samples, with unbiased HSIC."""
+    whole_a, whole_b = a.kernel(), b.kernel()
+    own = masked_hsic(whole_a, whole_a) * masked_hsic(whole_b, whole_b)
+    both = masked_hsic(a.kernel(shared(a, b)), b.kernel(shared(b, a)))
+    return both / math.sqrt(own) if own > 0 else math.nan
+
+
+def shared(a: Neighbours, b: Neighbours) -> Tensor:
+    """Return which neighbours in `a` are neighbours in `b` too, (N, k) booleans."""
+    return (a.numbers[:, :, None] == b.numbers[:, None, :]).any(dim=2)
 
 
 def masked(rows: Tensor, columns: Tensor, values: Tensor, count: int):

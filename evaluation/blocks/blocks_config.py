@@ -8,7 +8,7 @@ import tyro
 from data.data_config import DataLocation
 from runtime.flags import COMMON, Range, check_ranges, flag
 
-Word = Literal["linear", "removal"]
+Word = Literal["linear", "cka", "cknna", "mutual-knn", "removal"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,19 @@ class RemovalOptions:
     """removal: grid points of the sampler, Heun's method on the ODE, no guidance"""
     inception_weights: str | None = None
     """removal: file with torch-fidelity's Inception weights; downloaded once unless given"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentOptions:
+    encoder: str | None = None
+    """cka, cknna, mutual-knn: what blocks are compared with, timm's name of a network of images,
+    or a checkpoint, of which every block is compared"""
+    encoder_weights: str | None = None
+    """cka, cknna, mutual-knn: file with the encoder's weights; downloaded once unless given"""
+    neighbours: int = 10
+    """cknna, mutual-knn: k"""
+    by_token: bool = False
+    """cka: compare tokens at the same place instead of an image's mean of them"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +119,9 @@ class BlocksConfig(ProbedData):
     linear_options: Annotated[LinearOptions, tyro.conf.OmitArgPrefixes] = field(
         default_factory=LinearOptions
     )
+    alignment_options: Annotated[AlignmentOptions, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=AlignmentOptions
+    )
     removal_options: Annotated[RemovalOptions, tyro.conf.OmitArgPrefixes] = field(
         default_factory=RemovalOptions
     )
@@ -129,12 +145,15 @@ RANGES = COMMON | {
     "fid_steps": Range(2, 10**6),
     "samples": Range(0, 10**12),
     "val_samples": Range(0, 10**12),
+    "neighbours": Range(1, 10**6),
     "held_out": Range(0, 1, above=True, below=True),
     "times": Range(0, 1),
     "blocks": Range(1, 10**4),
 }
+ALIGNMENT = ("cka", "cknna", "mutual-knn")
 NEEDED_BY = {  # flags of one probe: the probe without which they have no effect
     "linear_options": {"linear"},
+    "alignment_options": set(ALIGNMENT),
     "removal_options": {"removal"},
 }
 
@@ -160,6 +179,7 @@ def check_blocks_config(c: BlocksConfig) -> None:
     for group, probes in NEEDED_BY.items():
         check_used(getattr(c, group), probes, c.probes)
     check_linear(c.linear_options)
+    check_alignment(c.alignment_options, c.probes)
 
 
 def check_used(options, probes: set[str], given: tuple[str, ...]) -> None:
@@ -183,3 +203,14 @@ def check_linear(o: LinearOptions) -> None:
                 f"{flag(name)} is of trained heads, and --linear ridge trains none; "
                 f"give --linear ddae or repa"
             )
+
+
+def check_alignment(o: AlignmentOptions, probes: tuple[str, ...]) -> None:
+    asked = [word for word in probes if word in ALIGNMENT]
+    if asked and not o.encoder:
+        raise ValueError(
+            f"--probes {' '.join(asked)}: --encoder says what blocks are compared with; give "
+            f"timm's name of a network, such as vit_large_patch14_dinov2.lvd142m, or a checkpoint"
+        )
+    if o.by_token and "cka" not in asked:
+        raise ValueError("--by-token is of cka; the others compare images, leave it out")

@@ -141,6 +141,9 @@ class Experiment(Protocol):
 
 EXPERIMENTS = {  # value of --probes: module and class, imported when it is asked for
     "linear": "linear_experiment:Linear",
+    "cka": "alignment_experiment:Alignment",
+    "cknna": "alignment_experiment:Alignment",
+    "mutual-knn": "alignment_experiment:Alignment",
     "removal": "removal_experiment:Removal",
 }
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from data.source_protocol import IndexedSource
 from evaluation.blocks.blocks_config import ALL, BlocksConfig, at_most
+from evaluation.blocks.experiments import Subject
 from evaluation.blocks.probed_checkpoint import ProbedCheckpoint, open_once
 from runtime.randomness import PROBE
 
@@ -39,6 +40,15 @@ def open_held_out(
             f"{one.data.name_flag} has {here}; their labels would not agree"
         )
     return source, some_images(len(source), at_most(c.val_samples, usual), c.seed)
+
+
+def images_without_labels(subject: Subject, usual: int) -> tuple[IndexedSource, list[int]]:
+    """Return images for a measurement that needs no labels: held-out ones where there are any."""
+    c, one = subject.config, subject.checkpoint
+    if c.val_data_path:
+        source, numbers = open_held_out(one, c, usual)
+        return source, numbers.tolist()
+    return one.source, some_images(len(one.source), at_most(c.samples, usual), c.seed).tolist()
 
 
 def some_images(count: int, most: int | None, seed: int) -> np.ndarray:

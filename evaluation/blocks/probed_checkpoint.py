@@ -1,6 +1,7 @@
 """A checkpoint whose blocks are probed, with its data: one way for every command that does."""
 
 import dataclasses
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -67,6 +68,11 @@ class ProbedCheckpoint:
     def blocks(self) -> list[nn.Module]:
         """Return all blocks of the network, in order."""
         return list(self.model.get_submodule("blocks").children())
+
+    @property
+    def tokens_side(self) -> int:
+        """Return the side of the grid of its tokens."""
+        return math.isqrt(self.model.get_parameter("pos_embed").shape[1])
 
     def check_null_label(self, otherwise: str = "") -> None:
         """Raise `ValueError` if the network has no null label; say what to do `otherwise`."""

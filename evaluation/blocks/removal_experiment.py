@@ -10,10 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.source_protocol import IndexedSource
-from evaluation.blocks.blocks_config import at_most
 from evaluation.blocks.experiments import Measured, Subject, as_rows
-from evaluation.blocks.held_out import open_held_out, some_images
+from evaluation.blocks.held_out import images_without_labels
 from evaluation.blocks.removal import Run, runs_of, without
 from evaluation.blocks.tokens import Batch
 from evaluation.options import MetricOptions
@@ -36,7 +34,7 @@ class Removal:
         for subject in subjects:
             depth, numbers = len(subject.checkpoint.blocks), subject.numbers
             self.runs[id(subject)] = runs_of(depth, numbers, self.options.run_lengths)
-            self.images[id(subject)] = held_out_images(subject)
+            self.images[id(subject)] = images_without_labels(subject, USUAL)
         if self.options.ref:
             self.scorer(subjects[0])  # refused now rather than after hours
 
@@ -155,15 +153,6 @@ def losses_of(subject: Subject, batch: Batch, time: float, runs: Sequence[Run]) 
         with without(blocks, run, known):
             found.append(loss())
     return torch.stack(found).cpu()
-
-
-def held_out_images(subject: Subject) -> tuple[IndexedSource, list[int]]:
-    """Return the images that the loss is taken of: held-out ones where there are any."""
-    c, one = subject.config, subject.checkpoint
-    if c.val_data_path:
-        source, numbers = open_held_out(one, c, USUAL)
-        return source, numbers.tolist()
-    return one.source, some_images(len(one.source), at_most(c.samples, USUAL), c.seed).tolist()
 
 
 def no_target(numbers: Sequence[int], items: Tensor) -> Tensor:

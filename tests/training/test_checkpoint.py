@@ -61,8 +61,10 @@ def test_killed_while_writing_leaves_whole_files(tmp_path):
             content = read_checkpoint(path)
             assert (content["tensor"] == content["step"]).all()
         assert max(read_checkpoint(path)["step"] for path in tmp_path.glob("*.pt")) >= 4
-    save_checkpoint(tmp_path / "last.pt", {"step": 1})
-    assert not list(tmp_path.glob("*.tmp"))
+    deadline = time.time() + 60
+    while list(tmp_path.glob("*.tmp")):  # the killed process may take a moment to be gone
+        assert time.time() < deadline
+        save_checkpoint(tmp_path / "last.pt", {"step": 1})
 
 
 def complete(step: int, /, **other) -> dict:

@@ -13,7 +13,6 @@ from evaluation.blocks.alignment_metrics import (
     cka_of,
     cknna,
     clamped,
-    masked,
     masked_hsic,
     mutual_knn,
     neighbours,
@@ -52,17 +51,17 @@ def test_golden_values(golden, form):
         assert cross / (math.sqrt(k * l) + EPS) == pytest.approx(expected, rel=1e-5)
         assert cka(a, b, unbiased) == pytest.approx(cross / math.sqrt(k * l), rel=1e-9)
     for k in (5, 10):
-        assert mutual_knn(a, b, k) == pytest.approx(golden[f"{form}/mutual_knn{k}"].item())
-        own = [masked_hsic(whole, whole) for whole in (whole_of(a, k), whole_of(b, k))]
+        assert mutual_knn(*nearest(a, b, k)) == pytest.approx(
+            golden[f"{form}/mutual_knn{k}"].item()
+        )
+        own = [masked_hsic(whole, whole) for whole in (x.kernel() for x in nearest(a, b, k))]
         root = math.sqrt(own[0] * own[1])
-        found = cknna(a, b, k) * root / (root + EPS)
+        found = cknna(*nearest(a, b, k)) * root / (root + EPS)
         assert found == pytest.approx(golden[f"{form}/cknna{k}"].item(), rel=1e-5)
 
 
-def whole_of(x, k):
-    values, numbers = neighbours(x, k)
-    rows = torch.arange(len(x))[:, None].expand_as(numbers)
-    return masked(rows.reshape(-1), numbers.reshape(-1), values.reshape(-1), len(x))
+def nearest(a, b, k=10):
+    return neighbours(a, k), neighbours(b, k)
 
 
 def test_same_rotated_scaled_and_independent_features():
@@ -71,10 +70,11 @@ def test_same_rotated_scaled_and_independent_features():
     for b in (a, 3 * a @ rotation + 5):
         for unbiased in (True, False):
             assert cka(a, b, unbiased) == pytest.approx(1, abs=1e-9)
-    assert cknna(a, a @ rotation) == pytest.approx(1) and mutual_knn(a, a @ rotation) == 1
+    rotated = nearest(a, a @ rotation)
+    assert cknna(*rotated) == pytest.approx(1) and mutual_knn(*rotated) == 1
     other = torch.randn(400, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert abs(cka(a, other)) < 0.03 < cka(a, other, unbiased=False)  # biased is above 0
-    assert mutual_knn(a, other, 10) == pytest.approx(10 / 399, abs=0.01)
+    assert mutual_knn(*nearest(a, other)) == pytest.approx(10 / 399, abs=0.01)
     assert math.isnan(cka(torch.ones(5, 2), a[:5]))
 
 
@@ -107,6 +107,6 @@ def test_batches_and_blocks_of_rows_change_nothing():
             one.add(x[part], y[part])
     assert cka_of(*sums) == pytest.approx(cka(a, b), rel=1e-9)
     for rows in (1, 7, 50):
-        assert torch.equal(neighbours(a, 3, rows)[1], neighbours(a, 3)[1])
+        assert torch.equal(neighbours(a, 3, rows).numbers, neighbours(a, 3).numbers)
     with pytest.raises(ValueError, match="5 images have no 5 neighbours"):
         neighbours(a[:5], 5)

@@ -2,53 +2,35 @@
 
 import csv
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 import torch
 from launching import check, run
 from PIL import Image
+from probing import FEW, config, measured, save_network
 
 from data.sources import DigitsSource
 from data.tiny_imagenet import TinyValidation
 from evaluation.blocks.blocks_command import default_names, run_blocks
-from evaluation.blocks.blocks_config import BlocksConfig, LinearOptions, RemovalOptions
+from evaluation.blocks.blocks_config import (
+    AlignmentOptions,
+    LinearOptions,
+    RemovalOptions,
+)
 from evaluation.blocks.example_batches import Examples, View, label_target
 from evaluation.blocks.held_out import with_split_folders
 from evaluation.blocks.removal import Run, without
 from evaluation.blocks.summary import summarise, summary_table
-from models import SiT, SiT_models
+from models import SiT
 from models.trained import load_trained
 from transport import create_transport
-
-FLAGS = dict(dataset_name="digits", image_size=8, vae="none", num_workers=0, batch_size=16)
-FEW = dict(samples=60, times=(0.3, 0.9), blocks=(2, 5, 8))
-
-
-def save_network(path, seed, **settings):
-    """A SiT of the digits with random weights, all blocks at work."""
-    torch.manual_seed(seed)
-    model = SiT_models["SiT-Ti/2"](**dict(input_size=8, in_channels=1, num_classes=10) | settings)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.1)
-    torch.save({"ema": model.state_dict()}, path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("networks")
     return tuple(save_network(folder / f"{name}.pt", i) for i, name in enumerate("ab"))
-
-
-def config(checkpoints, out, probes=("linear",), **changes):
-    return BlocksConfig(ckpt=checkpoints, probes=probes, out=str(out), **FLAGS | FEW | changes)
-
-
-def measured(out):
-    return json.loads((out / "blocks.json").read_text())["measurements"]
 
 
 def test_files_and_going_on(checkpoints, tmp_path, capsys):
@@ -108,9 +90,13 @@ def test_two_processes_give_the_same_numbers(checkpoints, tmp_path):
              "none", "--num-workers", "0", "--batch-size", "16", "--samples", "60", "--times",
              "0.3", "0.9", "--blocks", "2", "5", "8"]  # fmt: skip
     heads = ["--linear", "repa", "--epochs", "2", "--head-batch", "15", "--head-lr", "0.05"]
+    words = ("linear", "removal", "cka", "cknna")
     options = LinearOptions(linear="repa", epochs=2, head_batch=15, head_lr=0.05)
     runs = {
-        "sums": (["--probes", "linear", "removal"], dict(probes=("linear", "removal"))),
+        "sums": (
+            ["--probes", *words, "--encoder", checkpoints[1]],
+            dict(probes=words, alignment_options=AlignmentOptions(encoder=checkpoints[1])),
+        ),
         "heads": (["--probes", "linear", *heads], dict(linear_options=options)),
     }
     for name, (flags, same) in runs.items():
@@ -227,6 +213,18 @@ def test_bad_input_is_refused_before_any_work(checkpoints, tmp_path):
         ),
         "--run-lengths 8: the network has 8 blocks": dict(
             probes=("removal",), removal_options=RemovalOptions(run_lengths=(8,))
+        ),
+        "--probes cka: --encoder says what blocks": dict(probes=("cka",)),
+        "--neighbours 60: 60 images have no so many": dict(
+            probes=("cknna",),
+            alignment_options=AlignmentOptions(encoder=checkpoints[0], neighbours=60),
+        ),
+        "--by-token is of cka": dict(
+            probes=("cknna",),
+            alignment_options=AlignmentOptions(encoder=checkpoints[0], by_token=True),
+        ),
+        "--encoder .*rgb.pt: it sees|takes 3 channels of side 8": dict(
+            probes=("cka",), alignment_options=AlignmentOptions(encoder=rgb)
         ),
         "its blocks.json is not a record of this program": dict(out=str(tmp_path / "taken")),
         "the data has 1: use data with two classes": dict(
