@@ -141,9 +141,6 @@ def check_optimizer(value, weights, name: str) -> None:
     listed = isinstance(groups, list) and all(isinstance(group, dict) for group in groups)
     need(listed, f"{name} param_groups", groups, "a list of dicts")
     need(isinstance(moments, dict), f"{name} state", moments, "a dict")
-    for key in (key for group in groups for key in group.get("params", ())):
-        if key not in moments:
-            raise ValueError(f"its {name} has no state of {key}")
     for key, state in moments.items():
         need(isinstance(state, dict), f"{name} state {key}", state, "a dict")
         for moment in MOMENTS:

@@ -140,7 +140,7 @@ CHANGES = {
     ),
     "optimizer lacks a state": (
         lambda content: content["opt"]["state"].popitem() and None,
-        "its opt has no state of final_layer",
+        "its optimizer has no state of final_layer",
     ),
     "moment is NaN": (first_moment(lambda moment: moment * NAN), "exp_avg holds NaN or infinity"),
     "moment has another shape": (
