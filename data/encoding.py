@@ -43,9 +43,9 @@ class Encoding:
         if self.source.latents or self.codec.name == PIXELS:
             return None
         return (
-            "every step encodes its images with the autoencoder, which costs about as much as "
-            "training SiT-XL/2: a cache of latents is made once, by scripts/cache_latents.py, and "
-            "gives the same x_1 (docs/latents.md)"
+            "every step encodes its images, twice the arithmetic of training SiT-B/2: a cache of "
+            "latents is made once, by scripts/cache_latents.py, and gives the same x_1 "
+            "(docs/latents.md)"
         )
 
     def __call__(self, items: Tensor, mirrored: Tensor, draws: Streams) -> Tensor:

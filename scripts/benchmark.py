@@ -6,6 +6,7 @@
     python scripts/benchmark.py --parts steps --losses layer_sync dispersive sra repa
     python scripts/benchmark.py --parts sampling npz --npz-images 10000
     python scripts/benchmark.py --parts peers --peer ../SiT ../REPA --peer-models SiT-S/2:4
+    torchrun --nproc_per_node=2 scripts/benchmark.py --parts exchange --models SiT-S/2:4
     python scripts/benchmark.py --table                # docs/benchmarks.md on a GPU, in 8 minutes
 
 steps        training without and with LayerSync and other losses, alternating: images/s from the
@@ -25,6 +26,8 @@ blocks       probing all blocks at one time of the path, alternating with bare p
              the sums of a ridge probe of every block
 peers        training and sampling steps of original checkouts (--peer FOLDER) in turn with ours:
              ratio of medians, and the lowest and highest of neighbouring runs
+exchange     steps of several processes (torchrun): DDP, sharded optimizer, everything sharded, with
+             gradients exchanged in fp32 and bf16
 options      training steps with the options that change numbers, of the first model, in bf16
 originals    training that encodes its images in every step, eager TF32 (GPU)
 presets      images/s of each preset of sample_ddp.py and the hours of 50,000: the solver's number
@@ -45,10 +48,11 @@ from typing import Any, Literal, get_args
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from runtime.command import parse_command, usage_errors
 from runtime.flags import flag
+from runtime.launch import is_first_process, world_size
 
 Part = Literal[
     "steps", "peers", "options", "originals", "presets", "caching", "stall", "scoring",
-    "checkpoints", "latents", "sampling", "blocks", "npz",
+    "exchange", "checkpoints", "latents", "sampling", "blocks", "npz",
 ]  # fmt: skip
 USUAL: tuple[Part, ...] = ("steps", "checkpoints", "latents", "sampling", "blocks", "npz")
 # By which share of --minutes a part of --table begins nothing new. A cell that is under way ends,
@@ -120,8 +124,17 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from scripts.benchmarks import assembly, costs, extraction, peers, sampling, steps, storage
-from scripts.benchmarks.timing import DEVICE, Deadline, matmul_peaks
+from scripts.benchmarks import (
+    assembly,
+    costs,
+    exchange,
+    extraction,
+    peers,
+    sampling,
+    steps,
+    storage,
+)
+from scripts.benchmarks.timing import DEVICE, Deadline, matmul_peaks, native_precisions
 
 
 def as_table(c: Benchmark) -> Benchmark:
@@ -150,6 +163,11 @@ def check(c: Benchmark) -> None:
         peers.find_peer(folder)
     if c.minutes is not None and not 0 < c.minutes < 10_000:
         raise ValueError(f"--minutes {c.minutes:g}: it must be positive, or left out")
+    if ("exchange" in c.parts) != (world_size() > 1) or (world_size() > 1 and len(c.parts) > 1):
+        raise ValueError(
+            "--parts exchange is for several processes and the other parts for one: start it with "
+            "torchrun --nproc_per_node=N, the others without"
+        )
     if "npz" in c.parts:
         assembly.check(c)
 
@@ -176,19 +194,24 @@ def markdown(rows: list[dict], columns: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
+def silent(*words: object) -> None:
+    """Print nothing: the first process speaks for all."""
+
+
 def ways(
     c: Benchmark, peaks: dict[str, float], limits: dict[str, Deadline]
 ) -> dict[str, tuple[Callable[[], Iterable[dict]], dict[str, str]]]:
     """Return for each part, in order, what yields its rows, and their columns."""
     return {
         "steps": (lambda: steps.run(c, peaks, limits["steps"]), steps.COLUMNS),
-        "peers": (lambda: peers.run(c, peaks, limits["peers"]), peers.COLUMNS),
+        "peers": (lambda: peers.run(c, limits["peers"]), peers.COLUMNS),
         "options": (lambda: steps.run_options(c, peaks, limits["options"]), steps.COLUMNS),
         "presets": (lambda: costs.presets(c, limits["presets"]), costs.PRESET_COLUMNS),
         "caching": (lambda: costs.caching(c, limits["caching"]), costs.CACHE_COLUMNS),
         "stall": (lambda: costs.stall(c, limits["stall"]), costs.STALL_COLUMNS),
         "originals": (lambda: steps.run_originals(c, limits["originals"]), steps.COLUMNS),
         "scoring": (lambda: costs.scoring(c, limits["scoring"]), costs.SCORE_COLUMNS),
+        "exchange": (lambda: exchange.run(c, limits["exchange"]), exchange.COLUMNS),
         "checkpoints": (lambda: storage.checkpoints(c), storage.CHECKPOINT_COLUMNS),
         "latents": (lambda: storage.latents(c), storage.LATENT_COLUMNS),
         "sampling": (lambda: sampling.run(c, peaks), sampling.COLUMNS),
@@ -207,13 +230,18 @@ def main(c: Benchmark) -> None:
         for part in get_args(Part)
     }
     heading = f"{device_name()}; torch {torch.__version__}, {torch.get_num_threads()} threads"
-    print(heading)
+    first = is_first_process()
+    say = print if first else silent
+    say(heading)
     record: dict[str, Any] = dict(device=device_name(), torch=torch.__version__, settings=asdict(c))
     peaks: dict[str, float] = {}
     if {"steps", "options", "peers", "sampling"} & set(c.parts):
+        c = replace(c, precisions=tuple(native_precisions(c.precisions)))
+    if {"steps", "options", "sampling"} & set(c.parts):
         peaks = record["matmul"] = matmul_peaks(c.precisions, c.clock)
     text = [heading, *(f"matrix products, {p}: {r / 1e12:.3g} TFLOP/s" for p, r in peaks.items())]
-    print("\n".join(text[1:]))
+    if peaks:
+        say("\n".join(text[1:]))
     out = Path(c.out)
     for name, (measure, columns) in ways(c, peaks, limits).items():
         if name not in c.parts:
@@ -221,13 +249,15 @@ def main(c: Benchmark) -> None:
         record[name] = []
         for row in measure():  # it may be stopped: what there is, is kept
             record[name].append(row)
+            if not first:
+                continue
             table = markdown(record[name], columns)
             out.write_text(json.dumps(record, indent=1) + "\n")
             out.with_suffix(".md").write_text("\n\n".join([*text, f"## {name}", table]) + "\n")
-        if record[name]:
+        if record[name] and first:
             text += [f"## {name}", table]
             print("\n" + table, flush=True)
-    print(f"\nwritten to {out} and {out.with_suffix('.md')}")
+    say(f"\nwritten to {out} and {out.with_suffix('.md')}")
 
 
 if __name__ == "__main__":

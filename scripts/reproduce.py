@@ -27,6 +27,7 @@ from sweeps.pool import PoolConfig
 from sweeps.slurm import ClusterConfig
 
 Flat = tyro.conf.OmitArgPrefixes
+TAKE_FLAGS = ("--train", "--sample", "--evaluate")
 FOLDER, MINIATURE_FOLDER = "results/reproduce", "results/miniature"
 
 
@@ -123,12 +124,14 @@ def show(c: Show) -> int:
 
 def run(c: Run) -> int:
     from sweeps.paper_miniature import SAYS
+    from sweeps.paper_rows import find_rows
     from sweeps.paper_study import PaperConfig, PaperGrid, PaperStudy
     from sweeps.study import run_sweep
 
     with usage_errors():
         if not c.rows:
             raise ValueError("run: name a row; scripts/reproduce.py list shows them")
+        find_rows(c.rows)
     if c.miniature:
         print(SAYS, flush=True)
     config = PaperConfig(
@@ -160,8 +163,20 @@ def report(c: Report) -> int:
     return report_sweep(PaperStudy, Path(c.folder))
 
 
+def joined(args: list[str]) -> list[str]:
+    """Return the command line with --train "--lr 1" as --train="--lr 1", which is one flag."""
+    words: list[str] = []
+    for word in args:
+        if words and words[-1] in TAKE_FLAGS and word.startswith("-"):
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
+
+
 def main() -> int:
-    c = parse_command({"list": List, "show": Show, "run": Run, "report": Report})
+    parts: dict[str, Callable] = {"list": List, "show": Show, "run": Run, "report": Report}
+    c = parse_command(parts, prepare=joined)
     commands: dict[type, Callable] = {List: list_rows, Show: show, Run: run, Report: report}
     return commands[type(c)](c)
 

@@ -113,6 +113,8 @@ def problem_with(cell: Cell, command: Command) -> str | None:
     """Return what is wrong with the files that a command should have written, else None."""
     for name in command.outputs:
         path = cell.path(name)
+        if not path.is_file() and command.shared:
+            return f"it ended well without writing {path}: perhaps it has gone on past that"
         if not path.is_file():
             return f"it ended well but did not write {path}"
         if not command.result:

@@ -23,6 +23,7 @@ MOST = 3  # variants of a row and points of a curve
 IMAGES = 100
 TRAIN = (
     "--dataset-name digits --image-size 8 --num-classes 10 --vae none --lr 1e-3 --ema-decay 0.9 "
+    "--ckpt-every 1 --keep-last None --keep-every None "
     "--precision fp32 --log-every 1 --sample-every 0 --num-workers 0"
 )
 SAMPLE = f"--num-fid-samples {IMAGES} --per-proc-batch-size {IMAGES} --num-sampling-steps 5"

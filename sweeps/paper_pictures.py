@@ -12,30 +12,34 @@ PAPERS, OURS = "#888888", "C0"
 
 
 def draw_rows(found: Sequence[Finding], path: Path) -> Path | None:
-    """Draw rows that have both values, in FID; return the picture, or None without such rows."""
+    """Draw how far rows lie from the published FID; return the picture, or None without one."""
     rows = [f for f in found if f.difference is not None]
     if not rows:
         return None
     figure, axes = new_figure(figsize=(8, 1.4 + 0.38 * len(rows)))
     for y, f in enumerate(rows):
-        mine, last = f.ours, y == 0
+        mine, first = f.ours, y == 0
         assert mine is not None and f.published is not None
-        spread = f.row.published_spread
-        style: dict[str, Any] = dict(fmt="|", color=PAPERS, markersize=16, markeredgewidth=2.5)
-        axes.errorbar(f.published, y, xerr=spread, label="published" if last else None, **style)
+        percent = 100 / f.published
+        spread = (f.row.published_spread or 0) * percent
+        style: dict[str, Any] = dict(color=PAPERS, linewidth=7, alpha=0.5, solid_capstyle="butt")
+        axes.plot(
+            [-spread, spread], [y, y], label="published +- its spread" if first else None, **style
+        )
         axes.errorbar(
-            mine.value, y, xerr=mine.half_width, fmt="o", color=OURS, capsize=3,
-            label="ours, with the interval it is judged by" if last else None,
+            (mine.value - f.published) * percent, y, fmt="o", color=OURS, capsize=3,
+            xerr=None if mine.half_width is None else mine.half_width * percent,
+            label="ours +- the interval that it is judged by" if first else None,
         )  # fmt: skip
         axes.annotate(
             f.verdict, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8
         )
-    axes.set_yticks(range(len(rows)), [f.row.name for f in rows])
+    names = [f"{f.row.name}: {f.ours.value:.2f}, paper {f.row.value}" for f in rows if f.ours]
+    axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xscale("log")
-    plain_ticks(axes.xaxis)
-    axes.set(xlabel="FID (50,000 samples where comparable; logarithmic)")
-    axes.grid(axis="x", which="both", alpha=0.3)
+    axes.axvline(0, color=PAPERS, linewidth=1)
+    axes.set(xlabel="FID above (worse) or below the published one, %")
+    axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper center", ncols=2, fontsize=9)
     return save(figure, path)
 

@@ -4,6 +4,7 @@ The network itself is never replaced: wrappers go around it or shard it in place
 captured and sampled is always the same object.
 """
 
+import warnings
 from contextlib import nullcontext
 from copy import deepcopy
 from datetime import timedelta
@@ -53,19 +54,24 @@ def start_accelerator(config: EngineConfig, folder: Path, wandb: bool = False) -
     precision = resolve_precision(config.precision)
     torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    exchange = DDPCommunicationHookType.BF16 if config.bf16_gradients else None
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="bf16" if precision == "bf16" else "no",
         log_with=["tensorboard", *(["wandb"] if wandb else [])],
         project_dir=folder,
         kwargs_handlers=[
-            # gradients live in the buckets that are exchanged, instead of being copied there
-            DistributedDataParallelKwargs(
-                gradient_as_bucket_view=True, comm_hook=exchange or DDPCommunicationHookType.NO
-            ),
+            gradient_exchange(config),
             InitProcessGroupKwargs(timeout=PATIENCE),
         ],
+    )
+
+
+def gradient_exchange(config: EngineConfig) -> DistributedDataParallelKwargs:
+    """Return DDP's settings: in which precision gradients are exchanged, and from where."""
+    hooks = DDPCommunicationHookType
+    return DistributedDataParallelKwargs(
+        gradient_as_bucket_view=True,  # they live in what is exchanged, and are not copied there
+        comm_hook=hooks.BF16 if config.bf16_gradients else hooks.NO,
     )
 
 
@@ -208,6 +214,8 @@ def shard(network: nn.Module, reshard: bool = True, policy: Any = None) -> None:
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    # FSDP2 warns of changing the network's output in place, which nothing here does
+    warnings.filterwarnings("ignore", message=r".*returned a view tensor", category=UserWarning)
     policy = policy or MixedPrecisionPolicy()
     for block in network.get_submodule("blocks").children():
         fully_shard(block, reshard_after_forward=reshard, mp_policy=policy)

@@ -42,6 +42,7 @@ LOSSES = {"SiT": "vanilla", "LayerSync": "layer_sync", "REPA": "repa"}
 FEATURES = 768  # width of DINOv2-B's
 EVALUATIONS = 2  # of the network, in a sampling run that is timed
 DECAY = 0.9999
+WARMUP = 2 if DEVICE.type == "cuda" else 1  # rounds that are not counted
 
 
 def find_peer(folder: str) -> str:
@@ -177,7 +178,7 @@ def training_rows(peer: Peer, name: str, batch: int, compiled: list[bool], c) ->
     ours = our_steps(peer, name, batch, compiled)
     works: dict[str, Callable] = {"peer": peer}
     works |= {how: lambda step=step: step(loss) for how, step in ours.items()}
-    times = alternate(works, c.repeats, clock=c.clock)
+    times = alternate(works, c.repeats, WARMUP, c.clock)
     memory = step_memory(peer)
     return [
         compare(times, how) | dict(step="training", memory_ratio=step.memory(loss) / memory)
@@ -201,7 +202,7 @@ def sampling_rows(peer: Peer, name: str, batch: int, compiled: list[bool], c) ->
     for compiles in compiled:
         runs = Runs(name, batch, peer.precision, compiles)
         works["compiled" if compiles else "eager"] = lambda runs=runs: runs.sample(case)
-    times = alternate(works, c.repeats, clock=c.clock)
+    times = alternate(works, c.repeats, WARMUP, c.clock)
     return [compare(times, how) | dict(step="sampling") for how in works if how != "peer"]
 
 
@@ -217,9 +218,9 @@ def compare(times: dict[str, list[float]], how: str) -> dict:
     )  # fmt: skip
 
 
-def run(c, precisions, deadline: Deadline) -> Iterator[dict]:
+def run(c, deadline: Deadline) -> Iterator[dict]:
     """Yield rows of each checkout, model and precision."""
-    cells = [(f, m, b, p) for p in precisions for m, b in c.sizes("peer_models") for f in c.peer]
+    cells = [(f, m, b, p) for p in c.precisions for m, b in c.sizes("peer_models") for f in c.peer]
     for folder, name, batch, precision in tqdm(cells, desc="peers", unit="cell"):
 
         def work(folder=folder, name=name, batch=batch, precision=precision):

@@ -1,7 +1,7 @@
 """Benchmark of training steps as in train.py, without and with regularisers in turn."""
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any, cast
 
@@ -29,7 +29,7 @@ from training.methods.heads import Heads
 from training.methods.method import Materials
 from training.methods.methods import make_regularizers
 from training.objective import Objective
-from training.parallel import Parallel
+from training.parallel import Parallel, gradient_exchange
 from training.update import Update
 from transport import create_transport
 
@@ -47,13 +47,13 @@ class Step:
         encode: make the latents of images in each step.
         features: what REPA aligns with, (N, T, D), instead of an encoder's output.
         optim: AdamW's settings, train.py's defaults unless given.
-        options: flags of `EngineConfig` to switch on, as in "bf16_weights".
+        options: more of `EngineConfig`.
     """
 
     def __init__(
         self, name: str, precision: str, compiled: bool, batch: int, losses: tuple[str, ...] = (),
         *, encode: bool = False, features: torch.Tensor | None = None,
-        optim: OptimConfig | None = None, options: tuple[str, ...] = (),
+        optim: OptimConfig | None = None, options: Mapping[str, Any] | None = None,
     ):  # fmt: skip
         set_precision(precision)
         torch.manual_seed(0)
@@ -61,9 +61,11 @@ class Step:
         self.features = features
         network = find_model(name)(input_size=LATENTS[1])
         ema = deepcopy(network).eval().requires_grad_(False)
-        switched: dict[str, Any] = dict.fromkeys(options, True)
-        engine = EngineConfig(cast(Any, precision), compile=compiled, **switched)
-        self.parallel = Parallel(network, ema, Accelerator(cpu=DEVICE.type == "cpu"), engine)
+        engine = EngineConfig(cast(Any, precision), compile=compiled, **(options or {}))
+        accelerator = Accelerator(
+            cpu=DEVICE.type == "cpu", kwargs_handlers=[gradient_exchange(engine)]
+        )
+        self.parallel = Parallel(network, ema, accelerator, engine)
         self.update = Update(self.parallel, [], self.optim, last_step=1)
         self.objectives: dict[str, Objective] = {}
         self.heads: dict[str, Heads] = {}
@@ -105,10 +107,12 @@ class Step:
         objective = self.objectives[loss]
         return objective(self.parallel.model, self.batch(), autocast(self.precision))[0]
 
-    def __call__(self, loss: str) -> None:
-        self.forward(loss).backward()
+    def __call__(self, loss: str) -> torch.Tensor:
+        """Make a step; returns the norm of the gradients."""
+        with self.update.accumulating(last=True):
+            self.forward(loss).backward()
         self.update.heads = self.heads[loss]
-        self.update(step=0)
+        return self.update(step=0)
 
     def memory(self, loss: str) -> int:
         """Return bytes: the allocator's peak in a step (GPU), or those kept for backward (CPU)."""
@@ -177,7 +181,7 @@ def measure(
 ) -> list[dict]:  # fmt: skip
     """Return a row for vanilla and one for each of the losses, from alternating steps."""
     flops = step_flops(name, batch)
-    step = Step(name, precision, compiled, batch, c.losses, options=options)
+    step = Step(name, precision, compiled, batch, c.losses, options=dict.fromkeys(options, True))
     works = {loss: lambda loss=loss: step(loss) for loss in step.objectives}
     times = alternate(works, c.repeats, clock=c.clock)
     memory = {loss: step.memory(loss) for loss in works}

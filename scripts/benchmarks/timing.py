@@ -3,7 +3,7 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
 import torch
@@ -95,12 +95,17 @@ def matmul_rate(precision: str, n: int, repeats: int = 7, clock: str = "wall") -
     return 2 * n**3 / statistics.median(seconds(lambda: a @ b, clock) for _ in range(repeats))
 
 
-def matmul_peaks(precisions: tuple[str, ...], clock: str = "wall") -> dict[str, float]:
-    """Return {precision: FLOP/s of large matrix products}, without emulated precisions."""
+def native_precisions(precisions: tuple[str, ...]) -> list[str]:
+    """Return those that the device does not merely emulate, and say which it does."""
     small = {precision: matmul_rate(precision, 256) for precision in {*precisions, "fp32"}}
     native = [p for p in precisions if small[p] > small["fp32"] / 2]
     for precision in set(precisions) - set(native):
         times = small["fp32"] / small[precision]
         print(f"{precision}: left out, emulated on this device ({times:.0f} x slower than fp32)")
+    return native
+
+
+def matmul_peaks(precisions: Iterable[str], clock: str = "wall") -> dict[str, float]:
+    """Return {precision: FLOP/s of large matrix products}."""
     n = 8192 if DEVICE.type == "cuda" else 3072
-    return {precision: matmul_rate(precision, n, clock=clock) for precision in native}
+    return {precision: matmul_rate(precision, n, clock=clock) for precision in precisions}

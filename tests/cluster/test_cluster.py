@@ -12,6 +12,10 @@ from PIL import Image
 
 from models.checkpoint_file import read_checkpoint
 from runtime.outcome import read_outcome
+from sweeps.cells import results
+from sweeps.paper_study import PaperConfig, PaperGrid, PaperStudy
+from sweeps.pool import PoolConfig, run_cells
+from sweeps.slurm import ClusterConfig, ways_to_launch
 from training.tracking import MEASURED, read_log
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=f"a SLURM of two nodes {missing()}")
@@ -201,3 +205,24 @@ echo '{"outcome": "finished", "exit_code": 0, "reason": "", "command": "x"}' >$L
     tasks = [f"{rank} {rank % 2} {rank // 2} 4 {words}" for rank in range(4)]
     assert sorted((tmp_path / "runs").read_text().splitlines()) == tasks
     assert json.loads((tmp_path / "outcome").read_text())["outcome"] == "finished"
+
+
+@pytest.mark.cluster
+def test_a_row_of_the_paper_on_two_nodes_is_the_same_as_here(cluster, tmp_path, monkeypatch):
+    """Its commands are jobs, one after another; the watching may end in between."""
+    monkeypatch.setenv("SLURM_CONF", str(cluster.configuration))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(ROOT)
+    scores = []
+    for name, place in (
+        ("here", ClusterConfig()),
+        ("nodes", ClusterConfig("slurm", nodes=2, gpus_per_node=0)),
+    ):
+        study = PaperStudy(PaperConfig(folder=str(tmp_path / name), miniature=True))
+        cells = [study.cell(point) for point in study.points(PaperGrid(("b2-layersync",)))]
+        assert run_cells(cells, PoolConfig(), ways_to_launch(PoolConfig(), place)) == 0
+        (metrics,) = results(cells[0]).values()
+        scores.append(metrics["pixel_frechet"])
+    assert scores[0] == pytest.approx(scores[1], rel=1e-3)
+    logs = list((tmp_path / "nodes").glob("cells/*/slurm-*.log"))
+    assert len(logs) == 3 and all("on n[1-2]" in log.read_text() for log in logs)

@@ -1,10 +1,16 @@
 """The zoo: published sizes, and weights that say which model they belong to."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from models import SiT, SiT_models, find_model
+from models.sizes import narrow
 from models.zoo import describe_weights
+from training.config import TrainConfig
+from training.methods.layer_sync import layer_sync_settings
+from training.settings_record import resolved_settings
 
 PUBLISHED = {"S": 33e6, "B": 130e6, "L": 458e6, "XL": 675e6}
 SHAPES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
@@ -37,6 +43,21 @@ def test_tiny_models_run_on_pixels():
         model = SiT_models[name](input_size=8, in_channels=shape[1], num_classes=10)
         assert model(torch.zeros(shape), torch.zeros(2), torch.zeros(2).long()).shape == shape
         assert sum(parameter.numel() for parameter in model.parameters()) < 2e6
+
+
+@pytest.mark.parametrize("size", ["B", "L", "XL"])
+def test_narrow_models_have_the_blocks_of_their_namesakes_at_width_32(size):
+    full, small = on_meta(f"SiT-{size}/2"), on_meta(f"SiT-{size}-narrow/2")
+    assert len(small.blocks) == len(full.blocks) and small.pos_embed.shape[-1] == 32
+    assert narrow(f"SiT-{size}/4") == f"SiT-{size}-narrow/2"
+    c = TrainConfig(model=f"SiT-{size}/2")
+    assert layer_sync_settings(c) == layer_sync_settings(replace(c, model=narrow(c.model)))
+    for loss in ("sra", "repa"):
+        own = [
+            resolved_settings(replace(c, model=m, loss_type=loss))
+            for m in (c.model, narrow(c.model))
+        ]
+        assert {**own[0], "model": ""} == {**own[1], "model": ""}
 
 
 def test_find_model_knows_every_name_and_lists_them_for_an_unknown_one():

@@ -48,9 +48,10 @@ def test_checkouts_are_told_apart(checkout, tmp_path):
 
 def test_a_checkout_that_is_ours_keeps_as_much_memory(checkout):
     c = Benchmark(
-        parts=("peers",), peer=(str(checkout),), peer_models=("SiT-Ti/2:2",), repeats=1, clock="cpu"
-    )
-    training, sampling = peers.run(c, {"fp32": 1e9}, Deadline())
+        parts=("peers",), peer=(str(checkout),), peer_models=("SiT-Ti/2:2",), precisions=("fp32",),
+        repeats=1, clock="cpu",
+    )  # fmt: skip
+    training, sampling = peers.run(c, Deadline())
     assert (training["step"], sampling["step"]) == ("training", "sampling")
     assert training["memory_ratio"] == pytest.approx(1, rel=0.02)
     for row in (training, sampling):

@@ -1,5 +1,6 @@
 """Working through cells with real processes: side by side, twice at once, stopped, killed."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 from launching import ROOT
 
 from sweeps import pool
-from sweeps.cells import read_record, results, state
+from sweeps.cells import Command, read_record, results, state, to_do
 from sweeps.pool import PoolConfig, check_pool, launches, run_cells
 from sweeps.process import CellRun, Launch
 
@@ -140,3 +141,38 @@ def test_threads_are_the_users_if_they_are_set(monkeypatch):
     words = Launch(2).argv(("train.py", "--lr", "1"))
     assert words[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     assert words[5:] == [str(ROOT / "train.py"), "--lr", "1"]
+
+
+def sharing(toy, tmp_path, name):
+    """A cell whose first command makes what two cells want."""
+    cell, made = toy(name), "../../runs/made"
+    program = cell.commands[0].words[0]
+    words = (program, "good", "{cell}/" + made, "1.0")
+    first = Command("make", words, outputs=(made,), shared="../../runs/lock")
+    own = dataclasses.replace(cell.commands[0], inputs=(made,))
+    return dataclasses.replace(cell, commands=(first, own))
+
+
+def test_what_two_cells_want_is_made_once(toy, tmp_path, capfd):
+    cells = [sharing(toy, tmp_path, name) for name in ("a", "b")]
+    assert [command.name for command in to_do(cells[0])] == ["make", "work"]
+    assert run_cells(cells, PoolConfig(parallel=2)) == 0
+    made = [cell.log.read_text().count("runs/made") for cell in cells]
+    assert sorted(made) == [0, 1] and "busy" in capfd.readouterr().out
+    assert [state(cell) for cell in cells] == ["finished"] * 2
+    (tmp_path / "runs" / "made").unlink()
+    assert [to_do(cell) for cell in cells] == [[], []]  # nothing that remains needs it
+    (cells[0].folder / "m.json").unlink()
+    assert [command.name for command in to_do(cells[0])] == ["make", "work"]
+
+
+def test_what_is_shared_stays_locked_while_its_command_lives(toy, tmp_path):
+    first, second = (sharing(toy, tmp_path, name) for name in ("a", "b"))
+    run = CellRun(first, Launch())
+    assert CellRun(second, Launch()).outcome == "busy" and not second.log.exists()
+    assert state(second) == "waiting"
+    until(run.poll)
+    late = CellRun(second, Launch())
+    assert late.command.name == "work"
+    until(late.poll)
+    assert [run.outcome, late.outcome] == ["finished"] * 2

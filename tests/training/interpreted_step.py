@@ -5,10 +5,17 @@
 Triton reads that variable when it is imported, so the test starts a process for it.
 """
 
+from copy import deepcopy
+
 import torch
+from accelerate import Accelerator
 from torch import nn
 
+from models import SiT
+from training.config import EngineConfig, OptimConfig
 from training.one_pass import OnePass
+from training.parallel import Parallel
+from training.update import Update
 
 SHAPES = (33, 65), (7,), (4096, 3), (1,)
 
@@ -58,7 +65,36 @@ def compare(half: bool, scale: float | None) -> None:
         torch.testing.assert_close(copy.float(), p.detach(), rtol=2**-7, atol=0)
 
 
+def compare_updates(half: bool, limit: float | None) -> None:
+    """Update a network three times both ways: weights, averages and norms are the same."""
+    accelerator, norms = Accelerator(cpu=True), []
+    engine = EngineConfig(precision="bf16", bf16_weights=half)
+    updates = []
+    for fuses in (False, True):
+        torch.manual_seed(0)
+        network = SiT(4, hidden_size=32, depth=1, num_heads=2, num_classes=3)
+        parallel = Parallel(network, deepcopy(network).requires_grad_(False), accelerator, engine)
+        updates.append(Update(parallel, [], OptimConfig(lr=1e-2, max_grad_norm=limit), last_step=9))
+        updates[-1].fuses = fuses
+        generator = torch.Generator().manual_seed(1)
+        for step in range(3):
+            for p in network.parameters():
+                g = torch.randn(p.shape, generator=generator)
+                p.grad = g.to(p.dtype) if p.requires_grad else None
+            norms.append(updates[-1](step))
+            assert all(p.grad is None for p in network.parameters())
+    torch.testing.assert_close(norms[:3], norms[3:], rtol=1e-5, atol=0)
+    turn, once = (update.parallel for update in updates)
+    for kind in ("masters", "ema", "network"):
+        there, here = (getattr(parallel, kind).state_dict() for parallel in (turn, once))
+        rounding = 2**-7 if half and kind == "network" else 1e-5
+        torch.testing.assert_close(here, there, rtol=rounding, atol=1e-6)
+
+
 if __name__ == "__main__":
     for case in ((False, None), (False, 0.5), (True, None)):
         compare(*case)
+        print("same:", *case)
+    for case in ((False, None), (False, 1.0), (True, None)):
+        compare_updates(*case)
         print("same:", *case)
