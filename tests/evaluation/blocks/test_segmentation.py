@@ -135,10 +135,7 @@ def measured(out):
 
 
 def test_folders_and_rows_give_the_same_images_and_masks(voc, tmp_path):
-    for split, name, numbers in (
-        ("train", "train", range(20)),
-        ("val", "validation", range(20, 26)),
-    ):
+    for name, numbers in (("train", range(20)), ("validation", range(20, 26))):
         kinds = datasets.Features({"image": datasets.Image(), "mask": datasets.Image()})
         rows = {"image": [], "mask": []}
         for i in numbers:
