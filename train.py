@@ -17,11 +17,12 @@ process sees, excepted).
 
 from runtime.command import parse_command, run_errors, usage_errors
 from training.config import TrainConfig
+from training.resumed_settings import with_own_settings
 from training.settings_record import RUN_SECTION
 
 if __name__ == "__main__":
     # before torch is loaded: --help and typos answer at once
-    CONFIG = parse_command(TrainConfig, section=RUN_SECTION)
+    CONFIG = parse_command(TrainConfig, section=RUN_SECTION, prepare=with_own_settings)
 
 import sys
 

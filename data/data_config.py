@@ -51,8 +51,17 @@ class DataLocation:
 class DataConfig(DataLocation):
     """Settings needed to open a source: where the images are, and their size."""
 
-    image_size: int = 256
-    """side of the images after ADM's centre crop, pixels"""
+    image_size: int | None = None
+    """side of the images after ADM's centre crop, pixels; that of the data unless given, 256 where
+    images have several sizes"""
+    resize: bool = free(False)
+    """enlarge images that are smaller than --image-size"""
+
+    @property
+    def known_size(self) -> int:
+        """Return the image size of settings that have been `fitted` to their data."""
+        assert self.image_size is not None, "settings that were not fitted to their data"
+        return self.image_size
 
 
 @dataclass(frozen=True)
@@ -61,13 +70,25 @@ class TrainingData(DataConfig):
 
     streaming: bool = False
     """read that data as it comes over the network, instead of downloading it first"""
-    num_classes: int = 1000
-    """number of classes"""
-    vae: str = "ema"
-    """codec: ema or mse (Stability's fine-tuned SD autoencoders), a hub id, a folder, or "none"
-    for pixels"""
+    num_classes: int | None = None
+    """number of classes; that of the data unless given"""
+    vae: str | None = None
+    """codec: ema or mse (Stability's fine-tuned SD autoencoders), a hub id, a folder, or "none" for
+    pixels; ema unless given, for a latent cache its own, for the digits none"""
     vae_bf16: bool = False
     """changes numbers: encode images in bf16 and channels-last, faster on a GPU. A cache made by
     scripts/cache_latents.py costs nothing in a step and is exact"""
     num_workers: int = free(4)
     """data loading processes per training process"""
+
+    @property
+    def known_classes(self) -> int:
+        """Return the number of classes of settings that have been `fitted` to their data."""
+        assert self.num_classes is not None, "settings that were not fitted to their data"
+        return self.num_classes
+
+    @property
+    def known_codec(self) -> str:
+        """Return the codec of settings that have been `fitted` to their data."""
+        assert self.vae is not None, "settings that were not fitted to their data"
+        return self.vae

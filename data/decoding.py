@@ -59,10 +59,17 @@ def read_image(source: str | Path | bytes, size: int | None, name: str) -> Tenso
         return to_tensor(center_crop(image, size) if size else image)
 
 
-def read_size(path: str | Path) -> tuple[int, int]:
+def read_size(source: str | Path | bytes) -> tuple[int, int]:
     """Return the (width, height) in the header of an image file; errors as in `read_image`."""
-    with opened(path, str(path)) as image:
+    name = "an image" if isinstance(source, bytes) else str(source)
+    with opened(source, name) as image:
         return image.size
+
+
+def is_grey(path: str | Path) -> bool:
+    """Return whether an image file has a single channel of greys; errors as in `read_image`."""
+    with opened(path, str(path)) as image:
+        return image.mode in ("1", "L") or image.mode.startswith("I")
 
 
 @contextmanager

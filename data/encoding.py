@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from data.cached_codec import CachedCodec
 from data.data_config import TrainingData
+from data.latents import LatentSource
 from data.source_protocol import Source
 from models import find_model, load_codec
-from models.codecs import PIXELS
+from models.codecs import PIXELS, Codec
 from runtime.randomness import Streams
 
 
@@ -25,9 +27,9 @@ class Encoding:
                 "the data holds latents already" if source.latents else "--vae none encodes nothing"
             )
             raise ValueError(f"--vae-bf16 has no effect: {what}; leave it out")
-        self.codec = load_codec(config.vae, device, source.channels, config.vae_bf16)
-        source.check_codec(self.codec, config.image_size)
-        size = config.image_size
+        self.codec = codec_of(source, config, device)
+        size = config.known_size
+        source.check_codec(self.codec, size)
         self.latent_shape = self.codec.latent_shape((self.codec.image_channels, size, size))
         patch = find_model(model).keywords["patch_size"]
         if self.latent_shape[-1] % patch:
@@ -36,6 +38,11 @@ class Encoding:
                 f"--image-size {size} is not divisible by {both}, the codec's factor "
                 f"{self.codec.factor} times the patch size {patch} of --model {model}"
             )
+
+    def check_decoder(self) -> None:
+        """Load what decodes, if that has not happened; `ValueError` where it cannot be."""
+        if isinstance(self.codec, CachedCodec):
+            _ = self.codec.loaded
 
     @property
     def advice(self) -> str | None:
@@ -54,3 +61,10 @@ class Encoding:
         The same draws give the same x_1 from images and from cached latents of these images.
         """
         return self.source.encode(self.codec, items, mirrored, draws)
+
+
+def codec_of(source: Source, config: TrainingData, device: torch.device) -> Codec:
+    """Return the codec of a run; of cached latents their own, which need not be loaded."""
+    if isinstance(source, LatentSource) and config.known_codec == source.codec:
+        return source.own_codec(device)
+    return load_codec(config.known_codec, device, source.channels, config.vae_bf16)

@@ -42,10 +42,7 @@ def class_images(root: str) -> tuple[list[str], list[tuple[str, int]]]:
     of their folders' paths, then of their names. Raises `ValueError` for a class without images,
     and when there are no classes.
     """
-    above = {os.path.realpath(root), *folders_above(os.path.realpath(root))}
-    with os.scandir(root) as entries:
-        folders = sorted(entry.name for entry in entries if entry.is_dir())
-    classes = [name for name in folders if os.path.realpath(os.path.join(root, name)) not in above]
+    classes = class_names(root)
     folders_of: dict[str, list[tuple[str, list[str]]]] = {name: [] for name in classes}
     for folder, names in walk_images(root):
         name = os.path.relpath(folder, root).split(os.sep)[0]
@@ -66,6 +63,14 @@ def class_images(root: str) -> tuple[list[str], list[tuple[str, int]]]:
         for name in names
     ]
     return classes, images
+
+
+def class_names(root: str) -> list[str]:
+    """Return the names of the folders in `root`, each of which is a class, in order."""
+    above = {os.path.realpath(root), *folders_above(os.path.realpath(root))}
+    with os.scandir(root) as entries:
+        folders = sorted(entry.name for entry in entries if entry.is_dir())
+    return [name for name in folders if os.path.realpath(os.path.join(root, name)) not in above]
 
 
 def folders_above(path: str) -> Iterator[str]:

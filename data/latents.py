@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.cached_codec import CachedCodec, weights_fingerprint
 from data.latent_manifest import (
     MANIFEST,
     CacheSettings,
@@ -24,7 +25,6 @@ from data.latent_manifest import (
     read_manifest,
 )
 from models.codecs import Codec, VAECodec
-from models.trained import hash_weights
 from runtime.randomness import Streams
 from runtime.schema import from_dict
 
@@ -111,14 +111,22 @@ class LatentSource(Dataset):
         """Draw x_1 (N, C, h, w) from moments (N, *shape), the same as from the images."""
         return sample_posterior(items, mirrored, draws.normal(self.shape[2:]), self.scale)
 
+    def own_codec(self, device: torch.device) -> CachedCodec:
+        """Return the codec that the cache was made with."""
+        return CachedCodec(self.settings, device)
+
     def check_codec(self, codec: Codec, image_size: int) -> None:
         """Raise `ValueError` unless the cache is of this autoencoder and this image size."""
-        if not isinstance(codec, VAECodec):
+        if not isinstance(codec, VAECodec | CachedCodec):
             raise ValueError(
                 f"--vae {codec.name}: {self.given} {self.root} holds latents; give --vae "
                 f"{self.codec}"
             )
-        here = dict(codec_fingerprint=weights_fingerprint(codec.vae), image_size=image_size)
+        if isinstance(codec, CachedCodec):
+            weights = codec.fingerprint
+        else:
+            weights = weights_fingerprint(codec.vae)
+        here = dict(codec_fingerprint=weights, image_size=image_size)
         if different := differences(self.manifest, here | {"scaling_factor": codec.scale}):
             raise ValueError(
                 f"{self.given} {self.root} holds latents of another codec or size ({different}): "
@@ -143,8 +151,3 @@ def sample_posterior(moments: Tensor, mirrored: Tensor, noise: Tensor, scale: fl
 def encode_moments(codec, images: Tensor) -> Tensor:
     """Encode uint8 images (N, 3, H, W) as a `VAECodec`'s moments (N, 2, 2, C, h, w), float32."""
     return torch.stack([codec.moments(view) for view in (images, images.flip(-1))], 1)
-
-
-def weights_fingerprint(network: torch.nn.Module) -> str:
-    """Return the first 16 hex digits of the SHA-256 of names and values of the weights."""
-    return hash_weights(network.state_dict())[:16]

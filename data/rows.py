@@ -1,8 +1,11 @@
 """Data sets that consist of rows: data sets of the Hugging Face hub, and parquet files."""
 
+import dataclasses
+from functools import lru_cache
+
 from torch import Tensor
 
-from data.data_config import DataConfig
+from data.data_config import DataConfig, DataLocation
 from data.decoding import UnreadableImage, read_image
 
 HELD_OUT = "--val-data-path"
@@ -67,6 +70,13 @@ def choose_split(given: str, name: str, splits: list[str], wanted: str | None) -
 
 def load_rows(given: str, name: str, c: DataConfig, streaming: bool):
     """Return the split that `datasets` loads by that name and `choose_split`, and its `Columns`."""
+    fields = dataclasses.fields(DataLocation)
+    location = DataLocation(**{field.name: getattr(c, field.name) for field in fields})
+    return open_rows(given, name, location, streaming)
+
+
+@lru_cache(maxsize=1)  # data is looked at before it is opened
+def open_rows(given: str, name: str, c: DataLocation, streaming: bool):
     import datasets
 
     where = {"path": HUB_NAMES.get(name, name)}

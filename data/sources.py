@@ -47,7 +47,7 @@ def load_indexed(c: TrainingData, batch: int, given: str | None = None) -> Index
     """
     source = check_sizes(open_source(c, given), c, batch, given)
     if source.num_classes is None:
-        check_labels(source.labels, c.num_classes, "--num-classes says")
+        check_labels(source.labels, c.known_classes, "--num-classes says")
     return source
 
 
@@ -55,7 +55,7 @@ def check_sizes(
     source: AnySource, c: TrainingData, batch: int, given: str | None = None
 ) -> AnySource:
     """Return the source; raise `ValueError` for too many classes, and for too few images."""
-    if (source.num_classes or 0) > c.num_classes:
+    if (source.num_classes or 0) > c.known_classes:
         which = f"the data of {given}" if given else "the data"
         raise ValueError(f"--num-classes {c.num_classes}: {which} has {source.num_classes} classes")
     if len(source) < batch:
@@ -79,12 +79,12 @@ def open_source(c: DataConfig, given: str | None = None) -> IndexedSource:
     columns = {"--image-column": c.image_column, "--label-column": c.label_column}
     refuse_without_rows(given, name, columns)
     if name == "digits":
-        return DigitsSource(c.image_size)
+        return DigitsSource(c.known_size)
     if is_latent_cache(name):
         return LatentSource(name, given)
     if is_tiny_validation(name):
-        return TinyValidation(given, name, c.image_size)
-    return FolderSource(given, name, c.image_size)
+        return TinyValidation(given, name, c.known_size)
+    return FolderSource(given, name, c.known_size)
 
 
 def open_stream(c: TrainingData) -> StreamSource:
@@ -166,7 +166,7 @@ class RowSource(ImageSource, Dataset):
 
     def __init__(self, given: str, name: str, c: DataConfig):
         self.rows, self.columns = load_rows(given, name, c, streaming=False)
-        self.num_classes, self.image_size = self.columns.num_classes, c.image_size
+        self.num_classes, self.image_size = self.columns.num_classes, c.known_size
         self.labels = np.asarray(self.rows.with_format("numpy")[self.columns.label][:])
         if self.num_classes:
             check_labels(self.labels, self.num_classes)

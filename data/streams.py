@@ -31,7 +31,7 @@ class StreamSource(ImageSource):
 
     def __init__(self, given: str, name: str, c: TrainingData):
         self.rows, self.columns = load_rows(given, name, c, streaming=True)
-        self.image_size, self.classes = c.image_size, c.num_classes
+        self.image_size, self.classes = c.known_size, c.known_classes
         self.num_classes = self.columns.num_classes
         self.length = count_rows(self.rows, HUB_NAMES.get(name, name), c.cache_dir)
 

@@ -78,6 +78,8 @@ def run_score(config: Score) -> None:
     results = Path(config.results) if config.results else out.with_name("results.csv")
     check_outputs(out, results)
     samples = open_samples(config)
+    if pixels:
+        samples = samples.in_channels(reference_channels(config.ref))
     scorer = load_scorer(
         config.ref,
         shape=samples.shape,
@@ -94,6 +96,14 @@ def run_score(config: Score) -> None:
     if scores:
         report(config, samples=samples, scorer=scorer, scores=scores, out=out, results=results)
     scorer.processes.close()
+
+
+def reference_channels(ref: str) -> int:
+    """Return how many channels the images of a reference in pixel space have."""
+    from evaluation.image_sets import open_images
+    from evaluation.scorers import DIGITS
+
+    return 1 if ref == DIGITS else open_images(ref).shape[2]
 
 
 def open_samples(config: Score):

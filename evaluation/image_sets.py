@@ -9,13 +9,13 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.decoding import LARGEST, UnreadableImage, read_image, read_size
+from data.decoding import LARGEST, UnreadableImage, is_grey, read_image, read_size
 from data.folders import walk_images
 from runtime.command import is_first_process
 from runtime.npz import (
@@ -52,6 +52,16 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def in_channels(self, channels: int) -> "ImageSet":
+        """Return the set with that many channels if files hold greys; else as it is."""
+        if (
+            channels != 1
+            or not isinstance(self.images, FolderImages)
+            or not self.images.are_greys()
+        ):
+            return self
+        return replace(self, images=self.images.greys())
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -199,13 +209,23 @@ def named_images() -> Iterator[None]:
 
 
 class FolderImages:
-    """The RGB images of some files as one array, decoded when sliced."""
+    """The images of some files as one array, RGB or greys, decoded when sliced."""
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, paths: list[Path], height_width: tuple[int, int], crop: int | None):
+    def __init__(
+        self, paths: list[Path], height_width: tuple[int, int], crop: int | None, channels: int = 3
+    ):
         self.paths, self.crop = paths, crop
-        self.shape = len(paths), *height_width, 3
+        self.shape = len(paths), *height_width, channels
+
+    def are_greys(self) -> bool:
+        """Return whether each file has a single channel without colours."""
+        with ThreadPoolExecutor(READERS) as threads, named_images():
+            return all(threads.map(is_grey, self.paths))
+
+    def greys(self) -> "FolderImages":
+        return FolderImages(self.paths, self.shape[1:3], self.crop, channels=1)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -217,6 +237,7 @@ class FolderImages:
     def _decode(self, path: Path) -> np.ndarray:
         with named_images():
             image = read_image(path, self.crop, str(path)).permute(1, 2, 0).numpy()
+        image = image[..., : self.shape[3]]  # of greys, all three channels are the same
         if image.shape != self.shape[1:]:
             raise ValueError(f"{path}: it is {image.shape} now, and was {self.shape[1:]}")
         return image

@@ -39,10 +39,14 @@ class PixelClassifier:
         return float((self.model.predict(pixel_features(images)) == labels).mean())
 
 
-def load_images(name: str):
-    """Read (images, labels or None, recipe or None) of a set of images, or of "digits"."""
+def load_images(name: str, channels: int = 3):
+    """Read (images, labels or None, recipe or None) of a set of images, or of "digits".
+
+    Args:
+        channels: 1 to read files of greys with one channel.
+    """
     if name != "digits":
-        return read_samples(name)
+        return read_samples(name, channels)
     from data.sources import DigitsSource
 
     source = DigitsSource()

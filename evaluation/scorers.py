@@ -63,11 +63,12 @@ class PixelScorer:
 
     Args:
         reference: a set of images, or "digits". Raises `ValueError` if it cannot be read.
+        channels: of the samples; files of greys may be read with one.
     """
 
-    def __init__(self, reference: str):
+    def __init__(self, reference: str, channels: int = 3):
         self.name, self.processes, self.pr_dtype = reference, Processes(), "float32"
-        self.reference = load_images(reference)
+        self.reference = load_images(reference, channels)
 
     def check_shape(self, shape: tuple[int, int, int], name: str) -> None:
         there = self.reference[0].shape[1:]
@@ -123,7 +124,7 @@ def load_scorer(
     """
     scorer: Scorer
     if pixels or reference == DIGITS:
-        scorer = PixelScorer(reference)
+        scorer = PixelScorer(reference, shape[2])
     elif shape[2] != 3:
         raise ValueError(
             f"{name}: images of one channel, Inception needs RGB; --pixels compares small images "

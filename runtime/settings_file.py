@@ -86,12 +86,27 @@ def inline_config(
     for key, found in settings.items():
         if key not in known:
             raise ValueError(f"{found.where}: {word} has no such flag")
-    left = without_replaced(settings, flag_names(own), alternatives(config))
-    words = [words_of(key, found, known) for key, found in left.items() if key not in ignored]
+    settings = {key: found for key, found in settings.items() if key not in ignored}
+    return [*([word] if word else []), *put_before(own, settings, config, word)]
+
+
+def put_before(
+    own: list[str],
+    settings: dict[str, Given],
+    config: Callable | dict[str, Callable],
+    word: str | None = None,
+) -> list[str]:
+    """Return a command line with settings put before its flags, which override them.
+
+    Args:
+        word: the first word, which is not in `own`.
+    """
+    known, given = types_of(config, word), flag_names(own)
+    left = without_replaced(settings, given, alternatives(config))
+    words = [words_of(key, found, known) for key, found in left.items()]
     # what is no flag stays ahead: a flag that takes any number of values would take it too
     first = next((i for i, each in enumerate(own) if each.startswith("-")), len(own))
-    inline = itertools.chain.from_iterable(words)
-    return [*([word] if word else []), *own[:first], *inline, *own[first:]]
+    return [*own[:first], *itertools.chain.from_iterable(words), *own[first:]]
 
 
 def take_flag(args: list[str]) -> tuple[str | None, list[str]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 import layersync
-from data.latents import weights_fingerprint
+from data.cached_codec import weights_fingerprint
+from models.published import SIT_NAME
 from sampling.images import ImageMaker
 from sampling.sample_config import ODE, SDE
 from sampling.solver_config import SolverConfig, solver_settings
@@ -64,10 +65,17 @@ def output_path(c: ODE | SDE, recipe: dict) -> Path:
     """Return the .npz to write: --out, or a name in --sample-dir made of the recipe."""
     if c.out:
         return Path(c.out)
-    step = "official" if recipe["step"] is None else f"{recipe['step']:07d}"
-    name = f"{recipe['model'].replace('/', '-')}-{step}"
+    name = weights_name(recipe["model"].replace("/", "-"), recipe["step"], c.ckpt or SIT_NAME)
     name += f"-{type(c).__name__}-{c.sampling_method}-{c.num_sampling_steps}"
     name += f"-cfg{c.cfg_scale:g}-seed{c.global_seed}"
     # what else makes the samples, and above all which run the weights are of
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     return Path(c.sample_dir) / f"{name}-{digest[:8]}.npz"
+
+
+def weights_name(model: str, step: int | None, ckpt: str) -> str:
+    """Return model and step, or the name of a file whose weights name no step."""
+    if step is not None:
+        return f"{model}-{step:07d}"
+    stem = Path(ckpt).stem
+    return stem if stem.lower().startswith(model.lower()) else f"{model}-{stem}"

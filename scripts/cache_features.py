@@ -50,6 +50,7 @@ from accelerate import PartialState
 from torch.utils.data import DataLoader, Subset
 
 from data.feature_cache import DONE, FEATURES, MANIFEST, FeatureSettings, data_of, write_settings
+from data.fitting import fitted
 from data.source_protocol import NamedSource
 from data.sources import open_source
 from models.encoders import PatchEncoder, load_vision_transformer
@@ -68,13 +69,15 @@ class Caching:
 
     def __init__(self, config: FeatureConfig):
         check_config(config)
+        config = fitted(config)
+        check_side(config)
         self.config, self.folder = config, Path(config.out)
         join_launch()
         self.state = PartialState(cpu=not torch.cuda.is_available())
         self.source = open_source(config)
         if self.source.latents:
             raise ValueError(f"--data-path {config.data_path}: latents; give the images")
-        side = config.side or config.image_size // 16
+        side = config.side or config.known_size // 16
         self.refuse_complete()
         network = load_vision_transformer(
             config.encoder, config.encoder_weights, "--encoder", "--encoder-weights"
@@ -85,7 +88,7 @@ class Caching:
             raise ValueError(f"--encoder {config.encoder}: {error}") from None
         self.settings = FeatureSettings(
             encoder=config.encoder,
-            image_size=config.image_size,
+            image_size=config.known_size,
             side=side,
             width=self.encoder.width,
             **data_of(cast(NamedSource, self.source)),
@@ -172,11 +175,14 @@ def begun_shape(folder: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
 def check_config(c: FeatureConfig) -> None:
     c.check_location()
     for name in ("image_size", "batch_size"):
-        require(c, name, getattr(c, name) >= 1, "at least 1")
+        require(c, name, getattr(c, name) is None or getattr(c, name) >= 1, "at least 1")
     require(c, "side", c.side is None or c.side >= 1, "at least 1")
-    require(c, "image_size", c.side is not None or c.image_size >= 16, "at least 16 without --side")
     for name in ("num_workers", "min_free_disk"):
         require(c, name, getattr(c, name) >= 0, "at least 0")
+
+
+def check_side(c: FeatureConfig) -> None:
+    require(c, "image_size", c.side is not None or c.known_size >= 16, "at least 16 without --side")
 
 
 def main(config: FeatureConfig) -> None:

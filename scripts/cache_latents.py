@@ -67,10 +67,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from data.cached_codec import weights_fingerprint
 from data.decoding import UnreadableImage
+from data.fitting import fitted
 from data.latent_manifest import CacheSettings
 from data.latent_writer import CacheWriter, ShardWriter
-from data.latents import LatentSource, encode_moments, weights_fingerprint
+from data.latents import LatentSource, encode_moments
 from data.source_protocol import NamedSource
 from data.sources import list_fingerprint, open_source
 from models import load_codec
@@ -86,6 +88,7 @@ class Caching:
 
     def __init__(self, config: CacheConfig, rank: int, world_size: int):
         check_cache_config(config)
+        config = fitted(config)
         self.config, self.rank, self.world_size = config, rank, world_size
         self.device = set_up_device(config)
         self.source = image_source(config)
@@ -97,9 +100,9 @@ class Caching:
             codec=self.codec.name,
             codec_fingerprint=weights_fingerprint(self.codec.vae),
             scaling_factor=self.codec.scale,
-            image_size=config.image_size,
+            image_size=config.known_size,
             latent_channels=self.codec.channels,
-            latent_size=latent_size(config.image_size, self.codec),
+            latent_size=latent_size(config.known_size, self.codec),
             dtype=config.dtype,
             num_classes=self.source.num_classes or int(self.source.labels.max()) + 1,
             images=len(self.source),
@@ -244,7 +247,7 @@ def check_cache_config(c: CacheConfig) -> None:
     if c.vae == PIXELS:
         raise ValueError(f"--vae {PIXELS}: pixels need no cache; train.py reads the images")
     for name in ("image_size", "shard_size", "batch_size"):
-        require(c, name, getattr(c, name) >= 1, "at least 1")
+        require(c, name, getattr(c, name) is None or getattr(c, name) >= 1, "at least 1")
     for name in ("num_workers", "min_free_disk"):
         require(c, name, getattr(c, name) >= 0, "at least 0")
 

@@ -61,6 +61,7 @@ class Suggestion:
         self.one = one = ProbedCheckpoint(config.ckpt, config, choose_device())
         allowed_pairs(len(one.blocks))
         one.check_null_label()
+        one.encoding  # noqa: B018 (made here, it refuses data that the network cannot see)
         self.probing = Probing(one.source, config.probe_samples, config.seed, one.device)
         self.about = one.describe() | {
             "images": [len(part) for part in self.probing.images],

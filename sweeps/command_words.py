@@ -55,10 +55,16 @@ def refuse(flag: str, words: list[str], refused: dict[str, str]) -> None:
             raise ValueError(f"{flag}: leave out {name}, {refused[name]}")
 
 
-def in_place(flag: str, words: list[str], config, section: Section) -> list[str]:
-    """Return a command's words with the settings of its --config FILE in place of that flag."""
+def in_place(
+    flag: str, words: list[str], config, section: Section, refused: dict[str, str]
+) -> list[str]:
+    """Return a command's words with the settings of its --config FILE in place of that flag.
+
+    The `refused` flags are not taken from the file, so that a recipe or a run's config.json serves.
+    """
+    ignored = [name.removeprefix("--").replace("-", "_") for name in refused]
     try:
-        return inline_config(words, config, section)
+        return inline_config(words, config, section, ignored)
     except (ValueError, OSError) as error:
         raise ValueError(f"{flag}: {in_one_line(error)}") from None
 
@@ -77,7 +83,8 @@ SWEPT = {
 
 def read_base(text: str) -> tuple[list[str], TrainConfig]:
     """Return the flags of the training command that all cells share, and their settings."""
-    words = in_place("--base", read_words("--base", text, "train.py"), TrainConfig, RUN_SECTION)
+    words = read_words("--base", text, "train.py")
+    words = in_place("--base", words, TrainConfig, RUN_SECTION, SWEPT)
     refuse("--base", words, SWEPT)
     config = parse_quietly("--base", TrainConfig, words, "train.py")
     if config.max_steps is None:
@@ -115,7 +122,7 @@ SAMPLED = {
 def read_sample(text: str, refused: dict[str, str] = SAMPLED) -> tuple[list[str], ODE | SDE]:
     """Return the words of a sampling command without checkpoint and output, and its settings."""
     words = read_words("--sample", text, "sample_ddp.py")
-    words = in_place("--sample", words, {"ODE": ODE, "SDE": SDE}, SAMPLE_SECTION)
+    words = in_place("--sample", words, {"ODE": ODE, "SDE": SDE}, SAMPLE_SECTION, refused)
     refuse("--sample", words, refused)
     if not words:
         raise ValueError("--sample: give ODE, SDE or --preset after sample_ddp.py")
@@ -145,7 +152,7 @@ def read_evaluate(text: str):
     from evaluation.options import check_metrics
 
     words = read_words("--evaluate", text, "evaluation")
-    words = in_place("--evaluate", words, Score, EVALUATE_SECTION)
+    words = in_place("--evaluate", words, Score, EVALUATE_SECTION, EVALUATED)
     refuse("--evaluate", words, EVALUATED)
     config = parse_quietly("--evaluate", Score, ["X.npz", *words], "python -m evaluation")
     try:

@@ -12,6 +12,9 @@ from training.config import TrainConfig
 
 PER_CELL = ("config", "ckpt", "out", "sample_dir", "global_seed", "preset", "save_png")
 
+FORMER_DEFAULTS = {"image_size": 256, "num_classes": 1000, "vae": "ema"}
+"""Defaults of an earlier version, which recipes made then leave out."""
+
 
 def departures(config, free: bool = True) -> dict:
     """Return the settings that are not at their defaults.
@@ -32,7 +35,8 @@ def departures(config, free: bool = True) -> dict:
 
 
 def training_recipe(config: TrainConfig) -> dict:
-    return departures(config, free=False) | {
+    changed = departures(config, free=False).items()
+    return {key: value for key, value in changed if FORMER_DEFAULTS.get(key) != value} | {
         "max_steps": config.max_steps,
         "data_path": config.data_path,
         "ckpt": config.ckpt,

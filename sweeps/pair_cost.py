@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 
+from data.fitting import fitted
+from models.forward_cost import BACKWARD, forward_operations
 from runtime.progress import duration
 from sweeps.cells import Cell, seconds, to_do
-from sweeps.operations import BACKWARD, forward_operations, network_input, network_passes
+from sweeps.operations import network_input, network_passes
 from sweeps.pair_study import PairStudy
 
 
 def forward_flops(study: PairStudy) -> int:
     """Return the operations of a forward pass on one image."""
     c = study.training
-    return forward_operations(c.model, *network_input(c))
+    return forward_operations(c.model, *network_input(fitted(c)))
 
 
 def estimate(study: PairStudy, cells: Sequence[Cell], parallel: int) -> list[str]:

@@ -10,15 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.forward_cost import BACKWARD, forward_operations, transformer_blocks
 from sampling.sample_config import ODE
 from sweeps.cells import Cell, to_do
-from sweeps.operations import (
-    BACKWARD,
-    forward_operations,
-    network_input,
-    network_passes,
-    transformer_blocks,
-)
+from sweeps.operations import network_input, network_passes
 from sweeps.paper_rows import PaperRow, Variant
 from sweeps.paper_settings import RowSettings, settle
 from training.config import TrainConfig

@@ -7,6 +7,7 @@ import pytest
 import torch
 from launching import ROOT
 
+from data.fitting import fitted
 from runtime.command import parse_command
 from sampling.picture_config import PictureODE, PictureSDE, check_picture_config
 from sampling.presets import expand_preset, name_solver
@@ -73,7 +74,7 @@ def test_sit_and_repa_are_reproduced_by_the_lines_that_say_so(monkeypatch):
         configs.append(parse_command(TrainConfig))
     sit, repa = configs
     assert sit.loss_type == "vanilla" and sit.epochs == 1400 and sit.global_batch_size == 256
-    assert sit.optim.lr == 1e-4 and sit.optim.ema_decay == 0.9999 and sit.vae == "ema"
+    assert sit.optim.lr == 1e-4 and sit.optim.ema_decay == 0.9999 and fitted(sit).vae == "ema"
     values = resolved_settings(repa)
     assert values["repa_depth"] == 8 and values["repa_weight"] == 0.5 and values["epochs"] == 800
     assert values["max_grad_norm"] == 1.0

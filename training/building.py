@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from data.encoding import Encoding
+from data.fitting import fitted
 from data.order import batch_shard
 from data.source_protocol import Source
 from data.sources import load_source
@@ -61,7 +62,8 @@ class Built:
 def build_run(config: TrainConfig) -> Built:
     """Check the settings, then make everything in the order in which it can be refused."""
     check_train_config(config)
-    config = in_force(with_precision(config))
+    config = fitted(with_precision(config), fewer_classes=config.fine_tune)
+    config = in_force(config)
     folder = run_folder(config)
     lock = claim_folder(config, folder)
     with lock.released_on_error():
@@ -80,6 +82,8 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
     check_same_data(source)
     encoding = Encoding(config, config.model, source, accelerator.device)
     last_step = end_of_run(config, source)
+    if decodes(config, last_step):
+        encoding.check_decoder()
 
     arch = describe_network(config, encoding)
     network = build_network(arch, config.global_seed)
@@ -152,6 +156,11 @@ def end_of_run(config: TrainConfig, source: Source) -> int:
     return config.max_steps or config.epochs * (len(source) // config.global_batch_size)
 
 
+def decodes(config: TrainConfig, last_step: int) -> bool:
+    """Return whether a run makes images on its way."""
+    return any(0 < n <= last_step for n in (config.sample_every, config.evaluation.eval_every))
+
+
 def describe_network(config: TrainConfig, encoding: Encoding) -> dict:
     """Return what a checkpoint says of the network: arguments of `build_network`."""
     channels, size, _ = encoding.latent_shape
@@ -159,7 +168,7 @@ def describe_network(config: TrainConfig, encoding: Encoding) -> dict:
         name=config.model,
         input_size=size,
         in_channels=channels,
-        num_classes=config.num_classes,
+        num_classes=config.known_classes,
         learn_sigma=True,
     )
 

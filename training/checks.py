@@ -8,6 +8,7 @@ import importlib.util
 
 from runtime.flags import COMMON, COUNT, EVERY, Range, check_ranges, flag
 from training.config import EngineConfig, EvalConfig, Precision, SaveConfig, TrainConfig
+from training.methods.method import changed
 from training.methods.methods import check_methods
 
 RANGES = COMMON | {  # numbers that have one, by the names of their fields
@@ -47,6 +48,9 @@ def check_train_config(c: TrainConfig) -> None:
         raise ValueError("--data-path '': it is empty, perhaps a variable of the shell is not set")
     if c.wandb and importlib.util.find_spec("wandb") is None:
         raise ValueError("--wandb: the package wandb is not installed; pip install wandb")
+    for name in changed(c.tracking):
+        if not c.wandb:
+            raise ValueError(f"{flag(name)} has no effect without --wandb")
     if (
         c.diagnose_every
         and "sync" not in c.loss_type

@@ -125,6 +125,20 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class TrackingConfig:
+    """Where a run goes at Weights & Biases."""
+
+    wandb_project: str | None = free(None)
+    """project there; that of WANDB_PROJECT, or layersync, unless given"""
+    wandb_entity: str | None = free(None)
+    """user or team there; that of WANDB_ENTITY, or your own, unless given"""
+    wandb_group: str | None = free(None)
+    """group of runs there; that of WANDB_RUN_GROUP unless given"""
+    wandb_tags: tuple[str, ...] = free(())
+    """tags there; those of WANDB_TAGS unless given"""
+
+
+@dataclass(frozen=True)
 class TrainConfig(TrainingData):
     """Everything that a training run is told."""
 
@@ -210,6 +224,7 @@ class TrainConfig(TrainingData):
     """log to Weights & Biases too"""
     wandb_run_name: str | None = free(None)
     """name of the run there; that of its folder unless given"""
+    tracking: Annotated[TrackingConfig, Flat] = TrackingConfig()
 
     # --- start
     resume: str | None = free(None)

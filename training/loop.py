@@ -28,6 +28,7 @@ from training.monitors.monitor import Moment, Watched
 from training.monitors.monitors import Monitors
 from training.objective import Objective
 from training.originals import original_args
+from training.speed import Speed
 from training.step_draws import StepDraws
 from training.tracking import Meter, RunLog
 from training.update import Update
@@ -82,6 +83,13 @@ class Training:
         )
         self.log = RunLog(self.accelerator, self.folder, self.config, self.step, self.progress.say)
         self.best = BestCheckpoint(self.config, self.folder, self.step)
+        self.speed = Speed(
+            self.accelerator,
+            batch=config.global_batch_size,
+            precision=self.config.engine.precision,
+            arch=self.arch,
+            step=self.step,
+        )
         self.writer = CheckpointWriter(self.write_checkpoint)
         # names of checkpoints that are known to be readable: the one just read, then those written
         self.whole = {built.start_path.name} if built.start_path else set()
@@ -106,8 +114,9 @@ class Training:
         batches = StepBatches(*sizes, c.global_seed, self.step, self.last_step, self.shard)
         self.network.train()
         stopping = False
+        loader = make_loader(self.source, batches, c.num_workers)
         with self.progress as progress:
-            for images, labels in make_loader(self.source, batches, c.num_workers):
+            for images, labels in self.speed.waiting(loader):
                 self.writer.check()
                 self.meter.add(self.train_step(images, labels), self.step)
                 self.step += 1
@@ -132,8 +141,9 @@ class Training:
         """Log the averages since the last time, unless a loss was not finite: then False."""
         values = {**self.meter.averages(), "lr": self.update.rate(self.step - 1)}
         if math.isfinite(values["loss"]):
-            speed = self.log.write(self.step, values)
-            self.progress.say(self.in_words(values, speed))
+            measured = self.speed.since(self.step)
+            self.log.write(self.step, values | measured)
+            self.progress.say(self.in_words(values, measured["images_per_second"]))
         return math.isfinite(values["loss"])
 
     def in_words(self, values: dict[str, float], speed: float) -> str:

@@ -3,25 +3,45 @@
 results/<run name>/ holds config.json, metrics.jsonl, checkpoints/0000400.pt, samples/0000400.png
 """
 
+import dataclasses
 import json
+import os
 from pathlib import Path
 
 from runtime.files import check_folder_writable
 from runtime.locks import OutputLock, lock_output
 from training.checkpoint import checkpoint_files, latest_checkpoint, read_for_resume
 from training.config import TrainConfig, differences
-from training.methods.methods import folder_parts, trains_heads
+from training.methods.methods import trains_heads
 from training.originals import original_differences
-from training.settings_record import in_force, stored_in_force
+from training.run_names import data_label, former_run_name, run_name
+from training.settings_record import in_force, restore, stored_in_force
 
 LOCK = "run.lock"
 
 
 def run_folder(config: TrainConfig) -> Path:
-    """Return the folder of this run; the same settings always give the same one."""
-    parts = [config.model.replace("/", "-"), config.loss_type, *folder_parts(config)]
-    name = config.run_name or "-".join([*parts, f"seed{config.global_seed}"])
-    return Path(config.results_dir) / name
+    """Return the folder of this run; the same settings always give the same one.
+
+    A run that is continued may lie in a folder of the name that earlier versions gave.
+    """
+    results = Path(config.results_dir)
+    if config.run_name:
+        return results / config.run_name
+    folder, former = results / run_name(config), results / former_run_name(config)
+    if config.resume == "latest" and not holds_run(folder) and holds_same_run(config, former):
+        return former
+    return folder
+
+
+def holds_same_run(config: TrainConfig, folder: Path) -> bool:
+    """Return whether a run of these settings, on data of this name, is in a folder."""
+    try:
+        stored = restore(read_config(folder / "config.json"))
+        found = different_settings(config, dataclasses.asdict(stored))
+        return not found and data_label(stored.data_name) == data_label(config.data_name)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return False
 
 
 def claim_folder(config: TrainConfig, folder: Path) -> OutputLock:
@@ -45,7 +65,7 @@ def find_checkpoint(config: TrainConfig, folder: Path) -> Path | None:
         return find_latest(config, folder)
     named = config.resume or (None if config.fine_tune else config.ckpt)
     if named:
-        path = Path(named).resolve() if Path(named).is_symlink() else Path(named)  # best.pt
+        path = Path(os.path.realpath(named) if Path(named).is_symlink() else named)  # best.pt
         check_own_folder(path, folder)
         return path
     if holds_run(folder):

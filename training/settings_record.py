@@ -7,6 +7,7 @@ one that is unset is left out. Earlier versions wrote them in groups, as checkpo
 
 import dataclasses
 import typing
+from pathlib import Path
 
 from runtime.settings_file import Section
 from training.config import TrainConfig
@@ -15,6 +16,7 @@ from training.methods.methods import methods_of
 
 OF_ONE_RUN = ("resume", "results_dir", "run_name", "wandb_run_name", "config")
 """Settings that another run does not take from a run's config.json."""
+PATHS = ("data_path", "val_data_path")  # that hold from any working directory
 MADE_BY = "made_by"  # of config.json: this project's version
 
 
@@ -28,6 +30,10 @@ def in_force(config: TrainConfig) -> TrainConfig:
         resolved |= method.resolved(config.model)
     if not config.data_path:
         resolved["dataset_name"] = config.data_name
+    for name in PATHS:
+        value = getattr(config, name)
+        if value and Path(value).exists():
+            resolved[name] = str(Path(value).absolute())
     return replaced(config, resolved)
 
 

@@ -2,12 +2,11 @@
 
 Averages are over all processes and over the steps since the last line. Resuming cuts the file back
 to the checkpoint's step and takes the window in progress from the checkpoint, so that the file of
-an interrupted run is that of an uninterrupted one (save for the `MEASURED` numbers).
+an interrupted run is that of an uninterrupted one (save for what training/speed.py measures).
 """
 
 import json
 import os
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +20,6 @@ from runtime.command import RunError
 from runtime.files import remove_leftovers, write_json, write_text
 from training.config import TrainConfig
 from training.settings_record import resolved_settings, run_record
-
-MEASURED = ("images_per_second", "seconds_per_step", "gpu_memory_gb")  # no two runs share them
 
 
 class Meter:
@@ -99,7 +96,6 @@ class RunLog:
         self.say = say
         self.seen: dict[str, float] = {}  # the latest values of monitors
         self.accelerator, self.path = accelerator, folder / "metrics.jsonl"
-        self.batch, self.clock, self.clock_step = config.global_batch_size, time.time(), first_step
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
@@ -108,7 +104,7 @@ class RunLog:
         if config.wandb:
             honour_old_variables()
         accelerator.init_trackers(
-            os.environ.get("WANDB_PROJECT", "layersync"),
+            project_of(config),
             config=resolved_settings(config),
             init_kwargs={
                 "tensorboard": {"purge_step": first_step + 1},
@@ -116,30 +112,20 @@ class RunLog:
             },
         )
 
-    def write(self, step: int, values: dict[str, float]) -> float:
-        """Log running averages; returns the images per second since the last time."""
-        now = time.time()
-        speed = (step - self.clock_step) * self.batch / (now - self.clock)
-        own = {"images_per_second": round(speed, 1), "seconds_per_step": self.batch / speed}
-        if self.accelerator.device.type == "cuda":  # of the first process, since its start
-            own["gpu_memory_gb"] = torch.cuda.max_memory_allocated(self.accelerator.device) / 1e9
-        self.clock, self.clock_step = now, step
-        self._write(step, {**values, **own})
-        return speed
-
-    def write_extra(self, step: int, values: dict[str, float]) -> None:
-        """A line with other values than the running averages."""
-        self.seen |= values
-        self._write(step, values)
-        shown = [f"{name} {value:.4g}" for name, value in list(values.items())[:MOST_SHOWN]]
-        more = f", and {len(values) - MOST_SHOWN} more values" if len(values) > MOST_SHOWN else ""
-        self.say(f"step {step}: {', '.join(shown)}{more}")
-
-    def _write(self, step: int, values: dict[str, float]) -> None:
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Log the running averages and what else a step has, without a line for reading."""
         if self.accelerator.is_main_process:
             with open(self.path, "a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
         self.accelerator.log(values, step=step)
+
+    def write_extra(self, step: int, values: dict[str, float]) -> None:
+        """Log other values than the running averages."""
+        self.seen |= values
+        self.write(step, values)
+        shown = [f"{name} {value:.4g}" for name, value in list(values.items())[:MOST_SHOWN]]
+        more = f", and {len(values) - MOST_SHOWN} more values" if len(values) > MOST_SHOWN else ""
+        self.say(f"step {step}: {', '.join(shown)}{more}")
 
     def write_image(self, step: int, path: Path) -> None:
         """Show a picture in the trackers."""
@@ -165,9 +151,21 @@ def honour_old_variables() -> None:
             os.environ.setdefault(own, os.environ[old])
 
 
+def project_of(config: TrainConfig) -> str:
+    """Return the project at W&B, after which TensorBoard's folder is called too."""
+    if not config.wandb:
+        return "layersync"
+    return config.tracking.wandb_project or os.environ.get("WANDB_PROJECT", "layersync")
+
+
 def wandb_options(config: TrainConfig, folder: Path) -> dict:
-    """Return the arguments of `wandb.init`; its files lie in the run's folder, in wandb/."""
-    return {
+    """Return the arguments of `wandb.init`; its files lie in the run's folder, in wandb/.
+
+    What no flag gives is left to W&B's own variables.
+    """
+    c = config.tracking
+    given = {"entity": c.wandb_entity, "group": c.wandb_group, "tags": list(c.wandb_tags)}
+    return {key: value for key, value in given.items() if value} | {
         "name": config.wandb_run_name or folder.name,
         "id": wandb_id(folder),
         "resume": "allow",

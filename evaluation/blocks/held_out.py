@@ -32,7 +32,7 @@ def open_held_out(
     """
     data = dataclasses.replace(one.data, data_path=c.val_data_path, dataset_name=None)
     source = open_once(data, "--val-data-path")
-    source.check_codec(one.encoding.codec, one.data.image_size)
+    source.check_codec(one.encoding.codec, one.data.known_size)
     there, here = source.num_classes, one.source.num_classes
     if there and here and there > here:
         raise ValueError(

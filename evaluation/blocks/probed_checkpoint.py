@@ -61,7 +61,7 @@ class ProbedCheckpoint:
     @property
     def codec_name(self) -> str:
         """Return the name of its codec as `encoding` has it, without loading it."""
-        name = self.data.vae
+        name = self.known["vae"]
         return str(Path(name).resolve()) if Path(name).is_dir() else name
 
     def encode(self, source: IndexedSource) -> Encoding:

@@ -83,7 +83,7 @@ class Removal:
 
     def scorer(self, subject: Subject):
         one = subject.checkpoint
-        shape = (*2 * (one.data.image_size,), one.encoding.codec.image_channels)
+        shape = (*2 * (one.data.known_size,), one.encoding.codec.image_channels)
         options = MetricOptions(inception_weights=self.options.inception_weights)
         assert self.options.ref is not None
         return load_scorer(self.options.ref, shape, subject.name, options)

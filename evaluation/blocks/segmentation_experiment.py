@@ -68,7 +68,7 @@ class Segmentation:
     def open(self, subject: Subject) -> Parts:
         o, c, one = self.options, subject.config, subject.checkpoint
         assert o.masks is not None
-        both = open_masked(o.masks, one.data.image_size, o.mask_classes)
+        both = open_masked(o.masks, one.known.get("image_size", 256), o.mask_classes)
         train, test = both["train"], both["val"]
         for source in (train, test):
             # refuses channels that the network does not take
@@ -88,7 +88,7 @@ class Segmentation:
         parts, o = self.parts[id(subject)], self.options
         return {
             "form": o.protocol,
-            "masks": o.masks,
+            "data": o.masks,
             "classes": o.mask_classes,
             "ignored": IGNORED,
             "images": [len(parts.fit), len(parts.choose), len(parts.tested)],

@@ -50,6 +50,28 @@ def test_pixel_scores_need_images_of_one_size():
         pixel_metrics((np.zeros((9, 9, 9, 1), np.uint8), None, None), load_images("digits"))
 
 
+def test_greys_in_files_score_as_the_same_array(tmp_path, monkeypatch):
+    """As `sample_ddp.py --save-png` leaves them, beside the .npz."""
+    images = load_images("digits")[0][:64]
+    np.savez(tmp_path / "set.npz", arr_0=images)
+    for folder, mode in (("set", "L"), ("colours", "RGB")):
+        (tmp_path / folder).mkdir()
+        for i, image in enumerate(images):
+            path = tmp_path / folder / f"{i:06d}.png"
+            Image.fromarray(image[..., 0]).convert(mode).save(path)
+    scores = []
+    for name in ("set.npz", "set"):
+        out = tmp_path / f"{name}.json"
+        here(monkeypatch, tmp_path / name, "--ref", "digits", "--out", out)
+        scores.append(json.loads(out.read_text())["metrics"])
+    assert scores[0] == scores[1] and scores[0]["pixel_precision"] == 1
+    out = tmp_path / "back.json"  # and as a reference
+    here(monkeypatch, tmp_path / "set.npz", "--ref", tmp_path / "set", "--pixels", "--out", out)
+    assert json.loads(out.read_text())["metrics"]["pixel_frechet"] == pytest.approx(0, abs=1e-6)
+    with pytest.raises(SystemExit):
+        here(monkeypatch, tmp_path / "colours", "--ref", "digits")
+
+
 def test_an_error_is_one_line(tmp_path):
     done = run("-m", "evaluation", tmp_path / "none.npz", "--ref", "digits", real=True)
     assert done.returncode == 2

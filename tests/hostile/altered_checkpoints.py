@@ -129,7 +129,7 @@ CHANGES = {
     "arch has another name": (put("arch", "name", "SiT-XL/2"), OTHER_NETWORK),
     "arch has a huge size": (put("arch", "input_size", 10**9), OTHER_NETWORK),
     "arch has a text for a size": (put("arch", "num_classes", "ten"), "its arch num_classes is 't"),
-    "config without the seed": (drop("config", "global_seed"), "--global-seed: None there"),
+    "config has another seed": (put("config", "global_seed", 7), "--global-seed: 7 there"),
     "config of another loss": (put("config", "loss_type", "vanilla"), "--loss-type: vanilla there"),
     "optimizer without groups": (drop("opt", "param_groups"), "it must be an optimizer's state"),
     "optimizer has a text": (put("opt", "state", "many"), "its opt state is 'many', it must"),
@@ -261,6 +261,10 @@ def file_rows() -> Iterator[Row]:
     def evil(here: Path, box: Path) -> None:
         torch.save({"model": {}, "step": Evil()}, here / "altered.pt")
 
+    def old_evil(here: Path, box: Path) -> None:
+        content = {"model": {}, "step": Evil()}
+        torch.save(content, here / "altered.pt", _use_new_zipfile_serialization=False)
+
     def text(content: bytes):
         return lambda here, box: (here / "altered.pt").write_bytes(content)
 
@@ -276,6 +280,7 @@ def file_rows() -> Iterator[Row]:
         "is empty": (text(b""), no_file), "is a text": (text(b"hello"), no_file),
         "is another archive": (archive, no_file), "links to itself": (loop, "no such file"),
         "would run something": (evil, "holds more than tensors and plain values"),
+        "would run something, in the old format": (old_evil, no_file),
         **{f"ends at {share:.0%}": (cut(share), no_file) for share in (0.001, 0.5, 0.999)},
     }  # fmt: skip
     for what, (prepare, words) in cases.items():

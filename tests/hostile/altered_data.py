@@ -134,8 +134,17 @@ def latent_rows() -> Iterator[Row]:
         (here / "latents" / "manifest.json").write_text("{")
 
     yield Row("latents: the manifest is no JSON", train, r"manifest\.json: not JSON", no_json)
+    flip = alter_cache(lambda m, f: flip_last(f / m["shards"][0]["moments"]))
+    verify = "scripts/cache_latents.py --verify --out {here}/latents"
+    yield Row("latents: a byte", verify, "altered, its checksum is not the manifest's", flip)
     yield Row("latents through another codec", train.replace("{box}/vae", "none"),
               "--vae none: .*holds latents", alter_cache(lambda m, f: None))  # fmt: skip
+
+
+def flip_last(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0xFF
+    path.write_bytes(content)
 
 
 def cut_file(path: Path) -> None:

@@ -57,6 +57,19 @@ def cut_npz(source: str, share: float):
     return prepare
 
 
+def npy(content: bytes):
+    """Prepare altered.npz: an .npy of these bytes, whatever its name."""
+    return lambda here, box: (here / "altered.npz").write_bytes(content)
+
+
+def flip_in_large_images(here: Path, box: Path) -> None:
+    """More than is read with the header, so that only reading it through finds the byte."""
+    np.savez(here / "altered.npz", arr_0=np.zeros((8, 64, 64, 3), np.uint8))
+    content = bytearray((here / "altered.npz").read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (here / "altered.npz").write_bytes(content)
+
+
 IMAGES_8 = np.zeros((6, 8, 8, 1), np.uint8)
 BAD_ARRAY = "arr_0 must be uint8 images"
 BROKEN = "an array's header is broken"
@@ -87,6 +100,8 @@ SAMPLES = {
     "has a recipe that is a list": (npz(arr_0=IMAGES_8, recipe=np.array("[1]")), "is no JSON obje"),
     "has a recipe without an end": (
         member("recipe.npy", header("()", "'<U99999999'"), arr_0=IMAGES_8), NOT_WHOLE.format(0)),
+    "is an .npy that is cut": (npy(header("(6, 8, 8, 1)") + bytes(99)), "99 bytes of the 384 that"),
+    "is an .npy that is longer": (npy(OURS + b"more"), NOT_WHOLE.format(388)),
     "has no header": (member("arr_0.npy", b"hello"), "not an .npz file .*magic"),
     "has a header of another time": (member("arr_0.npy", b"\x93NUMPY\x07\x00" + OURS), "version"),
     "has an endless header": (
@@ -143,6 +158,8 @@ def sample_file_rows() -> Iterator[Row]:
               flip("samples.npz", 0.5))  # fmt: skip
     yield Row("score rgb: a byte in the images", rgb, r"altered\.npz: .*arr_0",
               flip("rgb.npz", 0.5))  # fmt: skip
+    yield Row("score rgb: a byte in large images", rgb, r"altered\.npz: damaged: arr_0 is not what",
+              flip_in_large_images)  # fmt: skip
     for what, (prepare, words) in STATISTICS.items():
         words = rf"reference \S+altered\.npz: .*{words}"
         command = SCORE.replace("--ref {box}/rgb.npz", "--ref {here}/altered.npz")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sampling.recipe import weights_name
 from sampling.sample_config import ODE, SDE, check_sample_config
 
 BAD = {
@@ -38,3 +39,16 @@ def test_what_is_used_is_accepted():
         SDE(num_sampling_steps=2, last_step_size=0.0, last_step=None, diffusion_norm=2.5),
     ):
         check_sample_config(config)
+
+
+@pytest.mark.parametrize(
+    ("step", "ckpt", "name"),
+    [
+        (400, "results/run/checkpoints/0000400.pt", "SiT-XL-2-0000400"),
+        (None, "SiT-XL-2-256x256.pt", "SiT-XL-2-256x256"),
+        (None, "weights/repa_last.pt", "SiT-XL-2-repa_last"),
+        (None, "sit-xl-2", "sit-xl-2"),
+    ],
+)
+def test_sets_are_named_after_the_step_or_the_original_file(step, ckpt, name):
+    assert weights_name("SiT-XL-2", step, ckpt) == name

@@ -20,6 +20,25 @@ SWEPT = [
 ]  # fmt: skip
 
 
+def test_settings_of_files_stand_in_the_cells_commands(tmp_path):
+    """But for those that the sweep sets, so that a recipe serves."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        "[train]\nloss-type = 'layer_sync'\nreg-weight = 0.5\nlr = 0.01\ndataset-name = 'digits'\n"
+        "[sample]\nsolver = 'SDE'\nglobal-seed = 3\nnum-sampling-steps = 9\n"
+        "[evaluate]\nref = 'digits'\nout = 'x'\n"
+    )
+    words, config = read_base(f"train.py --config {recipe} --max-steps 3")
+    assert words == ["--lr", "0.01", "--dataset-name", "digits", "--max-steps", "3"]
+    assert config.optim.lr == 0.01 and config.reg_weight is None
+    words, _ = read_sample(f"sample_ddp.py --config {recipe} --num-fid-samples 8")
+    assert words == ["SDE", "--num-sampling-steps", "9", "--num-fid-samples", "8"]
+    words, _ = read_evaluate(f"python -m evaluation --config {recipe}")
+    assert words == ["--ref", "digits"]
+    with pytest.raises(ValueError, match=r"--base: none\.toml: no such file"):
+        read_base("train.py --config none.toml --max-steps 3")
+
+
 @pytest.mark.parametrize("words", SWEPT)
 def test_flags_that_the_sweep_sets_are_refused(words, study_config):
     name = words.replace("=", " ").split()[0].replace("_", "-")

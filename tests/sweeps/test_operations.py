@@ -6,7 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data.data_config import TrainingData
 from models import find_model
-from sweeps.operations import forward_operations, network_input, transformer_blocks
+from models.forward_cost import forward_operations, transformer_blocks
+from sweeps.operations import network_input
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 import pytest
 from launching import ROOT
 
+from data.fitting import fitted
 from layersync import suggest_pair
 from runtime.command import parse_command
 from training.checks import check_train_config
@@ -99,7 +100,9 @@ def test_an_empty_list_of_pairs_is_refused(text):
 
 def test_training_defaults_are_the_papers():
     c = TrainConfig()
-    assert (c.optim.lr, c.optim.ema_decay, c.global_batch_size, c.vae) == (1e-4, 0.9999, 256, "ema")
+    assert (c.optim.lr, c.optim.ema_decay, c.global_batch_size) == (1e-4, 0.9999, 256)
+    elsewhere = fitted(TrainConfig(data_path="no such folder"))
+    assert (elsewhere.vae, elsewhere.image_size) == ("ema", 256)
     assert (c.transport.path_type, c.transport.prediction) == ("Linear", "velocity")
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from launching import TINY_DIGITS
 
-from training.config import TrainConfig
+from training.checks import check_train_config
+from training.config import TrackingConfig, TrainConfig
 from training.runs import find_latest
 from training.tracking import (
     Meter,
@@ -92,6 +93,27 @@ def test_wandb_writes_into_the_runs_folder_and_goes_on_in_the_same_run(tmp_path)
     assert first == again and first["dir"] == str(folder) and first["name"] == "run"
     named = wandb_options(TrainConfig(wandb=True, wandb_run_name="mine"), folder)
     assert named["name"] == "mine" and named["id"] == first["id"]
+
+
+def test_flags_say_where_a_run_goes_and_the_rest_is_left_to_wandb(tmp_path):
+    left = wandb_options(TrainConfig(wandb=True), tmp_path / "run")
+    assert not {"entity", "group", "tags"} & left.keys()
+    tracking = TrackingConfig(wandb_entity="us", wandb_group="g", wandb_tags=("a", "b"))
+    given = wandb_options(TrainConfig(wandb=True, tracking=tracking), tmp_path / "run")
+    assert (given["entity"], given["group"], given["tags"]) == ("us", "g", ["a", "b"])
+    with pytest.raises(ValueError, match="--wandb-entity has no effect without --wandb"):
+        check_train_config(TrainConfig(tracking=tracking))
+
+
+@pytest.mark.parametrize(("flag", "project"), [(None, "variable"), ("mine", "mine")])
+def test_the_project_is_the_flags_or_the_variables(tmp_path, monkeypatch, flag, project):
+    monkeypatch.setenv("WANDB_PROJECT", "variable")
+    given = []
+    accelerator = Alone()
+    accelerator.init_trackers = lambda name, **more: given.append((name, more["init_kwargs"]))
+    c = dataclasses.replace(TINY_DIGITS, wandb=True, tracking=TrackingConfig(wandb_project=flag))
+    RunLog(accelerator, tmp_path, c, 0)
+    assert given[0][0] == project and given[0][1]["wandb"]["dir"] == str(tmp_path)
 
 
 class Alone(OneProcess):

@@ -55,7 +55,7 @@ def test_wrong_settings_are_refused_and_write_nothing(tmp_path, message, changes
 
 def test_image_size_must_fit_the_codec(tmp_path, tiny_vae):
     folder = images(tmp_path / "data", 16)
-    flags = dict(vae=tiny_vae, data_path=folder, dataset_name=None)
+    flags = dict(vae=tiny_vae, data_path=folder, dataset_name=None, num_classes=None)
     with pytest.raises(ValueError, match="--image-size 15 is not divisible by 2"):
         train.Training(config(tmp_path, image_size=15, **flags))
     with pytest.raises(ValueError, match="--image-size 14 is not divisible by 4"):
@@ -66,7 +66,8 @@ def test_image_size_must_fit_the_codec(tmp_path, tiny_vae):
 
 def test_bf16_encoding_is_said_and_refused_where_nothing_is_encoded(tmp_path, tiny_vae, capfd):
     folder = images(tmp_path / "data", 16)
-    flags = dict(data_path=folder, dataset_name=None, image_size=16, vae_bf16=True)
+    data = dict(data_path=folder, dataset_name=None, image_size=16, num_classes=None)
+    flags = data | dict(vae_bf16=True)
     training = train.Training(config(tmp_path, vae=tiny_vae, **flags))
     assert training.encoding.codec.bf16
     train.announce(training)

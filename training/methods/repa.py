@@ -190,7 +190,7 @@ def cached_features(given: Materials) -> CachedFeatures:
     c, source = given.config, given.source
     expected = dict(
         encoder=c.repa.repa_encoder,
-        image_size=c.image_size,
+        image_size=c.known_size,
         side=given.network.x_embedder.grid_size[0],
         **data_of(cast("LatentSource | NamedSource", source)),
     )

@@ -31,7 +31,7 @@ class FID(Monitor):
             batch=self.config.eval_batch_size,
             device=next(run.ema.parameters()).device,
         )
-        size = run.config.image_size
+        size = run.config.known_size
         options = MetricOptions(inception_weights=self.config.eval_inception_weights)
         shape = size, size, codec.image_channels
         assert self.config.eval_ref is not None  # without it, this monitor is not made

@@ -53,10 +53,9 @@ class Watched:
         c = self.config
         if not c.val_data_path:
             return None
-        data = dict(data_path=c.val_data_path, dataset_name=None, split=c.val_split)
-        named = replace(c, **data)
+        named = replace(c, data_path=c.val_data_path, dataset_name=None, split=c.val_split)
         source = load_indexed(named, batch=1, given="--val-data-path")
-        source.check_codec(self.encoding.codec, c.image_size)
+        source.check_codec(self.encoding.codec, c.known_size)
         return source
 
 

@@ -33,7 +33,8 @@ from training.config import (
     TrainConfig,
 )
 from training.methods.layer_sync import layer_sync_settings
-from training.tracking import MEASURED, read_log
+from training.speed import MEASURED
+from training.tracking import read_log
 
 METHODS = ["dispersive", "sra", "repa", "repa+layer_sync"]
 
@@ -339,9 +340,9 @@ def test_names_of_runs_say_the_method_its_blocks_and_weight(config):
     def name(loss_type, **changes):
         return train.Training(config(loss_type, run_name=None, **changes)).folder.name
 
-    assert name("sra") == "SiT-Ti-2-sra-2-5-lambda0.2-seed0"
-    assert name("dispersive") == "SiT-Ti-2-dispersive-8-lambda0.25-seed0"
-    both = "SiT-Ti-2-repa+layer_sync-2-5-lambda0.3-3-lambda0.5-seed0"
+    assert name("sra") == "SiT-Ti-2-sra-2-5-lambda0.2-digits-8px-seed0"
+    assert name("dispersive") == "SiT-Ti-2-dispersive-8-lambda0.25-digits-8px-seed0"
+    both = "SiT-Ti-2-repa+layer_sync-2-5-lambda0.3-3-lambda0.5-digits-8px-seed0"
     assert name("repa+layer_sync") == both
 
 
