@@ -1,10 +1,9 @@
 """The samples of a training step, with everything that was drawn at random for them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
-
-from runtime.randomness import Streams
 
 
 @dataclass(frozen=True)
@@ -12,7 +11,6 @@ class Batch:
     """Samples of a step, on the device."""
 
     step: int  # steps done before this one
-    positions: range  # of these samples in the global batch
     images: Tensor  # as the source gives them: uint8 (N, C, H, W), or cached moments
     mirrored: Tensor  # (N,) booleans
     labels: Tensor  # (N,)
@@ -20,7 +18,7 @@ class Batch:
     t: Tensor  # (N,)
     x_1: Tensor  # (N, C, h, w), mirrored where drawn
     x_0: Tensor  # as x_1
-    draws: Streams  # for what a regulariser draws besides
+    extra: Mapping[str, Tensor]  # (N, ...) each: what regularisers declared that they draw or read
 
     @property
     def conditions(self) -> dict[str, Tensor]:

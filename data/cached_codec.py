@@ -1,6 +1,5 @@
 """The codec of a latent cache, known by the cache's manifest and loaded when it must decode."""
 
-from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -38,7 +37,11 @@ class CachedCodec(Codec):
             )
         return codec
 
-    def encode(self, images: Tensor, noise: Callable) -> Tensor:
+    def noise_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        channels, height, width = image_shape
+        return self.latent_shape((channels, height, width))
+
+    def encode(self, images: Tensor, noise: Tensor | None) -> Tensor:
         return self.loaded.encode(images, noise)
 
     def decode(self, latents: Tensor) -> Tensor:

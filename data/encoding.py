@@ -60,7 +60,25 @@ class Encoding:
 
         The same draws give the same x_1 from images and from cached latents of these images.
         """
-        return self.source.encode(self.codec, items, mirrored, draws)
+        return encode_drawing(self.source, self.codec, items, mirrored, draws)
+
+    @property
+    def noise_shape(self) -> tuple[int, ...] | None:
+        """Shape of the noise that `encode` takes for each sample, None where it takes none."""
+        return self.source.noise_shape(self.codec)
+
+    def encode(self, items: Tensor, mirrored: Tensor, noise: Tensor | None) -> Tensor:
+        """Return x_1 as a call does, from noise (N, *noise_shape) that was drawn before."""
+        return self.source.encode(self.codec, items, mirrored, noise)
+
+
+def encode_drawing(
+    source: Source, codec: Codec, items: Tensor, mirrored: Tensor, draws: Streams
+) -> Tensor:
+    """Encode items as `source.encode` does, its noise drawn now from the samples' own streams."""
+    shape = source.noise_shape(codec)
+    noise = None if shape is None else draws.normal(shape)
+    return source.encode(codec, items, mirrored, noise)
 
 
 def codec_of(source: Source, config: TrainingData, device: torch.device) -> Codec:

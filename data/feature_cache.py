@@ -16,9 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.batch import Batch
 from data.latents import LatentSource
-from data.order import StepBatches
 from data.source_protocol import NamedSource
 from data.sources import list_fingerprint
 from runtime.files import write_json
@@ -45,18 +43,17 @@ class FeatureSettings:
 
 
 class CachedFeatures:
-    """Features of a batch, read from a complete cache.
+    """Features of chosen images, read from a complete cache by whoever has a copy of this.
 
     Args:
-        batches: the order in which the run sees the data.
         mirrors: whether the data is mirrored at all.
 
     Raises `ValueError` when the cache is not of this data, encoder and grid.
     """
 
-    def __init__(self, folder: str, expected: dict, batches: StepBatches, mirrors: bool):
-        self.batches, self.mirrors = batches, mirrors
-        self.settings = read_settings(Path(folder))
+    def __init__(self, folder: str, expected: dict, mirrors: bool):
+        self.folder, self.mirrors = Path(folder), mirrors
+        self.settings = read_settings(self.folder)
         different = [
             f"{name} {getattr(self.settings, name)} there, {value} here"
             for name, value in expected.items()
@@ -67,14 +64,18 @@ class CachedFeatures:
                 f"--repa-features {folder} are of something else: {'; '.join(different)}"
             )
         self.width = self.settings.width
-        self.features = open_npy(Path(folder) / FEATURES)
+        self.features: np.ndarray | None = None  # each process maps the file itself
 
-    def __call__(self, batch: Batch) -> Tensor:
-        """Return the features (N, T, D) of a batch, of the mirror image where it is mirrored."""
-        images = self.batches.indices(batch.step, batch.positions)
-        views = (batch.mirrored & self.mirrors).int().tolist()
+    def __call__(self, images: list[int], mirrored: Tensor) -> Tensor:
+        """Return features (N, T, D) float16 on the CPU, of the mirror image where `mirrored`."""
+        if self.features is None:
+            self.features = open_npy(self.folder / FEATURES)
+        views = (mirrored & self.mirrors).int().tolist()
         rows = np.stack([self.features[i, view] for i, view in zip(images, views, strict=True)])
-        return torch.from_numpy(rows).to(batch.mirrored.device)
+        return torch.from_numpy(rows)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "features": None}
 
 
 def read_settings(folder: Path) -> FeatureSettings:

@@ -25,7 +25,6 @@ from data.latent_manifest import (
     read_manifest,
 )
 from models.codecs import Codec, VAECodec
-from runtime.randomness import Streams
 from runtime.schema import from_dict
 
 
@@ -107,9 +106,13 @@ class LatentSource(Dataset):
             if checksums and file_sha256(path) != shard["sha256"][name]:
                 raise damaged(path, "altered, its checksum is not the manifest's")
 
-    def encode(self, codec: Codec, items: Tensor, mirrored: Tensor, draws: Streams) -> Tensor:
+    def noise_shape(self, codec: Codec) -> tuple[int, ...]:
+        return self.shape[2:]
+
+    def encode(self, codec: Codec, items: Tensor, mirrored: Tensor, noise: Tensor | None) -> Tensor:
         """Draw x_1 (N, C, h, w) from moments (N, *shape), the same as from the images."""
-        return sample_posterior(items, mirrored, draws.normal(self.shape[2:]), self.scale)
+        assert noise is not None
+        return sample_posterior(items, mirrored, noise, self.scale)
 
     def own_codec(self, device: torch.device) -> CachedCodec:
         """Return the codec that the cache was made with."""

@@ -1,45 +1,115 @@
-"""Loaders, which give each process its share of the data."""
+"""Loaders, which give each process its share of the data, with what was drawn and read for it.
 
-from collections.abc import Sequence
+A loader's workers make whole steps ahead of time, each in one block of memory (data/packing.py).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from data.order import StepBatches
-from data.source_protocol import Source
-from data.streams import StreamedBatches, StreamSource
+from data.packing import Packed
+from data.source_protocol import IndexedSource, Source
+from data.streams import StreamSource
 from runtime.signals import obey_parent_only
+
+Additions = Callable[[int, range, list[int] | None], dict[str, Tensor]]
+"""Function of steps done, positions in the global batch, and numbers of the images there (None in a
+stream): what else a step needs, CPU tensors (N, ...) by name. Workers may have to pickle it."""
+
+
+def nothing_more(step: int, positions: range, images: list[int] | None) -> dict[str, Tensor]:
+    return {}
+
+
+def make_step_loader(
+    source: Source, steps: StepBatches, num_workers: int, add: Additions = nothing_more
+) -> DataLoader:
+    """Return an iterable of one process's training steps, each a `Packed`, in order.
+
+    A step has `images` (N, *source.shape), `labels` (N,) int64, and what `add` adds.
+    """
+    if isinstance(source, StreamSource):
+        streamed = StreamedSteps(source, steps, num_workers, add)
+        return make_whole(streamed, min(1, num_workers))
+    indexed: Any = source
+    return make_whole(IndexedSteps(indexed, steps, add), num_workers, sampler=steps.steps)
+
+
+def make_loader(
+    source: IndexedSource, batches: Sequence[list[int]], num_workers: int
+) -> DataLoader:
+    """Return an iterable of batches (images, labels), in order.
+
+    Args:
+        batches: the numbers of each batch's images.
+    """
+    return make_whole(IndexedBatches(source), num_workers, sampler=batches)
+
+
+def make_whole(data: Dataset, num_workers: int, sampler: Any = None) -> DataLoader:
+    """Return a loader of whole batches, as `data` makes them of what `sampler` gives."""
+    return DataLoader(
+        data,
+        batch_size=None,
+        sampler=sampler,
+        collate_fn=as_it_is,
+        num_workers=num_workers,
+        worker_init_fn=obey_parent_only,
+        pin_memory=torch.cuda.is_available(),
+    )
 
 
 def as_it_is(batch):
     return batch
 
 
-def make_loader(
-    source: Source, batches: StepBatches | Sequence[list[int]], num_workers: int
-) -> DataLoader:
-    """Return an iterable of one process's batches (images, labels), in order.
+class IndexedBatches(Dataset):
+    """Batches of a source by the numbers of their images."""
 
-    A source with `__getitems__` gives whole batches, and a stream makes its batches itself.
+    def __init__(self, source: IndexedSource):
+        self.source = source
 
-    Args:
-        batches: the numbers of each batch's images; of a stream, those of training steps.
-    """
-    common: dict[str, Any] = dict(
-        worker_init_fn=obey_parent_only, pin_memory=torch.cuda.is_available()
-    )
-    if isinstance(source, StreamSource):
-        assert isinstance(batches, StepBatches)  # a stream cannot be read in another order
-        streamed = StreamedBatches(source, batches, threads=num_workers)
-        return DataLoader(streamed, batch_size=None, num_workers=min(1, num_workers), **common)
-    whole = hasattr(source, "__getitems__")
-    items: Any = source
-    sampler: Any = batches
-    return DataLoader(
-        items,
-        batch_sampler=sampler,
-        collate_fn=as_it_is if whole else None,
-        num_workers=num_workers,
-        **common,
-    )
+    def __getitem__(self, numbers: list[int]) -> tuple[Tensor, Tensor]:
+        return read_items(self.source, numbers)
+
+
+class IndexedSteps(Dataset):
+    """Steps by their numbers, of a source whose items can be read in any order."""
+
+    def __init__(self, source: IndexedSource, order: StepBatches, add: Additions):
+        self.source, self.order, self.add = source, order, add
+
+    def __getitem__(self, step: int) -> Packed:
+        positions = self.order.shard
+        numbers = self.order.indices(step, positions)
+        images, labels = read_items(self.source, numbers)
+        given = self.add(step, positions, numbers)
+        return Packed.of(step, {"images": images, "labels": labels, **given})
+
+
+class StreamedSteps(IterableDataset):
+    """Steps of a stream, in order; threads decode, so that a process reads each file once."""
+
+    def __init__(self, source: StreamSource, order: StepBatches, threads: int, add: Additions):
+        self.source, self.order, self.threads, self.add = source, order, threads, add
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Packed]:
+        batches = self.source.batches(self.order, self.threads)
+        for step, (images, labels) in zip(self.order.steps, batches, strict=True):
+            given = self.add(step, self.order.shard, None)
+            yield Packed.of(step, {"images": images, "labels": labels, **given})
+
+
+def read_items(source: IndexedSource, numbers: list[int]) -> tuple[Tensor, Tensor]:
+    """Read items (N, *shape) and labels (N,) int64; at once where the source has a way to."""
+    if hasattr(source, "__getitems__"):
+        return source.__getitems__(numbers)
+    images, labels = zip(*(source[number] for number in numbers), strict=True)
+    return torch.stack(images), torch.tensor(labels)

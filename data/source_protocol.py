@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from models.codecs import Codec
-from runtime.randomness import Streams
 
 
 class Source(Protocol):
@@ -41,12 +40,15 @@ class Source(Protocol):
     def check_codec(self, codec: Codec, image_size: int) -> None:
         """Raise `ValueError` when items cannot become x_1 through this codec at this size."""
 
-    def encode(self, codec: Codec, items: Tensor, mirrored: Tensor, draws: Streams) -> Tensor:
+    def noise_shape(self, codec: Codec) -> tuple[int, ...] | None:
+        """Return the shape of the noise that `encode` takes for a sample, None for none."""
+
+    def encode(self, codec: Codec, items: Tensor, mirrored: Tensor, noise: Tensor | None) -> Tensor:
         """Make x_1 (N, channels, h, w), float32, of items (N, *shape).
 
         Args:
             mirrored: (N,) booleans, which samples to mirror.
-            draws: the samples' own streams; the codec's noise is drawn from them.
+            noise: standard-normal draws (N, *noise_shape).
         """
 
 
@@ -87,10 +89,13 @@ class ImageSource:
                 f"data has {self.channels}: give --vae none for pixels, or other data"
             )
 
-    def encode(self, codec: Codec, items: Tensor, mirrored: Tensor, draws: Streams) -> Tensor:
-        """Mirror images where `mirrored` is True, then encode each with its sample's stream."""
+    def noise_shape(self, codec: Codec) -> tuple[int, ...] | None:
+        return codec.noise_shape(self.shape)
+
+    def encode(self, codec: Codec, items: Tensor, mirrored: Tensor, noise: Tensor | None) -> Tensor:
+        """Mirror images where `mirrored` is True, then encode them."""
         images = mirror(items, mirrored) if self.mirrors else items
-        return codec.encode(images, draws.normal)
+        return codec.encode(images, noise)
 
 
 def mirror(images: Tensor, mirrored: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from itertools import islice
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from data.data_config import TrainingData
 from data.order import StepBatches
@@ -94,19 +93,6 @@ class StreamSource(ImageSource):
         if not 0 <= label < self.classes:
             raise RunError(f"{name}: label {label}, --num-classes says {self.classes}")
         return image, label
-
-
-class StreamedBatches(IterableDataset):
-    """A stream's batches for the loader; threads decode, so a process reads each file once."""
-
-    def __init__(self, source: StreamSource, order: StepBatches, threads: int):
-        self.source, self.order, self.threads = source, order, threads
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.source.batches(self.order, self.threads)
 
 
 def lane_count(batch: int, files: int) -> int:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 Mask = Tensor | Sequence[Tensor]
+SHORTEST = 1e-8
 
 
 def sample_cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -19,12 +19,24 @@ def sample_cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
     teacher = teacher.detach()
     with torch.autocast(student.device.type, enabled=False):
         if mask is None:
-            return F.cosine_similarity(student.float(), teacher.float(), dim=-1).mean(dim=1)
+            return token_cosine(student.float(), teacher.float()).mean(dim=1)
         # zeroed tokens have the cosine 0, and not even a NaN of theirs reaches the gradient
         kept = mask.unsqueeze(-1)
         student, teacher = student.where(kept, 0).float(), teacher.where(kept, 0).float()
-        cosine = F.cosine_similarity(student, teacher, dim=-1)  # (N, T)
+        cosine = token_cosine(student, teacher)  # (N, T)
         return cosine.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def token_cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    """The cosine of each token (N, T) of tokens (N, T, D).
+
+    As `F.cosine_similarity`, but the products are divided and not the tokens: no copies of these
+    are made, nor kept for the backward pass. A token shorter than 1e-8 counts as that long.
+    """
+    products = (student * teacher).sum(dim=-1)
+    for tokens in (student, teacher):
+        products = products / torch.linalg.vector_norm(tokens, dim=-1).clamp(min=SHORTEST)
+    return products
 
 
 def split_mask(mask: Mask | None, shapes: Sequence[tuple[int, int]]) -> list[Tensor | None]:

@@ -6,6 +6,10 @@ come after the first call: a model compiled outside the `with` statement would t
 nothing. It does notice a shadowed `forward`, and because each recorder is made once, a compiled
 model keeps two graphs (recording and not) and never recompiles after that.
 
+A block that was itself compiled in place, by `block.compile()`, is recorded around its compiled
+call instead: its graph is the same with and without recording, and shared with all other blocks, of
+however many pairs.
+
 A recorder is a bound method named `forward`, as the one it shadows, so that a model may be copied
 or pickled in the middle of it: pickle stores the name, `deepcopy` binds it to the copy, and the
 copy runs its own blocks and records nothing.
@@ -18,6 +22,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+COMPILED = "_compiled_call_impl"  # where `nn.Module.compile` puts what is called from then on
 
 Outputs = dict[Hashable, list[Any]]
 Sinks = tuple[tuple[Outputs, Hashable], ...]  # where an output goes, and under which key
@@ -47,19 +53,21 @@ class BlockRecorder:
             recorder.clear()
             for key, block in recorder.blocks.items():
                 sinks.setdefault(block, []).append((recorder.outputs, key))
-        shadowed = {block: vars(block).get("forward") for block in sinks}
+        names = {block: called_name(block) for block in sinks}
+        shadowed = {block: vars(block).get(name) for block, name in names.items()}
         set_active(together, True)
         try:
             for block, wanted in sinks.items():
-                block.forward = self._forward(block, shadowed[block], tuple(wanted))
+                record = self._forward(block, shadowed[block], tuple(wanted))
+                setattr(block, names[block], record)
             yield
         except BaseException:
             for recorder in together:  # half a forward pass is no use, and it holds memory
                 recorder.clear()
             raise
         finally:
-            for block, forward in shadowed.items():
-                restore_forward(block, forward)
+            for block, was in shadowed.items():
+                restore(block, names[block], was)
             set_active(together, False)
 
     def take(self) -> Outputs:
@@ -113,8 +121,13 @@ def in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-def restore_forward(block: nn.Module, shadowed: Callable | None) -> None:
+def called_name(block: nn.Module) -> str:
+    """Name of the attribute that a call of the block runs: its forward, or that one compiled."""
+    return "forward" if vars(block).get(COMPILED) is None else COMPILED
+
+
+def restore(block: nn.Module, name: str, shadowed: Callable | None) -> None:
     if shadowed is not None:
-        block.forward = shadowed
+        setattr(block, name, shadowed)
     else:
-        vars(block).pop("forward", None)
+        vars(block).pop(name, None)

@@ -35,6 +35,8 @@ class LayerSync(Recording):
         batch_first: False for hidden states (T, N, D).
         channels_first: True for maps (N, D, H, W) or (N, D, T, H, W). Otherwise hidden states are
             (N, T, D), or (N, T, P, D) and flattened.
+        cosine: what compares tokens: `torch.compile(layersync.alignment.sample_cosine)` does it in
+            one kernel.
 
     The teacher is detached, so a gradient reaches the student's block and those before it. There
     are no parameters, and between `capture()` calls the model carries no trace of this object.
@@ -53,7 +55,9 @@ class LayerSync(Recording):
         select: Select | None = None,
         batch_first: bool = True,
         channels_first: bool = False,
+        cosine: Callable[..., Tensor] = sample_cosine,
     ):
+        self.cosine = cosine
         self.blocks = as_blocks(blocks)
         self.depth = len(self.blocks)
         self.pairs = check_pairs(pairs, self.depth, found=self.blocks.summary())
@@ -163,7 +167,7 @@ class LayerSync(Recording):
         students, teachers = (tokens[number] for number in pair)
         masks = split_mask(mask, [(len(student), student.shape[1]) for student in students])
         passes = zip(students, teachers, masks, strict=True)
-        return torch.cat([sample_cosine(*tensors) for tensors in passes])
+        return torch.cat([self.cosine(*tensors) for tensors in passes])
 
     def _tokens(self) -> dict[int, list[Tensor]]:
         """{number: tokens (N, T, D) of each of its calls}, checked."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from models.checkpoint_schema import check_content
-from models.published import fetch_published, is_published
+from models.published import PUBLISHED, fetch_published, is_published
 from runtime.files import check_file
 from runtime.hub import WEIGHTS, fetch, is_hub_name
 
@@ -47,6 +47,9 @@ def locate(name: str | Path) -> Path:
         return fetch_published(name)
     if is_hub_name(name) and not path.exists():
         return fetch(str(name))
+    if path.name == str(name) and not path.suffix and not path.exists():
+        known = ", ".join(PUBLISHED)
+        raise ValueError(f"checkpoint {name}: no such file; short names are {known}")
     check_file(path, f"checkpoint {name}")
     raise AssertionError(name)
 

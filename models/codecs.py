@@ -4,7 +4,6 @@ Images become [-1, 1] by x / 127.5 - 1, and bytes by truncating 127.5 x + 128, a
 an exact round trip for the bytes; it is not `round(127.5 (x + 1))`.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -28,11 +27,14 @@ class Codec(Protocol):
     """of latents"""
     image_channels: int
 
-    def encode(self, images: Tensor, noise: Callable) -> Tensor:
+    def noise_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return the shape of the noise that `encode` takes for an image (C, H, W), if any."""
+
+    def encode(self, images: Tensor, noise: Tensor | None) -> Tensor:
         """Encode uint8 images (N, C, H, W) as float32 latents (N, channels, h, w).
 
         Args:
-            noise: gives standard-normal draws (N, *shape) for a shape.
+            noise: standard-normal draws (N, *noise_shape), None where it takes none.
         """
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -63,7 +65,10 @@ class PixelCodec(Codec):
     def __init__(self, channels: int = 3):
         self.channels = self.image_channels = channels
 
-    def encode(self, images: Tensor, noise: Callable | None = None) -> Tensor:
+    def noise_shape(self, image_shape: tuple[int, ...]) -> None:
+        return None
+
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         return to_unit_range(images)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -106,11 +111,16 @@ class VAECodec(Codec):
         self.image_channels = vae.config.in_channels
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
 
+    def noise_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        channels, height, width = image_shape
+        return self.latent_shape((channels, height, width))
+
     @torch.no_grad()
-    def encode(self, images: Tensor, noise: Callable) -> Tensor:
-        """Sample the posterior; `noise(shape)` gives the standard-normal draws."""
+    def encode(self, images: Tensor, noise: Tensor | None) -> Tensor:
+        """Sample the posterior, with the same draws (N, *noise_shape) always the same."""
+        assert noise is not None
         mean, std = self.moments(images).unbind(1)
-        return (mean + std * noise(mean.shape[1:])) * self.scale
+        return (mean + std * noise) * self.scale
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> Tensor:

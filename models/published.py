@@ -56,6 +56,10 @@ def fetch_published(name: str | Path) -> Path:
     name = SYNONYMS.get(str(name), str(name))
     source = PUBLISHED[name].source
     address = source.startswith(("https:", "http:"))
-    path = download_once(name, source) if address else fetch(source)
+    try:
+        path = download_once(name, source) if address else fetch(source)
+    except ValueError as error:
+        said = str(error).removeprefix(f"checkpoint {source}: ")
+        raise ValueError(said if address else f"checkpoint {name}, {source}: {said}") from None
     confirm_checksum(name, path, source)
     return path

@@ -22,7 +22,8 @@ from typing import Any
 from runtime.flags import COMMON, check_numbers, check_ranges
 from runtime.launch import is_first_process, rank
 from runtime.outcome import failed, finished
-from runtime.settings_file import Section, expand_config
+from runtime.settings_file import Section, expand_config, types_of
+from runtime.switches import spell_switches
 
 EXIT_USAGE = 2
 EXIT_FAILED = 1
@@ -69,6 +70,9 @@ def parse_command(
     with usage_errors():
         args = expand_config(args, config, section) if section else args
         args = prepare(args) if prepare else args
+        kinds = types_of(config, None)
+        switches = [name for name, type in kinds.items() if type.kind == bool | None]
+        args = spell_switches(args, switches)
     cli: Any = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
     framed = io.StringIO()
     try:

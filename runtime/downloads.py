@@ -54,7 +54,7 @@ def download_once(name: str, url: str) -> Path:
         reason = getattr(error, "reason", None) or error.strerror or error.args[0]
         raise ValueError(
             f"checkpoint {name}: it cannot be fetched from {url} ({reason}); on a machine without "
-            f"a network, fetch it elsewhere, put it at {path}"
+            f"a network, fetch it elsewhere and put it at {path}"
         ) from None
     return path
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from models.compiling import compile_network
+
 
 class Network:
     """A network that counts its evaluations, and makes them in bfloat16 if asked.
@@ -49,12 +51,18 @@ class Network:
 
 
 def prepare_model(model: nn.Module, bf16: bool, compile: bool) -> nn.Module:
-    """Cast weights once that autocast would cast in every evaluation, and compile the blocks."""
+    """Cast weights once that autocast would cast in every evaluation, and compile the network."""
     if bf16:
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 module.to(torch.bfloat16)
     if compile:
-        for block in model.get_submodule("blocks").children():
-            block.compile()
+        compile_network(model)
     return model
+
+
+def describe_dtype(bf16: bool, tf32: bool, device: torch.device) -> str:
+    """Return the name of the arithmetic that a network is evaluated in."""
+    if bf16:
+        return "bfloat16 (autocast)"
+    return "float32 (TF32 products)" if tf32 and device.type == "cuda" else "float32"

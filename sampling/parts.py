@@ -29,10 +29,15 @@ from runtime.files import (
     write_json,
 )
 from runtime.locks import OutputLock, lock_output
-from runtime.npz import open_member, read_header, write_array
+from runtime.npz import open_member, write_array
 from runtime.outcome import progressed
+<<<<<<< HEAD
 from runtime.png import check_picture
 from sampling.pictures import Pictures
+=======
+from sampling.pictures import Pictures, check_preview
+from sampling.read_back import damaged_member, read_back
+>>>>>>> main
 from sampling.stored_recipe import (
     DAMAGED,
     check_same_recipe,
@@ -192,7 +197,7 @@ class SampleParts:
         compared with them. Raises `RunError` for a damaged part, which is removed, and for a file
         that is read back different.
         """
-        checksums: list[int] = []
+        checksums: dict[int, int] = {}
         columns: dict[str, list] = {n: [] for n in self._load_or_remove(0) if n != "images"}
 
         def blocks() -> Iterator[np.ndarray]:
@@ -200,7 +205,7 @@ class SampleParts:
                 part = self._load_or_remove(k)
                 for name in columns:
                     columns[name].append(part[name])
-                checksums.append(zlib.crc32(np.ascontiguousarray(part["images"]).data))
+                checksums[k] = zlib.crc32(np.ascontiguousarray(part["images"]).data)
                 yield part["images"]
 
         with replacing(self.out) as temporary:
@@ -215,29 +220,15 @@ class SampleParts:
                 }
                 for name, column in {**joined, "recipe": np.array(json.dumps(recipe))}.items():
                     write_array(archive, name, column.shape, column.dtype, [column])
-            self.prove(temporary, checksums, joined)
+            sizes = [len(self.images_of(k)) * math.prod(self.image_shape) for k in checksums]
+            try:
+                read_back(temporary, list(zip(sizes, checksums.values(), strict=True)), joined)
+            except DAMAGED as error:
+                raise RunError(
+                    f"{self.out}: what was written does not read back ({error}); the parts are kept"
+                ) from None
         self.clean_up()
         return recipe
-
-    def prove(self, path: Path, checksums: list[int], columns: dict[str, np.ndarray]) -> None:
-        """Read a written .npz back; raise `RunError` unless it holds these batches and columns."""
-        try:
-            with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
-                read_header(file)
-                one = math.prod(self.image_shape)
-                for k, expected in enumerate(checksums):
-                    if zlib.crc32(file.read(len(self.images_of(k)) * one)) != expected:
-                        raise ValueError(f"images of {self.path(k).name} are others there")
-                if file.read(1):  # the end, where the archive's own checksum is looked at
-                    raise ValueError("more images than were made")
-            with np.load(path) as arrays:
-                for name, column in columns.items():
-                    if not np.array_equal(arrays[name], column):
-                        raise ValueError(f"{name} are others there")
-        except DAMAGED as error:
-            raise RunError(
-                f"{self.out}: what was written does not read back ({error}); the parts are kept"
-            ) from None
 
     def clean_up(self) -> None:
         """Remove the parts of a finished set, also those left if killed just before the end.
@@ -266,6 +257,7 @@ class SampleParts:
         except DAMAGED as error:
             self.path(k).unlink(missing_ok=True)
             raise RunError(f"{self.path(k)} was damaged ({error}) and is removed") from None
+<<<<<<< HEAD
 
 
 def damaged_member(path: Path) -> str | None:
@@ -275,3 +267,5 @@ def damaged_member(path: Path) -> str | None:
             return archive.testzip()
     except DAMAGED as error:
         return str(error) or "truncated"
+=======
+>>>>>>> main

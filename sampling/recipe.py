@@ -11,8 +11,9 @@ import layersync
 from data.cached_codec import weights_fingerprint
 from models.published import SIT_NAME
 from sampling.images import ImageMaker
+from sampling.network import describe_dtype
 from sampling.sample_config import ODE, SDE
-from sampling.solver_config import SolverConfig, solver_settings
+from sampling.solver_config import solver_settings
 
 
 def make_recipe(c: ODE | SDE, maker: ImageMaker) -> dict:
@@ -46,19 +47,12 @@ def describe_images(maker: ImageMaker, drawn: dict) -> dict:
         "cfg_channels": c.cfg_channels,
         "guidance_interval": c.guidance_interval,
         **drawn,
-        "dtype": describe_dtype(c, maker.device),
+        "dtype": describe_dtype(c.bf16, c.tf32, maker.device),
         "compiled": c.compile,
         "device": maker.device.type,
         "versions": {"layersync": layersync.__version__, "torch": torch.__version__}
         | {name: version(name) for name in ("numpy", "torchdiffeq", "diffusers")},
     }
-
-
-def describe_dtype(c: SolverConfig, device: torch.device) -> str:
-    """Return the name of the arithmetic that the network is evaluated in."""
-    if c.bf16:
-        return "bfloat16 (autocast)"
-    return "float32 (TF32 products)" if c.tf32 and device.type == "cuda" else "float32"
 
 
 def output_path(c: ODE | SDE, recipe: dict) -> Path:

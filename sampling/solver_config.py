@@ -38,7 +38,7 @@ class SolverConfig:
     bf16: bool = False
     """the network in bfloat16 autocast; the solver's state stays float32"""
     compile: bool = False
-    """compile the blocks with torch.compile"""
+    """compile blocks and final layer with torch.compile"""
 
     # --- the network: read from the checkpoint; checked against it when given
     model: str | None = None

@@ -65,14 +65,14 @@ import time
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from data.cached_codec import weights_fingerprint
-from data.decoding import UnreadableImage
 from data.fitting import fitted
 from data.latent_manifest import CacheSettings
 from data.latent_writer import CacheWriter, ShardWriter
 from data.latents import LatentSource, encode_moments
+from data.readable_images import ReadableImages, cut, gather
 from data.source_protocol import NamedSource
 from data.sources import list_fingerprint, open_source
 from models import load_codec
@@ -195,31 +195,6 @@ class Caching:
         self.lock.release()
         left_out = f", {len(unreadable)} unreadable left out" if unreadable else ""
         print(f"{cache.root}: {manifest['count']} images in {cache.shards} shards{left_out}")
-
-
-class ReadableImages(Dataset):
-    """A data set of (image, label, None), or (None, index, error) of an unreadable image."""
-
-    def __init__(self, source: NamedSource):
-        self.source = source
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor | None, int, str | None]:
-        try:
-            return (*self.source[index], None)
-        except UnreadableImage as error:
-            return None, index, " ".join(str(error.__cause__ or error).split())
-
-
-def gather(items: list) -> tuple[torch.Tensor, list[int], list[tuple[int, str]]]:
-    """Return readable images (n, 3, H, W), their labels, and (index, error) of the others."""
-    good = [(image, int(label)) for image, label, error in items if error is None]
-    images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
-    errors = [(index, error) for _, index, error in items if error is not None]
-    return images, [label for _, label in good], errors
-
-
-def cut(images: range, size: int) -> list[range]:
-    return [images[start : start + size] for start in range(0, len(images), size)]
 
 
 def image_source(c: CacheConfig) -> NamedSource:

@@ -5,6 +5,7 @@ user.
 """
 
 import dataclasses
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +19,18 @@ from data.order import batch_shard
 from data.source_protocol import Source
 from data.sources import load_source
 from models import SiT, find_model
+from models.compiling import can_compile, compiled
 from models.trained import load_weights, start_from_weights
 from runtime.locks import OutputLock
 from runtime.processes import told_by_first
 from training.checks import check_precision, check_train_config
 from training.config import TrainConfig
-from training.methods.method import Materials, Regularizer
+from training.methods.method import Materials, Regularizer, as_given
 from training.methods.methods import check_pass, make_regularizers
 from training.parallel import Parallel, resolve_precision, start_accelerator
 from training.runs import check_start, claim_folder, find_checkpoint, read_start, run_folder
 from training.settings_record import in_force
+from training.step_draws import StepDraws
 from transport import Transport, create_transport
 
 
@@ -53,6 +56,10 @@ class Built:
     parallel: Parallel
     """the network and its moving average"""
     regularizers: list[Regularizer]
+    compiled: Callable
+    """compiles a function or a module, or leaves it as it is"""
+    draws: StepDraws
+    """what a step draws and reads besides its items"""
     start: dict | None
     """the checkpoint to continue from, its weights already in the network; None at step 0"""
     start_path: Path | None
@@ -62,7 +69,7 @@ class Built:
 def build_run(config: TrainConfig) -> Built:
     """Check the settings, then make everything in the order in which it can be refused."""
     check_train_config(config)
-    config = fitted(with_precision(config), fewer_classes=config.fine_tune)
+    config = fitted(decided_here(config), fewer_classes=config.fine_tune)
     config = in_force(config)
     folder = run_folder(config)
     lock = claim_folder(config, folder)
@@ -103,7 +110,9 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
         transport=transport,
         source=source,
         accelerator=accelerator,
+        compiled=compiled if config.engine.compile else as_given,
     )
+    regularizers = make_regularizers(materials)
     return Built(
         config=config,
         folder=folder,
@@ -115,17 +124,26 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
         last_step=last_step,
         arch=arch,
         parallel=parallel,
-        regularizers=make_regularizers(materials),
+        regularizers=regularizers,
+        compiled=materials.compiled,
+        draws=make_draws(materials, encoding, regularizers),
         start=start,
         start_path=path,
     )
 
 
-def with_precision(config: TrainConfig) -> TrainConfig:
-    """Return the settings as they are recorded: with what "auto" means on this machine."""
-    precision = resolve_precision(config.engine.precision)
-    check_precision(config.engine, precision)
-    engine = dataclasses.replace(config.engine, precision=precision)
+def decided_here(config: TrainConfig) -> TrainConfig:
+    """Return the settings as they are recorded: with what is left to the machine decided."""
+    given = config.engine
+    if given.compile and torch.cuda.is_available() and not can_compile():
+        raise ValueError(
+            "--compile: on a GPU it needs the package triton, which is not installed; install it, "
+            "or give --no-compile"
+        )
+    compile = can_compile() if given.compile is None else given.compile
+    precision = resolve_precision(given.precision)
+    check_precision(given, precision)
+    engine = dataclasses.replace(given, precision=precision, compile=compile)
     return dataclasses.replace(config, engine=engine)
 
 
@@ -170,6 +188,19 @@ def describe_network(config: TrainConfig, encoding: Encoding) -> dict:
         in_channels=channels,
         num_classes=config.known_classes,
         learn_sigma=True,
+    )
+
+
+def make_draws(given: Materials, encoding: Encoding, regularizers: list[Regularizer]) -> StepDraws:
+    """Return what a step draws and reads besides its items, regularisers' own draws at the end."""
+    return StepDraws(
+        seed=given.config.global_seed,
+        transport=given.transport,
+        dropout=given.network.class_dropout_prob,
+        noise_shape=encoding.noise_shape,
+        latent_shape=encoding.latent_shape,
+        extra=[draw for regularizer in regularizers for draw in regularizer.draws],
+        reads={name: read for each in regularizers for name, read in each.reads.items()},
     )
 
 

@@ -12,6 +12,7 @@ import tyro
 
 from data.data_config import TrainingData
 from runtime.flags import flag, free, plain
+from runtime.switches import SWITCH
 from training.methods.dispersive import DispersiveConfig
 from training.methods.layer_sync import RegScheduleConfig
 from training.methods.repa import REPAConfig
@@ -67,8 +68,9 @@ class EngineConfig:
     """forward and backward passes per step, each on a part of the batch, to save memory"""
     checkpoint_activations: int = free(0)
     """recompute every n-th block in the backward pass, to save memory: 1 for all, 0 for none"""
-    compile: bool = free(False)
-    """compile the blocks with torch.compile"""
+    compile: Annotated[bool | None, SWITCH] = free(None)
+    """--compile and --no-compile: blocks, final layer and losses by torch.compile; with neither, on
+    GPUs only"""
     shard: Literal["none", "optimizer", "all"] = free("none")
     """over the processes: none (DDP, each has everything), optimizer (gradients, optimizer and EMA;
     weights are gathered once per step), or all (weights too, gathered block by block): FSDP2"""

@@ -12,9 +12,7 @@ import time
 from pathlib import Path
 from threading import Event
 
-from torch import Tensor
-
-from data.loader import make_loader
+from data.loader import make_step_loader
 from data.order import StepBatches
 from runtime.outcome import failed
 from runtime.progress import Progress, duration
@@ -29,7 +27,8 @@ from training.monitors.monitors import Monitors
 from training.objective import Objective
 from training.originals import original_args
 from training.speed import Speed
-from training.step_draws import StepDraws
+from training.step import TrainStep
+from training.step_draws import BatchMaker
 from training.tracking import Meter, RunLog
 from training.update import Update
 
@@ -48,15 +47,16 @@ class Training:
         self.source, self.last_step = built.encoding.source, built.last_step
         self.parallel, self.network = built.parallel, built.parallel.network
 
-        self.draw = StepDraws(
-            seed=config.global_seed,
-            encoding=self.encoding,
-            transport=self.transport,
-            dropout=self.network.class_dropout_prob,
-            device=self.accelerator.device,
-        )
-        self.objective = Objective(self.transport, built.regularizers)
+        self.batches = BatchMaker(built.draws, self.encoding, self.accelerator.device)
+        self.objective = Objective(self.transport, built.regularizers, built.compiled)
         self.update = Update(self.parallel, built.regularizers, config.optim, self.last_step)
+        self.train_step = TrainStep(
+            parallel=self.parallel,
+            objective=self.objective,
+            update=self.update,
+            batches=self.batches,
+            parts=config.engine.accumulation_steps,
+        )
         self.step = 0
         if built.start:
             self.take_up(built.start, f"checkpoint {built.start_path}")
@@ -66,7 +66,7 @@ class Training:
                 parallel=self.parallel,
                 transport=self.transport,
                 encoding=self.encoding,
-                draw=self.draw,
+                batches=self.batches,
                 shard=self.shard,
             )
         )
@@ -111,14 +111,15 @@ class Training:
     def steps(self) -> int:
         c = self.config
         sizes = len(self.source), c.global_batch_size
-        batches = StepBatches(*sizes, c.global_seed, self.step, self.last_step, self.shard)
+        order = StepBatches(*sizes, c.global_seed, self.step, self.last_step, self.shard)
+        loader = make_step_loader(self.source, order, c.num_workers, self.batches.draws)
         self.network.train()
         stopping = False
-        loader = make_loader(self.source, batches, c.num_workers)
         with self.progress as progress:
-            for images, labels in self.speed.waiting(loader):
+            for packed in self.speed.waiting(loader):
                 self.writer.check()
-                self.meter.add(self.train_step(images, labels), self.step)
+                placed = self.batches.place(packed)
+                self.meter.add(self.train_step(placed, self.step), self.step)
                 self.step += 1
                 progress.update()
                 if (self.step % c.log_every == 0 or self.step == self.last_step) and (
@@ -132,7 +133,7 @@ class Training:
                     return self.not_finite()
                 if stopping:
                     break
-                self.monitors(Moment(self.step, images, labels), self.log)
+                self.monitors(Moment(self.step, placed["images"], placed["labels"]), self.log)
                 if self.best.improved(self.step, self.log) and not self.save_best(written=due):
                     return self.not_finite()
         return self.ended(stopping and self.step < self.last_step)
@@ -172,30 +173,6 @@ class Training:
             f"command with --resume latest continues"
         )
         return EXIT_PREEMPTED
-
-    def train_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Make one optimizer step; returns what is logged, means over this process's share."""
-        parts = self.config.engine.accumulation_steps
-        size = len(labels) // parts
-        sums: dict[str, Tensor] = {}
-        for i in range(parts):
-            rows = slice(i * size, (i + 1) * size)
-            with self.update.accumulating(last=i == parts - 1):
-                values = self.forward_backward(images[rows], labels[rows], self.shard[rows], parts)
-            sums = {name: sums[name] + value if sums else value for name, value in values.items()}
-        values = {name: value / parts for name, value in sums.items()}
-        grad_norm = self.update(self.step)
-        self.objective.finish_step(values)
-        return {**values, "grad_norm": grad_norm}
-
-    def forward_backward(
-        self, images: Tensor, labels: Tensor, positions: range, parts: int
-    ) -> dict[str, Tensor]:
-        """Add the gradients of the samples at `positions` of the global batch."""
-        batch = self.draw(images, labels, self.step, positions)
-        loss, values = self.objective(self.parallel.model, batch, self.parallel.autocast())
-        self.accelerator.backward(loss / parts)
-        return values
 
     def save(self, hurry: bool = False) -> bool:
         """Have a checkpoint written, unless a loss since the last look was not finite: then False.
@@ -281,7 +258,8 @@ def announce(training: Training) -> None:
         print(regularizer.announcement())
     print(
         f"{training.accelerator.num_processes} x {training.accelerator.device.type}, "
-        f"{config.engine.precision}, steps {training.step} to "
+        f"{config.engine.precision}{', compiled' if config.engine.compile else ''}, "
+        f"steps {training.step} to "
         f"{training.last_step}, results in {training.folder}",
         flush=True,
     )

@@ -1,20 +1,31 @@
 """Loss of a step: velocity and regularisers, per sample, in one forward pass."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 
 from torch import Tensor
 
 from data.batch import Batch
-from training.methods.method import Regularizer
+from training.methods.method import Regularizer, as_given
 from transport import Transport
 
 
 class Objective:
-    """Called with the network: the mean loss, which is minimised, and what is logged of it."""
+    """Called with the network: the mean loss, which is minimised, and what is logged of it.
 
-    def __init__(self, transport: Transport, regularizers: Sequence[Regularizer]):
-        self.transport, self.regularizers = transport, list(regularizers)
+    Args:
+        compiled: compiles a function, or leaves it as it is.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        regularizers: Sequence[Regularizer],
+        compiled: Callable = as_given,
+    ):
+        self.regularizers = list(regularizers)
+        self.x_t = compiled(transport.path.x_t)
+        self.velocity_losses = compiled(transport.sample_losses)
 
     def __call__(
         self, model, batch: Batch, autocast: AbstractContextManager
@@ -27,9 +38,9 @@ class Objective:
             for regularizer in self.regularizers:
                 stack.enter_context(regularizer.capture())
             stack.enter_context(autocast)
-            velocity_losses = self.transport.training_losses(
-                model, batch.x_1, batch.conditions, t=batch.t, x0=batch.x_0
-            )["loss"]  # (N,)
+            path = batch.t, batch.x_0, batch.x_1
+            prediction = model(self.x_t(*path), batch.t, **batch.conditions)
+            velocity_losses = self.velocity_losses(prediction, *path)  # (N,)
         losses, logged = velocity_losses, {"velocity_loss": velocity_losses.mean()}
         for regularizer in self.regularizers:
             added, values = regularizer.losses(batch)

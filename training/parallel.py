@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from models import SiT
+from models.compiling import compile_network
 from runtime.launch import join_launch
 from training.config import EngineConfig, OptimConfig, Precision
 from training.originals import with_frozen
@@ -83,9 +84,7 @@ class Parallel:
     `bf16_weights` without sharding, where it is a copy (FSDP2 has float32 shards of its own).
     """
 
-    def __init__(
-        self, network: SiT, ema: nn.Module, accelerator: Accelerator, config: EngineConfig
-    ):
+    def __init__(self, network: SiT, ema: SiT, accelerator: Accelerator, config: EngineConfig):
         self.network, self.ema, self.accelerator = network, ema, accelerator
         self.sharding = config.sharding if accelerator.num_processes > 1 else "none"
         self.sharded = self.sharding != "none"
@@ -103,8 +102,8 @@ class Parallel:
             network.to(torch.bfloat16)
         self.compiled = config.compile
         if config.compile:
-            for block in network.blocks:
-                block.compile()
+            compile_network(network)
+            compile_network(ema)
         self.model = network if self.sharded else accelerator.prepare_model(network)
 
     def accumulating(self, last: bool):

@@ -8,7 +8,7 @@ an interrupted run is that of an uninterrupted one (save for what training/speed
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -112,17 +112,25 @@ class RunLog:
             },
         )
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Log the running averages and what else a step has, without a line for reading."""
+    def write(
+        self, step: int, values: dict[str, float], about: Mapping[str, str | bool] | None = None
+    ) -> None:
+        """Log the running averages and what else a step has, without a line for reading.
+
+        Args:
+            about: how they were made, for metrics.jsonl alone.
+        """
         if self.accelerator.is_main_process:
             with open(self.path, "a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+                file.write(json.dumps({"step": step, **values, **(about or {})}) + "\n")
         self.accelerator.log(values, step=step)
 
-    def write_extra(self, step: int, values: dict[str, float]) -> None:
-        """Log other values than the running averages."""
+    def write_extra(
+        self, step: int, values: dict[str, float], about: Mapping[str, str | bool] | None = None
+    ) -> None:
+        """Log other values than the running averages; `about` as in `write`."""
         self.seen |= values
-        self.write(step, values)
+        self.write(step, values, about if values else None)
         shown = [f"{name} {value:.4g}" for name, value in list(values.items())[:MOST_SHOWN]]
         more = f", and {len(values) - MOST_SHOWN} more values" if len(values) > MOST_SHOWN else ""
         self.say(f"step {step}: {', '.join(shown)}{more}")

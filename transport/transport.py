@@ -89,14 +89,17 @@ class Transport:
         x0 = torch.randn_like(x1) if x0 is None else x0
         x_t = self.path.x_t(t, x0, x1)
         prediction = model(x_t, t, **(model_kwargs or {}))
+        return {"loss": self.sample_losses(prediction, t, x0, x1), "pred": prediction}
+
+    def sample_losses(self, prediction: Tensor, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
+        """Compare what the network predicts at (x_t, t) with what it should: losses (N,)."""
         if self.prediction == "velocity":
             error = prediction - self.path.velocity(t, x0, x1)
         elif self.prediction == "noise":
             error = prediction - x0
         else:  # the score is -x_0 / sigma: an error in units of the noise
             error = prediction * self.path.sigma(like(t, x1))[0] + x0
-        loss = self._time_weight(t) * error.float().square().flatten(1).mean(dim=1)
-        return {"loss": loss, "pred": prediction}
+        return self._time_weight(t) * error.float().square().flatten(1).mean(dim=1)
 
     def _time_weight(self, t: Tensor) -> Tensor | float:
         if self.prediction == "velocity" or self.loss_weight is None:

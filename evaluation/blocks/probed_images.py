@@ -41,14 +41,15 @@ class Probing:
         self.labels = np.split(numbers, [len(labels[0])])  # 0..classes-1
         self.batches: list[list[Batch]] = []
 
-    def values(self, network, encode, transport: Transport) -> dict[str, float]:
+    def values(self, network, blocks, encode, transport: Transport) -> dict[str, float]:
         """Return accuracy, effective rank and cosine with the next block, averaged over `TIMES`.
 
         Args:
-            network: with `blocks` and a `null_label`; a SiT in eval mode.
+            network: called as network(x_t, t, y), with a `null_label`; a SiT in eval mode.
+            blocks: its blocks, as in `network.blocks`.
             encode: (images, mirrored, draws) -> x_1, as in the training step.
         """
-        report = self.report(network, network.blocks, encode, transport)
+        report = self.report(network, blocks, encode, transport)
         accuracy, rank = report.accuracy.mean(dim=0), report.effective_rank.mean(dim=0)
         similarity = report.similarity.mean(dim=0)
         values = {f"probe_accuracy_{k + 1}": accuracy[k] for k in range(report.depth)}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from layersync.capture import restore_forward
+from layersync.capture import restore
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def without(
         yield
     finally:
         for block, own in shadowed.items():
-            restore_forward(block, own)
+            restore(block, "forward", own)
 
 
 def give_back(x: Tensor, *args, **kwargs) -> Tensor:

@@ -11,8 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from data.batch import Batch
+from data.draws import Draw
 from data.source_protocol import ImageSource
 from models import find_model
+from models.compiling import compiled as compiled_work
 from runtime.randomness import step_streams
 from scripts.benchmarks.timing import (
     DEVICE,
@@ -26,7 +28,7 @@ from scripts.benchmarks.timing import (
 )
 from training.config import EngineConfig, OptimConfig, REPAConfig, TrainConfig
 from training.methods.heads import Heads
-from training.methods.method import Materials
+from training.methods.method import Materials, as_given
 from training.methods.methods import make_regularizers
 from training.objective import Objective
 from training.parallel import Parallel, gradient_exchange
@@ -66,7 +68,10 @@ class Step:
             cpu=DEVICE.type == "cpu", kwargs_handlers=[gradient_exchange(engine)]
         )
         self.parallel = Parallel(network, ema, accelerator, engine)
+        self.compiled = compiled_work if compiled else as_given
         self.update = Update(self.parallel, [], self.optim, last_step=1)
+        self.streams = step_streams(0, 0, range(batch), DEVICE)
+        self.draws: list[Draw] = []
         self.objectives: dict[str, Objective] = {}
         self.heads: dict[str, Heads] = {}
         for loss in dict.fromkeys(("vanilla", *losses)):
@@ -88,11 +93,13 @@ class Step:
                 source=cast(Any, ImageSource()),
                 accelerator=self.parallel.accelerator,
                 load_encoder=random_encoder,
+                compiled=self.compiled,
             )
         )
+        self.draws += [draw for regularizer in made for draw in regularizer.draws]
         for regularizer in made if self.features is not None else ():
             cast(Any, regularizer).features = lambda batch: self.features
-        self.objectives[config.loss_type] = Objective(transport, made)
+        self.objectives[config.loss_type] = Objective(transport, made, self.compiled)
         self.heads[config.loss_type] = Heads(made, self.parallel.accelerator, self.optim)
 
     def batch(self) -> Batch:
@@ -100,8 +107,8 @@ class Step:
         count = len(x_1)
         none = torch.zeros(count, dtype=torch.bool, device=DEVICE)
         t, x_0 = torch.rand(count, device=DEVICE), torch.randn_like(x_1)
-        draws = step_streams(0, 0, range(count), DEVICE)
-        return Batch(0, range(count), self.images, none, self.labels, none, t, x_1, x_0, draws)
+        extra = {draw.name: draw.of(self.streams) for draw in self.draws}
+        return Batch(0, self.images, none, self.labels, none, t, x_1, x_0, extra)
 
     def forward(self, loss: str) -> torch.Tensor:
         objective = self.objectives[loss]

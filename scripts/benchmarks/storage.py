@@ -11,7 +11,7 @@ from tqdm import tqdm
 from data.latent_manifest import CacheSettings
 from data.latent_writer import CacheWriter, ShardWriter
 from data.latents import LatentSource
-from data.loader import make_loader
+from data.loader import make_step_loader
 from data.order import StepBatches
 from models import find_model
 from models.checkpoint_file import read_checkpoint
@@ -70,10 +70,10 @@ def read(source: LatentSource, workers: int) -> dict:
     epoch = LATENTS // BATCH
     order = StepBatches(LATENTS, BATCH, 0, 0, 2 * epoch, range(BATCH))
     touched = torch.zeros(())
-    for i, (moments, _) in enumerate(make_loader(source, order, workers)):
+    for i, packed in enumerate(make_step_loader(source, order, workers)):
         if i == epoch:
             start, before = time.perf_counter(), own_memory()
-        touched += moments[0, 0, 0, 0, 0, 0]  # read it
+        touched += packed["images"][0, 0, 0, 0, 0, 0]  # read it
     taken, growth = time.perf_counter() - start, own_memory() - before
     speed = (epoch - 1) * BATCH / taken  # the clock started after that epoch's first batch
     return dict(

@@ -13,9 +13,11 @@ from PIL import Image
 from models.checkpoint_file import read_checkpoint
 from runtime.outcome import read_outcome
 from sweeps.cells import results
-from sweeps.paper_study import PaperConfig, PaperGrid, PaperStudy
+from sweeps.paper_points import PaperConfig, PaperGrid
+from sweeps.paper_study import PaperStudy
 from sweeps.pool import PoolConfig, run_cells
-from sweeps.slurm import ClusterConfig, ways_to_launch
+from sweeps.slurm import ClusterConfig
+from sweeps.slurm_nodes import ways_to_launch
 from training.tracking import MEASURED, read_log
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=f"a SLURM of two nodes {missing()}")
@@ -209,14 +211,14 @@ echo '{"outcome": "finished", "exit_code": 0, "reason": "", "command": "x"}' >$L
 
 @pytest.mark.cluster
 def test_a_row_of_the_paper_on_two_nodes_is_the_same_as_here(cluster, tmp_path, monkeypatch):
-    """Its commands are jobs, one after another; the watching may end in between."""
+    """Its commands are jobs, one after another."""
     monkeypatch.setenv("SLURM_CONF", str(cluster.configuration))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(ROOT)
     scores = []
     for name, place in (
         ("here", ClusterConfig()),
-        ("nodes", ClusterConfig("slurm", nodes=2, gpus_per_node=0)),
+        ("nodes", ClusterConfig("slurm", hours=0.5, nodes=2, gpus_per_node=0)),
     ):
         study = PaperStudy(PaperConfig(folder=str(tmp_path / name), miniature=True))
         cells = [study.cell(point) for point in study.points(PaperGrid(("b2-layersync",)))]

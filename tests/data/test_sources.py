@@ -9,7 +9,7 @@ from PIL import Image
 
 from data.data_config import TrainingData
 from data.decoding import UnreadableImage
-from data.loader import make_loader
+from data.loader import make_step_loader
 from data.order import StepBatches
 from data.rows import choose_split
 from data.sources import DigitsSource, FolderSource, load_indexed, load_source
@@ -63,8 +63,8 @@ def test_parquet_folder(parquet, flag):
     assert len(source) == 6 and source.num_classes == 4
     image, label = source[5]
     assert (image == 50).all() and label == 1
-    batch = next(iter(make_loader(source, StepBatches(6, 2, 0, 0, 1, range(2)), 0)))
-    assert batch[0].shape == (2, 3, 8, 8) and batch[1].dtype == torch.int64
+    batch = next(iter(make_step_loader(source, StepBatches(6, 2, 0, 0, 1, range(2)), 0)))
+    assert batch["images"].shape == (2, 3, 8, 8) and batch["labels"].dtype == torch.int64
 
 
 def test_columns_are_given_where_they_cannot_be_found(tmp_path):

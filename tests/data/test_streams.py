@@ -12,7 +12,7 @@ from PIL import Image
 
 import train
 from data.data_config import TrainingData
-from data.loader import make_loader
+from data.loader import make_step_loader
 from data.order import StepBatches, batch_shard
 from data.sources import load_source
 from data.streams import count_rows, lane_count
@@ -53,9 +53,9 @@ def numbers(source, first=0, last=6, rank=0, world_size=1, seed=0, workers=0):
     shard = batch_shard(BATCH, rank, world_size)
     order = StepBatches(len(source), BATCH, seed, first, last, shard)
     batches = []
-    for images, labels in make_loader(source, order, workers):
-        batches.append(images[:, 0, 0, 0].tolist())
-        assert labels.tolist() == [i % 3 for i in batches[-1]]
+    for packed in make_step_loader(source, order, workers):
+        batches.append(packed["images"][:, 0, 0, 0].tolist())
+        assert packed["labels"].tolist() == [i % 3 for i in batches[-1]]
     return batches
 
 

@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 from launching import TINY, TINY_DIGITS, check
 from PIL import Image
 
@@ -14,7 +16,7 @@ from evaluation.samples import read_samples
 from evaluation.scorers import load_scorer
 from sampling.sample_config import ODE
 from training.checks import check_train_config
-from training.config import EvalConfig, SaveConfig
+from training.config import EngineConfig, EvalConfig, SaveConfig
 from training.tracking import read_log
 
 FLAGS = [
@@ -25,20 +27,23 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def sample_checkpoint(folder, count, out):
+def sample_checkpoint(folder, count, out, **arithmetic):
     """The checkpoint of step 2, sampled by the other command."""
     checkpoint = str(folder / "checkpoints" / "0000002.pt")
-    solver = dict(sampling_method="heun2", num_sampling_steps=4)
+    solver = dict(sampling_method="heun2", num_sampling_steps=4) | arithmetic
     sampling = sample_ddp.Sampling(ODE(ckpt=checkpoint, num_fid_samples=count, out=out, **solver))
     sampling.parts.prepare()
     sampling.run(0, 1)
     return out
 
 
-def evaluated(folder) -> dict:
+def evaluated(folder, dtype="float32", compiled=False) -> dict:
+    """The scores of step 2, which say how the network was evaluated."""
     rows = read_log(folder / "metrics.jsonl")
     found = [row for row in rows if any(key.startswith("eval_") for key in row)]
     assert [row.pop("step") for row in found] == [2]
+    assert [row.pop("eval_dtype") for row in found] == [dtype]
+    assert [row.pop("eval_compiled") for row in found] == [compiled]
     return found[0]
 
 
@@ -73,6 +78,34 @@ def test_fid_and_its_company(tmp_path, tiny_networks, images):
     assert set(scores.metrics) >= {"fid", "sfid", "inception_score", "precision", "recall"}
     expected = {f"eval_{name}": value for name, value in scores.metrics.items()}
     assert evaluated(tmp_path / "run") == pytest.approx(expected, rel=1e-5)
+
+
+def test_in_bf16_and_compiled_they_are_those_of_sampling_in_bf16_and_compiled(
+    tmp_path, monkeypatch
+):
+    """With graphs captured but not lowered, so that no C++ compiler is needed."""
+    monkeypatch.setattr("models.compiling.BACKEND", "aot_eager")
+    torch._dynamo.reset()
+    AcceleratorState._reset_state()  # which keeps a process's first precision
+    evaluation = EvalConfig(eval_every=2, eval_samples=40, eval_ref="digits", eval_steps=4)
+    config = dataclasses.replace(
+        TINY_DIGITS, evaluation=evaluation, saving=SaveConfig(ckpt_every=2), run_name="run",
+        max_steps=3, engine=EngineConfig(precision="bf16", compile=True),
+        results_dir=str(tmp_path),
+    )  # fmt: skip
+    try:
+        assert train.Training(config).run() == 0
+    finally:
+        AcceleratorState._reset_state()
+    out = str(tmp_path / "samples.npz")
+    images, labels, recipe = read_samples(
+        sample_checkpoint(tmp_path / "run", 40, out, bf16=True, compile=True)
+    )
+    scores = load_scorer("digits", (8, 8, 1), "samples").evaluate([images], labels)
+    expected = {f"eval_{name}": value for name, value in scores.metrics.items()}
+    made = evaluated(tmp_path / "run", recipe["dtype"], recipe["compiled"])
+    assert made == pytest.approx(expected, rel=1e-6)
+    assert (recipe["dtype"], recipe["compiled"]) == ("bfloat16 (autocast)", True)
 
 
 @pytest.mark.parametrize(

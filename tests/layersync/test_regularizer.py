@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from layersync import LayerSync
+from layersync.alignment import token_cosine
 from transport import create_transport
 
 
@@ -339,3 +340,23 @@ def test_pairs_are_checked_against_the_blocks(pairs, named, golden_model):
 def test_repr_says_depth_and_pairs(golden_model):
     text = repr(LayerSync(golden_model.blocks, [(2, 4)]))
     assert "6" in text and "(2, 4)" in text
+
+
+def test_the_cosine_is_torchs_with_its_gradient_and_keeps_no_copies_of_tokens():
+    """In float64, for tokens of all lengths, also none at all; only what comes in is kept."""
+    torch.manual_seed(0)
+    lengths = torch.tensor([1.0, 1e3, 1e-3, 1e-9, 0.0])[None, :, None]
+    student, teacher = (torch.randn(2, 5, 7, dtype=torch.float64) * lengths for _ in range(2))
+    ours, torchs = (student.clone().requires_grad_() for _ in range(2))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        cosine = token_cosine(ours, teacher)
+    expected = torch.nn.functional.cosine_similarity(torchs, teacher, dim=-1)
+    torch.testing.assert_close(cosine, expected)
+    weights = torch.randn(2, 5, dtype=torch.float64)
+    (cosine * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(ours.grad[:, :3], torchs.grad[:, :3])
+    assert ours.grad.isfinite().all()
+    given = {ours.data_ptr(), teacher.data_ptr()}
+    assert {x.data_ptr() for x in kept if x.numel() == ours.numel()} <= given

@@ -94,6 +94,12 @@ def test_without_a_network_it_is_said_where_the_file_may_be_put(site, tmp_path, 
         read_checkpoint("sit-xl-2")
 
 
+def test_a_name_that_is_not_known_is_answered_with_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="sit-xl-3: no such file; short names are sit-xl-2, layer"):
+        read_checkpoint("sit-xl-3")
+
+
 def test_the_cache_lies_where_the_user_says(monkeypatch):
     monkeypatch.delenv("LAYERSYNC_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")

@@ -78,8 +78,7 @@ def test_compiled_blocks_give_the_same(model, monkeypatch):
     """With the graph captured but not lowered, so that no C++ compiler is needed."""
     x, t, y = inputs()
     expected = model(x, t, y)
-    compile = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile(self, backend="aot_eager"))
+    monkeypatch.setattr("models.compiling.BACKEND", "aot_eager")
     torch._dynamo.reset()
     network = Network(prepare_model(model, bf16=False, compile=True))
     torch.testing.assert_close(network(x, t, y), expected, rtol=1e-5, atol=1e-6)

@@ -53,8 +53,7 @@ def test_memory_savers_change_rounding_only(tmp_path, plain, engine):
 
 def test_compiled_blocks_give_the_same_losses(tmp_path, plain, monkeypatch):
     """With the graph captured but not lowered, so that no C++ compiler is needed."""
-    compile = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile(self, backend="aot_eager"))
+    monkeypatch.setattr("models.compiling.BACKEND", "aot_eager")
     torch._dynamo.reset()
     losses = run(tmp_path, engine=EngineConfig(compile=True))[1]
     np.testing.assert_allclose(losses, plain, rtol=1e-4)
@@ -127,13 +126,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     training = train.Training(
         config(tmp_path, saving=SaveConfig(ckpt_every=2), max_steps=8, log_every=4)
     )
-    step = training.forward_backward
+    step = training.train_step.forward_backward
 
     def poisoned(*args):
         values = step(*args)
         return values | {"loss": values["loss"] * float("nan")} if training.step == 2 else values
 
-    training.forward_backward = poisoned
+    training.train_step.forward_backward = poisoned
     assert training.run() == loop.EXIT_NOT_FINITE
     assert "the loss of step 3 is not finite" in capfd.readouterr().err
     checkpoints = training.folder / "checkpoints"
@@ -211,14 +210,14 @@ def test_training_goes_on_during_a_slow_write_and_the_file_is_the_state_of_its_s
     training = train.Training(config(tmp_path, max_steps=6, saving=saving))
     make_step, expected = training.train_step, {}
 
-    def step(images, labels):
+    def step(*args):
         if training.step == 3:  # its checkpoint has been handed over
             expected.update({k: v.clone() for k, v in training.network.state_dict().items()})
         if 3 <= training.step < 6:
             steps_meanwhile.append(release.is_set())
         if training.step == 5:
             release.set()
-        return make_step(images, labels)
+        return make_step(*args)
 
     training.train_step = step
     assert training.run() == 0

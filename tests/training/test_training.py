@@ -188,8 +188,8 @@ def test_ema_is_the_weighted_sum_of_the_weights(tmp_path):
     expected = {key: value.clone() for key, value in training.network.state_dict().items()}
     for step in range(2):
         images, labels = zip(*(training.source[i] for i in range(4)), strict=True)
-        training.train_step(torch.stack(images), torch.tensor(labels))
-        training.step = step + 1
+        items = dict(images=torch.stack(images), labels=torch.tensor(labels))
+        training.train_step(items | training.batches.draws(step, range(4)), step)
         for key, value in training.network.state_dict().items():
             expected[key] = 0.7 * expected[key] + 0.3 * value
     for key, value in training.parallel.ema.state_dict().items():

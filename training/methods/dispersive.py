@@ -17,9 +17,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runtime.flags import require
-from training.methods.method import Materials, Method, Regularizer, Setting, block_number, depth_of
+from training.methods.method import (
+    Materials,
+    Method,
+    Regularizer,
+    Setting,
+    as_given,
+    block_number,
+    depth_of,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from torch import Tensor
@@ -62,7 +71,8 @@ class DispersiveConfig(Method):
         return {"dispersive_depth": self.depth(model)}
 
     def make(self, given: Materials) -> Regularizer:
-        return DispersiveRegularizer(given.network, self.depth(given.config.model), self)
+        depth = self.depth(given.config.model)
+        return DispersiveRegularizer(given.network, depth, self, given.compiled)
 
 
 class DispersiveRegularizer(Regularizer):
@@ -70,10 +80,13 @@ class DispersiveRegularizer(Regularizer):
 
     name = "dispersive_loss"
 
-    def __init__(self, network: SiT, depth: int, config: DispersiveConfig):
+    def __init__(
+        self, network: SiT, depth: int, config: DispersiveConfig, compiled: Callable = as_given
+    ):
         from layersync.capture import BlockRecorder
 
         self.config, self.depth = config, depth
+        self.loss = compiled(dispersive_loss)
         self.recorder = BlockRecorder({depth: network.blocks[depth - 1]})
 
     def capture(self) -> AbstractContextManager:
@@ -81,7 +94,7 @@ class DispersiveRegularizer(Regularizer):
 
     def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         (tokens,) = self.recorder.take()[self.depth]
-        loss = dispersive_loss(tokens, self.config.dispersive_tau)
+        loss = self.loss(tokens, self.config.dispersive_tau)
         return self.config.dispersive_weight * loss, {self.name: loss}
 
     def announcement(self) -> str:

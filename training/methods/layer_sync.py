@@ -188,6 +188,7 @@ class LayerSyncSettings(Method):
             schedule=self.schedule,
             last_step=given.last_step,
             reduce=partial(given.accelerator.reduce, reduction="mean"),
+            compiled=given.compiled,
         )
 
 
@@ -203,6 +204,7 @@ class LayerSyncRegularizer(Regularizer):
         weight: lambda; 0 to log the similarity and change nothing.
         schedule: how lambda changes until `last_step`.
         reduce: the mean of a tensor over all processes.
+        compiled: compiles a function, or leaves it as it is.
     """
 
     name = "sync_loss"
@@ -216,11 +218,15 @@ class LayerSyncRegularizer(Regularizer):
         schedule: RegScheduleConfig,
         last_step: int,
         reduce: Callable[[Tensor], Tensor],
+        compiled: Callable,
     ):
         from layersync import LayerSync, ScheduledWeight
+        from layersync.alignment import sample_cosine
         from training.methods.schedule import reg_schedule
 
-        self.sync, self.weight = LayerSync(list(network.blocks), pairs), weight
+        cosine = compiled(sample_cosine)
+        self.sync = LayerSync(list(network.blocks), pairs, cosine=cosine)
+        self.weight = weight
         self.schedule = schedule
         device = next(network.parameters()).device
         coefficient = reg_schedule(schedule, weight, last_step)

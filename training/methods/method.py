@@ -10,9 +10,9 @@ Nothing here or in a method's file imports torch at the top, so that --help answ
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from models.sizes import dimensions
 from runtime.flags import flag
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from data.batch import Batch
+    from data.draws import Draw
     from data.source_protocol import Source
     from models import SiT
     from training.config import TrainConfig
+    from training.step_draws import Read
     from transport import Transport
 
 
@@ -37,6 +39,10 @@ class Regularizer(Protocol):
     """of its loss: the first value that it logs, and the entry of its head in a checkpoint"""
     head: nn.Module | None = None
     """what it trains besides the network (training/methods/heads.py)"""
+    draws: Sequence[Draw] = ()
+    """what it draws for each sample, after all that a step draws; `Batch.extra` has it by name"""
+    reads: Mapping[str, Read] = {}
+    """what the loader's workers read for it from disk, by its name in `Batch.extra`"""
 
     def capture(self) -> AbstractContextManager:
         """Make the context of the network's forward pass, in which it sees the blocks."""
@@ -63,6 +69,11 @@ class Regularizer(Protocol):
         """Return one line for the start of a run."""
 
 
+def as_given(work):
+    """Return a function or a module itself, where nothing is compiled (models/compiling.py)."""
+    return work
+
+
 @dataclass(frozen=True)
 class Materials:
     """Everything of a run that a method may make its regulariser of."""
@@ -76,6 +87,9 @@ class Materials:
     accelerator: Accelerator
     load_encoder: Callable | None = None
     """makes REPA's encoder of its settings; timm's pretrained one unless given"""
+
+    compiled: Callable[[Any], Any] = as_given
+    """compiles a function, or a module in place, where the run is compiled"""
 
     @property
     def head_seed(self) -> int:

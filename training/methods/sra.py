@@ -14,9 +14,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from data.draws import Draw
 from models.sizes import family
 from runtime.flags import require
-from training.methods.method import Materials, Method, Regularizer, Setting, block_number
+from training.methods.method import (
+    Materials,
+    Method,
+    Regularizer,
+    Setting,
+    as_given,
+    block_number,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +40,7 @@ if TYPE_CHECKING:
 # Published for XL and B. L's blocks are at the same fractions of the depth as XL's; S has B's depth
 # and takes B's. Ti is of no paper.
 SRA_DEPTHS = {"XL": (8, 20), "L": (7, 17), "B": (3, 8), "S": (3, 8), "Ti": (2, 5)}
+SHIFT = Draw("sra_shift")  # of the time, in units of --sra-shift
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,7 @@ class SRAConfig(Method):
             config=self,
             seed=given.head_seed,
             autocast=given.accelerator.autocast,
+            compiled=given.compiled,
         )
 
 
@@ -96,10 +106,12 @@ class SRARegularizer(Regularizer):
         depths: (student, teacher), counted from 1.
         seed: of the head's weights.
         autocast: a context manager for the teacher's pass.
+        compiled: compiles a function or a module, or leaves it as it is.
     """
 
     name = "sra_loss"
     head: nn.Module
+    draws = (SHIFT,)
 
     def __init__(
         self,
@@ -111,6 +123,7 @@ class SRARegularizer(Regularizer):
         config: SRAConfig,
         seed: int,
         autocast: Callable[[], AbstractContextManager],
+        compiled: Callable = as_given,
     ):
         from layersync.capture import BlockRecorder
         from training.methods.heads import make_head
@@ -120,18 +133,16 @@ class SRARegularizer(Regularizer):
         self.student = BlockRecorder({"student": network.blocks[student - 1]})
         self.teacher = BlockRecorder({"teacher": ema.blocks[teacher - 1]})
         width = network.pos_embed.shape[-1]
-        self.head = make_head([width, 2 * width, width], seed)
+        self.head = compiled(make_head([width, 2 * width, width], seed))
+        self.distances = compiled(token_distances)
 
     def capture(self) -> AbstractContextManager:
         return self.student.recording()
 
     def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        from torch.nn.functional import smooth_l1_loss
-
         (tokens,) = self.student.take()["student"]
-        predicted, target = self.head(tokens).float(), self.targets(batch).float()  # (N, T, D)
-        losses = smooth_l1_loss(predicted, target, reduction="none", beta=self.config.sra_beta)
-        losses = losses.flatten(1).mean(1)  # (N,)
+        predicted, target = self.head(tokens), self.targets(batch)  # (N, T, D)
+        losses = self.distances(predicted, target, self.config.sra_beta)  # (N,)
         return self.config.sra_weight * losses, {self.name: losses.mean()}
 
     def targets(self, batch: Batch) -> Tensor:
@@ -139,7 +150,7 @@ class SRARegularizer(Regularizer):
         import torch
 
         with torch.no_grad():
-            t = (batch.t + self.config.sra_shift * batch.draws.uniform()).clamp(max=1)
+            t = (batch.t + self.config.sra_shift * batch.extra[SHIFT.name]).clamp(max=1)
             x_t = self.transport.path.x_t(t, batch.x_0, batch.x_1)
             with self.autocast(), self.teacher.recording():
                 self.ema(x_t, t, **batch.conditions)
@@ -154,3 +165,11 @@ class SRARegularizer(Regularizer):
             f"EMA at t + U(0, {c.sra_shift:g}), lambda {c.sra_weight:g}, "
             f"a head of {count / 1e6:.2f}M parameters"
         )
+
+
+def token_distances(predicted: Tensor, target: Tensor, beta: float) -> Tensor:
+    """Compute the smooth L1 distance of tokens (N, T, D), its mean (N,), in float32."""
+    from torch.nn.functional import smooth_l1_loss
+
+    distances = smooth_l1_loss(predicted.float(), target.float(), reduction="none", beta=beta)
+    return distances.flatten(1).mean(1)

@@ -23,4 +23,5 @@ class BlockProbes(Monitor):
 
     def look(self, now: Moment, log: RunLog) -> None:
         run = self.run
-        log.write_extra(now.step, self.probing.values(run.ema, run.encoding, run.transport))
+        values = self.probing.values(run.evaluated, run.ema.blocks, run.encoding, run.transport)
+        log.write_extra(now.step, values)

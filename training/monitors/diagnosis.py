@@ -43,7 +43,9 @@ class Diagnosis(Monitor):
 
     def look(self, now: Moment, log: RunLog) -> None:
         part = slice(len(now.labels) // self.run.config.engine.accumulation_steps)
-        batch = self.run.draw(now.images[part], now.labels[part], now.step, self.run.shard[part])
+        batch = self.run.batches.again(
+            now.images[part], now.labels[part], now.step, self.run.shard[part]
+        )
         log.write_extra(now.step, self.values(batch))
 
     def add_up(self, tensor: Tensor) -> Tensor:

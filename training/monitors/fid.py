@@ -1,12 +1,15 @@
 """FID while training: the EMA network is sampled in place and scored, nothing is written.
 
 Image i, its label and its noise are those of sample_ddp.py with the run's seed, so that a number
-logged here is what sampling that checkpoint with these settings and `python -m evaluation` give.
+logged here is what sampling that checkpoint with these settings and `python -m evaluation` give: in
+the precision of the steps and compiled as they are, as `eval_dtype` and `eval_compiled` beside it
+say. That is `sample_ddp.py --bf16 --compile` on most GPUs.
 """
 
 from evaluation.options import MetricOptions
 from evaluation.scorers import load_scorer
 from sampling.in_place import InPlaceSampler
+from sampling.network import describe_dtype
 from training.config import TrainConfig
 from training.monitors.monitor import Moment, Monitor, Watched
 from training.tracking import RunLog
@@ -20,8 +23,9 @@ class FID(Monitor):
 
     def __init__(self, run: Watched):
         self.config, codec = run.config.evaluation, run.encoding.codec
+        device = next(run.ema.parameters()).device
         self.sampler = InPlaceSampler(
-            run.ema,
+            run.evaluated,
             run.transport,
             codec,
             run.encoding.latent_shape,
@@ -29,9 +33,14 @@ class FID(Monitor):
             steps=self.config.eval_steps,
             seed=run.config.global_seed,
             batch=self.config.eval_batch_size,
-            device=next(run.ema.parameters()).device,
+            device=device,
         )
-        size = run.config.known_size
+        size, engine = run.config.known_size, run.config.engine
+        dtype = describe_dtype(engine.precision == "bf16", engine.precision != "fp32", device)
+        self.about: dict[str, str | bool] = {
+            "eval_dtype": dtype,
+            "eval_compiled": bool(engine.compile),
+        }
         options = MetricOptions(inception_weights=self.config.eval_inception_weights)
         shape = size, size, codec.image_channels
         assert self.config.eval_ref is not None  # without it, this monitor is not made
@@ -47,7 +56,7 @@ class FID(Monitor):
         return c.evaluation.eval_every
 
     def look(self, now: Moment, log: RunLog) -> None:
-        log.write_extra(now.step, self.scores())
+        log.write_extra(now.step, self.scores(), self.about)
 
     def scores(self) -> dict[str, float]:
         """Compute {"eval_fid": ..., ...} on the first process, {} on others; a collective."""

@@ -7,6 +7,7 @@ loss is the plain squared error of the EMA network, unweighted, in `BINS` bins o
 import torch
 from torch import Tensor
 
+from data.encoding import encode_drawing
 from runtime.randomness import HELD_OUT, image_streams
 from training.config import TrainConfig
 from training.monitors.monitor import Moment, Monitor, Watched
@@ -57,9 +58,9 @@ class HeldOutLoss(Monitor):
         # stratified: image n falls into bin n mod BINS
         bins = torch.tensor([n % BINS for n in numbers], device=device)
         t = transport.training_times((bins + draws.uniform()) / BINS)
-        x_1 = self.source.encode(run.encoding.codec, images, mirrored, draws)
+        x_1 = encode_drawing(self.source, run.encoding.codec, images, mirrored, draws)
         x_0 = draws.normal(x_1.shape[1:])
-        losses = transport.training_losses(run.ema, x_1, dict(y=labels), t=t, x0=x_0)["loss"]
+        losses = transport.training_losses(run.evaluated, x_1, dict(y=labels), t=t, x0=x_0)["loss"]
         inside = torch.tensor([n < count for n in numbers], device=device).double()
         sums[0].index_add_(0, bins, losses.double() * inside)
         sums[1].index_add_(0, bins, inside)

@@ -46,5 +46,5 @@ class SampleGrid(Monitor):
         noise = image_streams(run.config.global_seed, range(IMAGES), device, PREVIEW).normal(shape)
         labels = torch.arange(IMAGES, device=device) * ema.num_classes // IMAGES
         sample = Sampler(run.transport).sample_ode(trajectory=False)
-        latents = sample(noise, Guidance(ema, run.config.cfg_scale), y=labels)[-1]
+        latents = sample(noise, Guidance(run.evaluated, run.config.cfg_scale), y=labels)[-1]
         return run.encoding.codec.decode(latents).cpu().numpy()

@@ -103,7 +103,9 @@ def test_a_run_logs_its_probes_and_is_not_changed_by_them(tmp_path):
 
     ema = training.parallel.ema
     again = [
-        Probing(training.source, 60, 0).values(ema, training.encoding, training.transport)
+        Probing(training.source, 60, 0).values(
+            ema, ema.blocks, training.encoding, training.transport
+        )
         for _ in range(2)
     ]
     assert again[0] == again[1] == {key: probes[1][key] for key in again[0]}
@@ -139,6 +141,7 @@ def test_cached_latents_are_probed_like_their_images(tmp_path):
         data = dict(dataset_name=None, data_path=path, vae=vae, num_classes=2, run_name=name)
         training = train.Training(short(tmp_path / "results", probe_every=2, **data))
         assert training.encoding.latent_shape == (4, 4, 4)
-        given = training.parallel.ema, training.encoding, training.transport
+        ema = training.parallel.ema
+        given = ema, ema.blocks, training.encoding, training.transport
         values.append(training.monitors["block_probes"].probing.values(*given))
     assert values[0] == pytest.approx(values[1], rel=1e-4)

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from copy import deepcopy
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -38,7 +39,6 @@ def batch():
     images = torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8)
     return Batch(
         step=0,
-        positions=range(6),
         images=images,
         mirrored=draws.uniform() < 0.5,
         labels=torch.arange(6),
@@ -46,7 +46,7 @@ def batch():
         t=torch.tensor([0.0, 0.1, 0.5, 0.85, 0.95, 1.0]),
         x_1=draws.normal((1, 8, 8)),
         x_0=draws.normal((1, 8, 8)),
-        draws=draws,
+        extra={"sra_shift": draws.uniform()},
     )
 
 
@@ -54,6 +54,7 @@ class Features:
     """Those that make() gives, whatever the batch."""
 
     width = 24
+    reads: ClassVar = {}
 
     def __init__(self, make):
         self.make = make
@@ -144,7 +145,8 @@ def test_sra_formula(network, batch):
     for p in ema.parameters():
         p.mul_(0.9)
     regularizer = sra(network, ema)
-    again = deepcopy(batch.draws).uniform()
+    (shift,) = regularizer.draws
+    again = batch.extra[shift.name]
     loss, logged = objective(regularizer, network, batch)
     t = np.minimum(batch.t.numpy() + 0.2 * again.numpy(), 1).astype(np.float32)
     assert (t >= batch.t.numpy()).all() and t[-1] == 1

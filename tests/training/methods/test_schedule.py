@@ -170,7 +170,7 @@ def test_only_samples_in_the_range_of_t_are_aligned(tmp_path):
         dataclasses.replace(TINY_DIGITS, reg_schedule=half, results_dir=str(tmp_path))
     )
     images, labels = zip(*(training.source[i] for i in range(8)), strict=True)
-    batch = training.draw(torch.stack(list(images)), torch.tensor(labels), 0, range(8))
+    batch = training.batches.again(torch.stack(list(images)), torch.tensor(labels), 0, range(8))
     training.network.train()
     loss, values = training.objective(training.network, batch, training.parallel.autocast())
     sync = training.objective.regularizers[0].sync

@@ -27,7 +27,7 @@ def test_the_norm_of_the_sum_follows_from_norms_and_angle(tmp_path):
     training.run()  # a few steps, so that blocks are no longer the identity
     images, labels = zip(*(training.source[i] for i in range(8)), strict=True)
     images, labels = torch.stack(list(images)), torch.tensor(labels)
-    batch = training.draw(images, labels, training.step, training.shard)
+    batch = training.batches.again(images, labels, training.step, training.shard)
     found = training.monitors["diagnosis"].values(batch)
 
     tokens = []

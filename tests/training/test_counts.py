@@ -1,0 +1,85 @@
+"""What a step asks of a GPU, counted on fake tensors (scripts/benchmarks/counting.py).
+
+Limits are the best that was counted so far: who lowers a count lowers its limit, and nothing raises
+one unseen. Kernels are those of eager steps in bf16.
+"""
+
+from functools import cache
+
+import pytest
+import torch
+
+from scripts.benchmarks.counting import Counted, count_step
+
+# operations of SiT-Ti/2 that are not views, the update and the norm of the gradients included
+LAUNCHES = {
+    "vanilla": 958,
+    "layer_sync": 1003,
+    "multiple_sync": 1036,
+    "dispersive": 1004,
+    "sra": 1317,
+    "repa": 1040,
+}
+# of SiT-S/2, 32 images
+TRAFFIC, SAVED = 14.592e9, 1.9157e9
+
+
+@cache
+def counted(loss: str, device: str, model: str = "SiT-Ti/2", batch: int = 4) -> Counted:
+    return count_step(model, loss, batch, device)
+
+
+@pytest.mark.parametrize("loss", LAUNCHES)
+def test_one_copy_brings_a_step_and_nobody_waits_for_the_device(loss):
+    step = counted(loss, "cuda")
+    (size, waited), *others = step.copies
+    assert others == [] and not waited and step.waits == []
+    # moments, labels, mirrored, dropped, t, noise, x_0, each at a multiple of 64 bytes
+    own = 4 * (4 * 4096 * 2 + 2 * 4096 * 4) + 4 * 64
+    more = {"sra": 64, "repa": 4 * 256 * 768 * 2}.get(loss, 0)
+    assert size == own + more
+
+
+@pytest.mark.parametrize("loss", LAUNCHES)
+def test_a_step_starts_no_more_kernels_than_it_did(loss):
+    assert counted(loss, "cpu").launches <= LAUNCHES[loss]
+
+
+@pytest.mark.parametrize("loss", LAUNCHES)
+def test_losses_weights_averages_and_moments_are_float32(loss):
+    for device in ("cpu", "cuda"):
+        assert set(counted(loss, device).dtypes) == {"logged", "weights", "ema", "optimizer"}
+        for name, dtypes in counted(loss, device).dtypes.items():
+            assert dtypes == {torch.float32}, name
+
+
+def test_traffic_and_memory_of_a_step_and_what_layer_sync_adds():
+    vanilla, sync = (counted(loss, "cpu", "SiT-S/2", 32) for loss in ("vanilla", "layer_sync"))
+    assert vanilla.traffic <= TRAFFIC and vanilla.saved <= SAVED
+    tokens = 32 * 256 * 384 * 4  # bytes of a block's output
+    # forward: both read once for products and once for norms, products written and summed;
+    # backward: as often again, and once more for each gradient that is added to another
+    assert sync.traffic - vanilla.traffic <= 29 * tokens
+    assert sync.saved - vanilla.saved <= 0.05 * tokens  # numbers of tokens, none of the width
+
+
+def test_the_counters_see_copies_waits_and_traffic():
+    """Of operations whose counts are known."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from scripts.benchmarks.counting import Counting
+
+    ahead = torch.zeros(100)
+    with FakeTensorMode(allow_non_fake_inputs=True), Counting() as counting:
+        x = ahead.to("cuda", non_blocking=True)
+        y = ahead.to("cuda")
+        z = (x + y).view(10, 10)  # reads 800 bytes, writes 400; a view is free
+        z.mul_(2)  # reads and writes 400
+        z @ z  # a product: its traffic is not elementwise
+        z.cpu()
+        z[z > 0]
+    counts = counting.parts[counting.part]
+    assert counts.copies == [(400, False), (400, True)]
+    assert counts.kernels["add"] == counts.kernels["mul_"] == counts.kernels["mm"] == 1
+    assert "view" not in counts.kernels
+    assert "_to_copy" in counts.waits and "nonzero" in counts.waits
