@@ -31,13 +31,9 @@ from runtime.files import (
 from runtime.locks import OutputLock, lock_output
 from runtime.npz import open_member, write_array
 from runtime.outcome import progressed
-<<<<<<< HEAD
 from runtime.png import check_picture
 from sampling.pictures import Pictures
-=======
-from sampling.pictures import Pictures, check_preview
 from sampling.read_back import damaged_member, read_back
->>>>>>> main
 from sampling.stored_recipe import (
     DAMAGED,
     check_same_recipe,
@@ -257,15 +253,3 @@ class SampleParts:
         except DAMAGED as error:
             self.path(k).unlink(missing_ok=True)
             raise RunError(f"{self.path(k)} was damaged ({error}) and is removed") from None
-<<<<<<< HEAD
-
-
-def damaged_member(path: Path) -> str | None:
-    """Name the part of an .npz that does not fit its checksum, None if every part does."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip()
-    except DAMAGED as error:
-        return str(error) or "truncated"
-=======
->>>>>>> main
