@@ -21,10 +21,11 @@ from typing import Literal
 from runtime.command import EXIT_FAILED
 from runtime.files import write_json
 from runtime.flags import flag, require
+from runtime.stopping import EXIT_PREEMPTED
 from sweeps.cells import Cell, state
 from sweeps.overview import Overview
 from sweeps.pool import POLL_SECONDS, PoolConfig, check_pool, run_cells, stop_signals
-from sweeps.process import EXIT_PREEMPTED, ROOT, CellRun, Launch
+from sweeps.process import ROOT, CellRun, Launch
 from sweeps.slurm_nodes import check_nodes, ways_to_launch
 
 ANNOUNCED_SECONDS = 300  # before its end a job is told; so long saving may take

@@ -16,7 +16,8 @@ from data.loader import make_step_loader
 from data.order import StepBatches
 from runtime.outcome import failed
 from runtime.progress import Progress, duration
-from runtime.signals import EXIT_PREEMPTED, StopRequest
+from runtime.signals import StopRequest
+from runtime.stopping import EXIT_PREEMPTED
 from training.best_checkpoint import BestCheckpoint
 from training.building import build_run
 from training.checkpoint import prune_checkpoints, save_checkpoint, tensor_bytes
@@ -162,17 +163,18 @@ class Training:
     def ended(self, stopped: bool) -> int:
         """Say how and why the run ended, on all processes at the same time; the exit code."""
         self.writer.wait()
-        self.accelerator.wait_for_everyone()  # a launcher ends all when the first one has ended
         self.log.close()
         place = f"step {self.step} of {self.last_step}"
         if not stopped:
             self.progress.say(f"finished: {place}, results in {self.folder}")
-            return 0
-        self.progress.say(
-            f"stopped at {place} by {self.stop.reason}: its checkpoint is written, the same "
-            f"command with --resume latest continues"
-        )
-        return EXIT_PREEMPTED
+        else:
+            self.progress.say(
+                f"stopped at {place} by {self.stop.reason}: its checkpoint is written, the same "
+                f"command with --resume latest continues"
+            )
+        self.accelerator.wait_for_everyone()  # a launcher ends all when one of them has ended
+        self.accelerator.state.destroy_process_group()
+        return EXIT_PREEMPTED if stopped else 0
 
     def save(self, hurry: bool = False) -> bool:
         """Have a checkpoint written, unless a loss since the last look was not finite: then False.

@@ -7,7 +7,6 @@ captured and sampled is always the same object.
 import warnings
 from contextlib import nullcontext
 from copy import deepcopy
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,11 @@ from torch.distributed.checkpoint.state_dict import (
 from models import SiT
 from models.compiling import compile_network
 from runtime.launch import join_launch
+from runtime.processes import PATIENCE
 from training.config import EngineConfig, OptimConfig, Precision
 from training.originals import with_frozen
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-# Others wait for the first process while it lists millions of files and takes the root of FID's
-# covariances; a process that died is noticed by the launcher, long before this.
-PATIENCE = timedelta(hours=1)
 
 
 def resolve_precision(precision: Precision) -> Precision:
@@ -100,7 +97,7 @@ class Parallel:
         elif config.bf16_weights:
             self.masters = deepcopy(network)
             network.to(torch.bfloat16)
-        self.compiled = config.compile
+        self.compiled = bool(config.compile)
         if config.compile:
             compile_network(network)
             compile_network(ema)

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from runtime.files import check_folder_writable
+from runtime.launch import is_first_process
 from runtime.locks import OutputLock, lock_output
 from training.checkpoint import checkpoint_files, latest_checkpoint, read_for_resume
 from training.config import TrainConfig, differences
@@ -50,7 +51,7 @@ def claim_folder(config: TrainConfig, folder: Path) -> OutputLock:
     `ValueError` when the folder cannot be written, when another launch keeps it, or at once when
     it holds a run that this one is not meant to continue.
     """
-    if config.resume != "latest":
+    if config.resume != "latest" and is_first_process():  # others may see an old listing
         find_checkpoint(config, folder)
     check_folder_writable(folder, f"--results-dir {config.results_dir}")
     return lock_output(folder, folder / LOCK)
@@ -61,9 +62,10 @@ def find_checkpoint(config: TrainConfig, folder: Path) -> Path | None:
 
     `ValueError` when the run would write over another one, or over what cannot be read.
     """
+    start = None if config.fine_tune else config.ckpt
     if config.resume == "latest":
-        return find_latest(config, folder)
-    named = config.resume or (None if config.fine_tune else config.ckpt)
+        return find_latest(config, folder) or (Path(start) if start else None)
+    named = config.resume or start
     if named:
         path = Path(os.path.realpath(named) if Path(named).is_symlink() else named)  # best.pt
         check_own_folder(path, folder)

@@ -145,7 +145,10 @@ class RunLog:
         self.say(f"step {step}: picture {path}")
 
     def close(self) -> None:
-        self.accelerator.end_training()
+        """Have the trackers send what they still hold; the process group stays."""
+        if self.accelerator.is_main_process:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
 
 
 SIT_VARIABLES = {"WANDB_KEY": "WANDB_API_KEY", "ENTITY": "WANDB_ENTITY", "PROJECT": "WANDB_PROJECT"}

@@ -11,7 +11,7 @@ from evaluation.blocks.blocks_record import (
     common_recipe,
     key_of,
 )
-from evaluation.blocks.experiments import Experiment, Subject, find_experiment
+from evaluation.blocks.experiments import Experiment, Subject, checkpoint_name, find_experiment
 from evaluation.blocks.held_out import with_split_folders
 from evaluation.blocks.probed_checkpoint import ProbedCheckpoint
 from evaluation.blocks.summary import summary_table
@@ -143,10 +143,7 @@ def default_folder(ckpt: str) -> Path:
 
 def default_names(paths: Sequence[str]) -> list[str]:
     """Return a name for each checkpoint: its run's, with the file's where runs do not differ."""
-    names = []
-    for path in map(Path, paths):
-        run = path.resolve().parent.parent if path.parent.name == "checkpoints" else None
-        names.append(run.name if run else path.stem)
+    names = [checkpoint_name(path) for path in paths]
     if len(set(names)) == len(names):
         return names
     names = [f"{name} {path.stem}" for name, path in zip(names, map(Path, paths), strict=True)]

@@ -154,6 +154,12 @@ def find_experiment(word: str) -> type[Experiment]:
     return getattr(import_module(f"evaluation.blocks.{module}"), name)
 
 
+def checkpoint_name(path: str) -> str:
+    """Return what a checkpoint is called unless told: its run's folder, or the file's name."""
+    file = Path(path)
+    return file.resolve().parent.parent.name if file.parent.name == "checkpoints" else file.stem
+
+
 def as_rows(numbers: Tensor) -> list[list[float]]:
     """Return numbers (times, blocks) as plain lists."""
     return numbers.double().cpu().tolist()

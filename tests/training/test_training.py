@@ -164,6 +164,16 @@ def test_ckpt_continues_like_resume(tmp_path, finished):
     assert all(state["step"] == 3 for state in moments)
 
 
+def test_resume_latest_begins_at_ckpt_until_there_is_a_checkpoint_of_its_own(tmp_path, finished):
+    path = str(finished.folder / "checkpoints" / "0000002.pt")
+    begun = config(tmp_path, ckpt=path, max_steps=3, resume="latest")
+    training = train.Training(begun)
+    assert training.step == 2
+    training.run()
+    del training  # and its lock
+    assert train.Training(dataclasses.replace(begun, max_steps=4)).step == 3
+
+
 def test_fine_tune_starts_from_ema_weights_with_a_new_optimizer(tmp_path, finished):
     state = read_checkpoint(finished.folder / "checkpoints" / "0000002.pt")
     shifted = {key: value + 1 for key, value in state["ema"].items()}
