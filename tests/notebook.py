@@ -1,6 +1,6 @@
 """Run a notebook without Jupyter: its code cells in one namespace, what they print and draw kept.
 
-PYTHONPATH=. python tests/examples/notebook.py examples/layersync.ipynb    # writes its outputs
+PYTHONPATH=. python tests/notebook.py examples/layersync.ipynb    # writes its outputs
 """
 
 import base64
