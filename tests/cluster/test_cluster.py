@@ -21,7 +21,8 @@ from sweeps.paper_study import PaperStudy
 from sweeps.pool import PoolConfig, run_cells
 from sweeps.slurm import ClusterConfig
 from sweeps.slurm_nodes import ways_to_launch
-from training.tracking import MEASURED, read_log
+from training.speed import MEASURED
+from training.tracking import read_log
 
 pytestmark = [
     pytest.mark.cluster,
