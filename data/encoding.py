@@ -22,7 +22,7 @@ class Encoding:
 
     def __init__(self, config: TrainingData, model: str, source: Source, device: torch.device):
         self.source = source
-        if config.vae_bf16 and (source.latents or config.vae == PIXELS):
+        if config.vae_bf16 and (source.latents or config.known_codec == PIXELS):
             what = (
                 "the data holds latents already" if source.latents else "--vae none encodes nothing"
             )

@@ -5,6 +5,7 @@ its own, and a line in `open_source`.
 """
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -140,25 +141,34 @@ class FolderSource(ImageSource, Dataset):
             raise ValueError(f"{given} {root}: {kind}")
         try:
             # millions of files, walked once: by the first process, if there is a group
-            classes, images = told_by_first(lambda: class_images(root))
+            classes, self.names, labels = told_by_first(lambda: list_classes(root))
         except ValueError as error:
             raise ValueError(
                 f"{given} {root}: it must hold one folder of images for each class, or "
                 f"parquet files, or a latent cache ({error})"
             ) from None
         self.root, self.image_size, self.num_classes = root, image_size, len(classes)
-        self.paths = [path for path, _ in images]
-        self.labels = np.array([label for _, label in images])
+        self.labels = np.array(labels)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.names)
 
     def name(self, index: int) -> str:
-        return self.paths[index].removeprefix(self.root).lstrip("/")
+        return self.names[index]
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path = self.paths[index]
+        path = os.path.join(self.root, self.names[index])
         return read_image(path, self.image_size, path), int(self.labels[index])
+
+
+def list_classes(root: str) -> tuple[list[str], list[str], list[int]]:
+    """Return the classes, and of each image its path from `root`, which others may call otherwise.
+
+    The third list has their labels.
+    """
+    classes, images = class_images(root)
+    names = [path.removeprefix(root).lstrip("/") for path, _ in images]
+    return classes, names, [label for _, label in images]
 
 
 class RowSource(ImageSource, Dataset):

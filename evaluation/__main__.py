@@ -71,12 +71,14 @@ class Table:
 def run_score(config: Score) -> None:
     from evaluation.results import check_outputs, metrics_path
     from evaluation.scorers import DIGITS, load_scorer
+    from runtime.processes import join_group
 
     pixels = config.pixels or DIGITS in (config.samples, config.ref)
     check_metrics(config.metrics, pixels)
     out = Path(config.out) if config.out else metrics_path(config.samples)
     results = Path(config.results) if config.results else out.with_name("results.csv")
     check_outputs(out, results)
+    join_group()  # the first process lists a folder, and tells the others
     samples = open_samples(config)
     if pixels:
         samples = samples.in_channels(reference_channels(config.ref))

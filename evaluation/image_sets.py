@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from runtime.npz import (
     open_npy,
     read_small,
 )
+from runtime.processes import told_by_first
 
 if TYPE_CHECKING:
     from evaluation.data_sets import DataSetImages
@@ -163,21 +164,34 @@ def describe_floats(images) -> str:
 def open_folder(folder: Path, image_size: int | None = None) -> ImageSet:
     """Open the images below `folder`, in the order of their names; their folders are the labels.
 
+    In a process group the first process looks and tells the others: a collective.
+
     Args:
         image_size: crop them to this size as ADM does; with None they must all have one size.
     """
-    paths = sorted(
-        Path(parent, name) for parent, names in walk_images(str(folder)) for name in names
-    )
-    if len(paths) < 2:
-        raise ValueError(f"{folder}: {len(paths)} images in it, at least 2 are needed")
-    height_width = (image_size, image_size) if image_size else common_size(paths)
+
+    def look() -> tuple[list[str], tuple[int, int]]:
+        found = image_paths(folder)
+        if len(found) < 2:
+            raise ValueError(f"{folder}: {len(found)} images in it, at least 2 are needed")
+        size = (image_size, image_size) if image_size else common_size(found)
+        return [str(path.relative_to(folder)) for path in found], size
+
+    names, height_width = told_by_first(look)
+    paths = [folder / name for name in names]
     parents = [path.parent for path in paths]
     labels = None
     if folder not in parents:
         numbers = {parent: number for number, parent in enumerate(sorted(set(parents)))}
         labels = np.array([numbers[parent] for parent in parents])
     return ImageSet(str(folder), FolderImages(paths, height_width, image_size), labels)
+
+
+def image_paths(folder: Path) -> list[Path]:
+    """List the images below `folder`, sorted."""
+    return sorted(
+        Path(parent, name) for parent, names in walk_images(str(folder)) for name in names
+    )
 
 
 def common_size(paths: list[Path]) -> tuple[int, int]:
@@ -249,8 +263,7 @@ def content_hash(path: str | Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
-    images: Any = open_folder(Path(path), image_size=1).images
-    for image in images.paths:
+    for image in image_paths(Path(path)):
         digest.update(str(image.relative_to(path)).encode())
         digest.update(image.read_bytes())
     return digest.hexdigest()

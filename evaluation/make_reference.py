@@ -54,8 +54,9 @@ def make_reference(config: MakeReference) -> None:
     from evaluation.evaluator import load_extractors
     from evaluation.features import extract
     from evaluation.reference import STATISTICS
-    from runtime.processes import Processes, choose_device
+    from runtime.processes import Processes, choose_device, join_group
 
+    join_group()  # the first process lists the images, and tells the others
     source = open_source(config.data, config.image_size, config.array)
     if source.shape[2] != 3:
         raise ValueError(f"{config.data}: images of one channel, Inception needs RGB")

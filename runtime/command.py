@@ -23,11 +23,11 @@ from runtime.flags import COMMON, check_numbers, check_ranges
 from runtime.launch import is_first_process, rank
 from runtime.outcome import failed, finished
 from runtime.settings_file import Section, expand_config, types_of
+from runtime.stopping import EXIT_INTERRUPTED, Stopped, signals_raise
 from runtime.switches import spell_switches
 
 EXIT_USAGE = 2
 EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130  # as shells count Ctrl-C
 HOLD_BACK_SECONDS = 20
 FRAME = set(" -─╭╮╰╯│|")  # what the parser draws around its messages
 
@@ -92,7 +92,7 @@ def parse_command(
         reason = f"{complaint(framed.getvalue())}; see {program} --help"
         if is_first_process():
             print(f"{program}: error: {reason}", file=sys.stderr, flush=True)
-        if recorded:
+        if recorded and is_first_process():  # the parser tells the others nothing
             failed(reason, EXIT_USAGE)
         hold_back()
         raise
@@ -124,14 +124,21 @@ def complaint(framed: str) -> str:
 
 
 @contextmanager
-def interrupts() -> Iterator[None]:
-    """Turn Ctrl-C into one line and exit code 130."""
+def interrupts(remedy: str = "") -> Iterator[None]:
+    """Turn Ctrl-C and a scheduler's SIGTERM or SIGUSR1 into one line and exit code 130 or 75.
+
+    Args:
+        remedy: what the line adds, a sentence without its full stop.
+    """
     try:
-        yield
-    except KeyboardInterrupt:
+        with signals_raise():
+            yield
+    except (KeyboardInterrupt, Stopped) as stop:
         if is_first_process():
-            print(f"\n{program_name()}: stopped by Ctrl-C", file=sys.stderr, flush=True)
-        raise SystemExit(EXIT_INTERRUPTED) from None
+            more = f". {remedy}" if remedy else ""
+            said = f"stopped by {str(stop) or 'Ctrl-C'}{more}"
+            print(f"\n{program_name()}: {said}", file=sys.stderr, flush=True)
+        raise SystemExit(getattr(stop, "exit_code", EXIT_INTERRUPTED)) from None
 
 
 @contextmanager
@@ -143,6 +150,11 @@ def usage_errors() -> Iterator[None]:
     try:
         with interrupts():
             yield
+    except RuntimeError as error:
+        if not (gone := ended_elsewhere(error)):
+            raise
+        print(f"[rank {rank()}] {program_name()}: error: {gone}", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_FAILED) from None
     except (ValueError, RunError, OSError) as error:
         if not is_first_process():
             hold_back()  # still here after that: the first one has no such error
@@ -157,18 +169,22 @@ def usage_errors() -> Iterator[None]:
 def run_errors(remedy: str) -> Iterator[None]:
     """Turn bad data, a failing disk or a killed worker into one line and exit code 1."""
     try:
-        with interrupts():
+        with interrupts(remedy):
             yield
         return
     except (RunError, OSError, RuntimeError) as error:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises wherever the program is
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # of a run, which would finish a step
         passes = may_pass(error)
         killed = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
-        if killed or isinstance(error, ConnectionError):
-            said = str(error).splitlines()[0].rstrip(". ")
+        if gone := ended_elsewhere(error):
+            reason, passes = gone, True
+        elif killed or isinstance(error, ConnectionError):
+            passes = True  # it might have been for the signal that ends all processes of a job
+            said = (str(error).splitlines() or [""])[0].rstrip(". ")
             reason = (
-                f"{said}: a data loading process was killed from outside, often for want of "
-                f"memory; fewer --num-workers need less"
+                f"{said}: a data loading process was killed from outside, often "
+                f"for want of memory; fewer --num-workers need less"
             )
         elif isinstance(error, RunError | OSError):
             first, *more = in_one_line(error).strip().splitlines() or [type(error).__name__]
@@ -181,6 +197,17 @@ def run_errors(remedy: str) -> Iterator[None]:
     if not passes:
         failed(reason, EXIT_FAILED)
     raise SystemExit(EXIT_FAILED)
+
+
+def ended_elsewhere(error: Exception) -> str:
+    """Say it in a line if a process group reports that one of its processes is gone; else ""."""
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out")
+    sign = next((sign for sign in signs if sign.lower() in str(error).lower()), "")
+    torchs = any(kind.__name__ == "DistError" for kind in type(error).__mro__)
+    if not isinstance(error, RuntimeError) or not (sign or torchs):
+        return ""
+    sign = sign or (str(error).splitlines() or [""])[0]
+    return f"another process of this launch has ended or cannot be reached ({sign})"
 
 
 PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLCK, errno.EINTR, errno.EREMOTEIO)
@@ -221,6 +248,12 @@ def in_one_line(error: Exception) -> str:
     if error.errno == errno.EINVAL and error.strerror != os.strerror(errno.EINVAL):
         reason = error.strerror or reason  # of this project, which says more
     return f"{name}: {reason}"
+
+
+def warn(text: str) -> None:
+    """Say in one line on standard error what a user should know of, from the first process only."""
+    if is_first_process():
+        print(f"{program_name()}: warning: {text}", file=sys.stderr, flush=True)
 
 
 def hold_back() -> None:

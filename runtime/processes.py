@@ -1,11 +1,12 @@
-"""The processes of an evaluation: who takes which images, and how results reach the first one.
+"""The processes of a launch together: what the first one tells all, and who takes which images.
 
-Process r takes the r-th contiguous share, so that joining shares by rank is file order. Results
-travel as CPU tensors over gloo, whatever else the processes use between them.
+Process r of an evaluation takes the r-th contiguous share, so that joining shares by rank is file
+order. Results travel as CPU tensors over gloo, whatever else the processes use between them.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +19,9 @@ from runtime.launch import local_rank, world_size
 from runtime.progress import Progress
 
 T = TypeVar("T")
+# Others wait for the first process while it lists millions of files and takes the root of FID's
+# covariances; a process that died is noticed by the launcher, long before this.
+PATIENCE = timedelta(hours=1)
 
 
 class Processes:
@@ -26,9 +30,9 @@ class Processes:
     def __init__(self):
         self.group = None
         if dist.is_initialized():
-            self.group = dist.new_group(backend="gloo")
-        elif world_size() > 1:
-            dist.init_process_group("gloo")
+            self.group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        else:
+            join_group()
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.count = dist.get_world_size() if dist.is_initialized() else 1
 
@@ -86,9 +90,30 @@ class Processes:
         return [theirs.to(tensor.device) for theirs in found]
 
     def close(self) -> None:
-        """Leave; for programs that end here."""
-        if self.group is None and dist.is_initialized():
+        """Leave every group; for programs that end here."""
+        if self.count > 1:
             dist.destroy_process_group()
+
+
+def join_group() -> bool:
+    """Join the processes of this launch in a group over gloo; return whether this made one.
+
+    It makes none for a process that is alone, or in a group already.
+    """
+    if dist.is_initialized() or world_size() == 1:
+        return False
+    dist.init_process_group("gloo", timeout=PATIENCE)
+    return True
+
+
+@contextmanager
+def joined_for_a_moment() -> Iterator[None]:
+    """Join the processes while the block lasts, so that `told_by_first` tells all of them."""
+    own = join_group()
+    yield
+    if own:
+        dist.barrier()  # the first one keeps the store until all have heard
+        dist.destroy_process_group()
 
 
 class Alone(Processes):

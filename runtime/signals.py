@@ -18,7 +18,6 @@ from runtime.command import program_name
 from runtime.job_time import job_end
 from runtime.launch import is_first_process
 
-EXIT_PREEMPTED = 75
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C"}
 STEPS_BETWEEN_CHECKS = 8  # with several processes, which must agree and so wait for each other

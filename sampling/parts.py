@@ -28,10 +28,12 @@ from runtime.files import (
     replacing,
     write_json,
 )
+from runtime.launch import is_first_process
 from runtime.locks import OutputLock, lock_output
 from runtime.npz import open_member, write_array
 from runtime.outcome import progressed
-from sampling.pictures import Pictures, check_preview
+from runtime.png import check_picture
+from sampling.pictures import Pictures
 from sampling.read_back import damaged_member, read_back
 from sampling.stored_recipe import (
     DAMAGED,
@@ -40,6 +42,7 @@ from sampling.stored_recipe import (
     read_recipe_file,
 )
 
+PREVIEW_KIND = "first samples"  # kind of the picture beside the .npz
 COUNTS = ("nfe", "network_passes")  # columns of which the recipe keeps mean and maximum
 
 
@@ -99,7 +102,13 @@ class SampleParts:
         recipe = self.folder / "recipe.json"
         if recipe.exists():
             check_same_recipe(self.folder, read_recipe_file(recipe), self.recipe)
-        check_preview(self.preview)
+        check_picture(self.preview, PREVIEW_KIND)
+        if is_first_process():  # which looks at all parts for the others
+            self.check_space()
+        return True
+
+    def check_space(self) -> None:
+        """Raise `ValueError` when the disk is too small."""
         there = next(p for p in self.out.absolute().parents if p.exists())
         needed, free = self.bytes_needed(), shutil.disk_usage(there).free
         if needed > free:
@@ -107,7 +116,6 @@ class SampleParts:
                 f"{self.out}: {needed / 1e9:.3g} GB needed, for the parts and the .npz, and "
                 f"{free / 1e9:.3g} GB free; make room, or give --out on another disk"
             )
-        return True
 
     @property
     def preview(self) -> Path:

@@ -118,8 +118,6 @@ if __name__ == "__main__":
     CONFIG = parse_command(Benchmark)
 
 import json
-import os
-import platform
 from collections.abc import Callable, Iterable
 
 import torch
@@ -134,6 +132,7 @@ from scripts.benchmarks import (
     steps,
     storage,
 )
+from scripts.benchmarks.tables import device_name, markdown
 from scripts.benchmarks.timing import DEVICE, Deadline, matmul_peaks, native_precisions
 
 
@@ -170,28 +169,6 @@ def check(c: Benchmark) -> None:
         )
     if "npz" in c.parts:
         assembly.check(c)
-
-
-def device_name() -> str:
-    if DEVICE.type == "cuda":
-        return torch.cuda.get_device_name()
-    models = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ] if Path("/proc/cpuinfo").exists() else []  # fmt: skip
-    name = models[0] if models else platform.processor()
-    return f"{name}, {os.cpu_count()} cores"
-
-
-def markdown(rows: list[dict], columns: dict[str, str]) -> str:
-    """Return a table of those columns, {name: format}, that any row has."""
-    columns = {name: form for name, form in columns.items() if any(row.get(name) for row in rows)}
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for row in rows:
-        cells = [format(row[name], form) if name in row else "" for name, form in columns.items()]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def silent(*words: object) -> None:
@@ -236,7 +213,8 @@ def main(c: Benchmark) -> None:
     record: dict[str, Any] = dict(device=device_name(), torch=torch.__version__, settings=asdict(c))
     peaks: dict[str, float] = {}
     if {"steps", "options", "peers", "sampling"} & set(c.parts):
-        c = replace(c, precisions=tuple(native_precisions(c.precisions)))
+        native = native_precisions(c.precisions)
+        c = replace(c, precisions=tuple(p for p in c.precisions if p in native))
     if {"steps", "options", "sampling"} & set(c.parts):
         peaks = record["matmul"] = matmul_peaks(c.precisions, c.clock)
     text = [heading, *(f"matrix products, {p}: {r / 1e12:.3g} TFLOP/s" for p, r in peaks.items())]

@@ -60,6 +60,7 @@ from runtime.launch import join_launch
 from runtime.locks import lock_output
 from runtime.outcome import finished, progressed
 from runtime.progress import Progress
+from runtime.signals import obey_parent_only
 
 LOCK = "cache.lock"
 
@@ -139,7 +140,10 @@ class Caching:
         todo = [i for i in own[self.state.process_index].tolist() if not done[i]]
         images_only: Any = self.source  # torch's Dataset asks for no more than its methods
         loader: DataLoader = DataLoader(
-            Subset(images_only, todo), self.config.batch_size, num_workers=self.config.num_workers
+            Subset(images_only, todo),
+            self.config.batch_size,
+            num_workers=self.config.num_workers,
+            worker_init_fn=obey_parent_only,
         )
         start, first = 0, self.state.is_main_process
         with Progress(self.folder.name, len(todo), "image", shown=first) as progress:

@@ -5,8 +5,9 @@
     python scripts/cache_latents.py ...                          # one process, CPU or GPU
     python scripts/cache_latents.py --out /path/to/latents --verify   # recompute the checksums
 
-Shards of consecutive images are dealt out to the processes, which never wait for each other; the
-first one writes the manifest when all shards are there. A run that was killed continues when the
+The first process lists the images and tells the others. Shards of consecutive images are dealt out
+to the processes, which never wait for each other again; the first one writes the manifest when all
+shards are there. A run that was killed continues when the
 same command is given again, on any number of processes, and the files are the same. The format is
 described in data/latents.py.
 """
@@ -78,7 +79,8 @@ from data.sources import list_fingerprint, open_source
 from models import load_codec
 from models.codecs import PIXELS, VAECodec, latent_size
 from runtime.flags import require
-from runtime.processes import choose_device
+from runtime.processes import choose_device, joined_for_a_moment
+from runtime.signals import obey_parent_only
 
 POLL_SECONDS = 0.5
 
@@ -91,7 +93,8 @@ class Caching:
         config = fitted(config)
         self.config, self.rank, self.world_size = config, rank, world_size
         self.device = set_up_device(config)
-        self.source = image_source(config)
+        with joined_for_a_moment():  # the first process lists the images, and tells the others
+            self.source = image_source(config)
         self.names = [self.source.name(i) for i in range(len(self.source))]
         codec = load_codec(config.vae, self.device)
         assert isinstance(codec, VAECodec)  # pixels were refused above
@@ -159,6 +162,7 @@ class Caching:
             batch_sampler=[list(batch) for batch in batches],
             collate_fn=gather,
             num_workers=self.config.num_workers,
+            worker_init_fn=obey_parent_only,
             pin_memory=self.device.type == "cuda",
         )
 

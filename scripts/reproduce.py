@@ -124,8 +124,9 @@ def show(c: Show) -> int:
 
 def run(c: Run) -> int:
     from sweeps.paper_miniature import SAYS
+    from sweeps.paper_points import PaperConfig, PaperGrid
     from sweeps.paper_rows import find_rows
-    from sweeps.paper_study import PaperConfig, PaperGrid, PaperStudy
+    from sweeps.paper_study import PaperStudy
     from sweeps.study import run_sweep
 
     with usage_errors():

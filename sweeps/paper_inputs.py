@@ -13,7 +13,7 @@ from sweeps.paper_rows import PaperRow
 from sweeps.paper_settings import RowSettings
 
 if TYPE_CHECKING:
-    from sweeps.paper_study import PaperConfig, PaperGrid
+    from sweeps.paper_points import PaperConfig, PaperGrid
 
 
 def check_origin(row: PaperRow, settings: RowSettings, grid: "PaperGrid", c: "PaperConfig") -> None:
@@ -29,6 +29,11 @@ def check_origin(row: PaperRow, settings: RowSettings, grid: "PaperGrid", c: "Pa
             raise ValueError(
                 f"{row.name}: a curve has many checkpoints, and --from-checkpoint is one: sample "
                 f"it with another row"
+            )
+        if any(variant.train for variant in row.variants):
+            raise ValueError(
+                f"{row.name}: its variants are trained differently, and --from-checkpoint is one: "
+                f"sample it with another row"
             )
         return
     if row.checkpoint:

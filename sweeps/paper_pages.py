@@ -83,9 +83,10 @@ def markdown_lines(rows: Sequence[PaperRow], found: Sequence[Finding] = ()) -> l
 def show_lines(row: PaperRow) -> list[str]:
     """Return everything about a row: what was published, its settings and its commands."""
     lines = [row.title, "=" * len(row.title), ""]
-    facts = [f"{METRICS.get(name, name)} {value:g}" for name, value in row.published.items()]
-    if row.published_spread:
-        facts[0] += f" +- {row.published_spread:g}"
+    facts = [
+        f"{METRICS.get(name, name)} {row.value if name == 'fid' else f'{value:g}'}"
+        for name, value in row.published.items()
+    ]
     lines += [
         f"published   {', '.join(facts) or 'no value was found'}",
         f"source      {row.source}",
@@ -95,6 +96,8 @@ def show_lines(row: PaperRow) -> list[str]:
     lines += [f"{'guessed' if not i else '':12s}{text}" for i, text in enumerate(row.guessed)]
     if row.guessed:
         lines += ["            so it can agree with the paper, and is never called reproduced"]
+    if not row.variants[0].train and (at_work := loss_settings(row)):
+        lines += [f"in force    {at_work}"]
     lines += [
         f"cost        {cost_line(row).removeprefix('Cost: ')}",
         f"recipe      {shown(row.path)}",
@@ -108,6 +111,16 @@ def show_lines(row: PaperRow) -> list[str]:
         ]
         lines += [""]
     return [*lines, *command_lines(row)]
+
+
+def loss_settings(row: PaperRow) -> str:
+    """Return the loss's settings that are left to the model: blocks and weights."""
+    from training.methods.methods import methods_of
+
+    c = settle(row, row.variants[0]).train
+    found = [method.resolved(c.model) for method in methods_of(c)]
+    numbers = {name: value for part in found for name, value in part.items() if name != "pairs"}
+    return ", ".join(f"{name} {value}" for name, value in numbers.items())
 
 
 def curve_parts(row: PaperRow) -> list[str]:

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 
 from runtime.command import EXIT_FAILED
 from runtime.flags import require
+from runtime.stopping import EXIT_PREEMPTED
 from sweeps.cells import Cell, state
 from sweeps.overview import Overview
-from sweeps.process import EXIT_PREEMPTED, CellRun, Launch
+from sweeps.process import CellRun, Launch
 
 POLL_SECONDS = 0.5
 SECONDS_UNTIL_NEXT_LOOK = 5.0  # at cells that another process works on

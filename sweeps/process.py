@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from runtime.outcome import TRIES, VARIABLE, progress_path, read_outcome
+from runtime.stopping import EXIT_PREEMPTED
 from sweeps.cells import (
     Cell,
     Command,
@@ -34,7 +35,6 @@ from sweeps.cells import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-EXIT_PREEMPTED = 75  # of train.py: it has saved, the same command continues
 SECONDS_TO_SAVE = 300  # between asking a command to stop and killing it
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1

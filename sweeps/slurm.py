@@ -21,11 +21,12 @@ from typing import Literal
 from runtime.command import EXIT_FAILED
 from runtime.files import write_json
 from runtime.flags import flag, require
+from runtime.stopping import EXIT_PREEMPTED
 from sweeps.cells import Cell, state
 from sweeps.overview import Overview
-from sweeps.pool import POLL_SECONDS, PoolConfig, check_pool, launches, run_cells, stop_signals
-from sweeps.process import EXIT_PREEMPTED, ROOT, CellRun, Launch
-from sweeps.slurm_job import JobLaunch
+from sweeps.pool import POLL_SECONDS, PoolConfig, check_pool, run_cells, stop_signals
+from sweeps.process import ROOT, CellRun, Launch
+from sweeps.slurm_nodes import check_nodes, ways_to_launch
 
 ANNOUNCED_SECONDS = 300  # before its end a job is told; so long saving may take
 REQUEUES = 1000  # after time-outs; nothing is lost by one
@@ -81,41 +82,6 @@ def check_cluster(c: ClusterConfig) -> None:
     for option in c.sbatch:
         if not option.partition("=")[2]:
             raise ValueError(f"--sbatch {option}: write NAME=VALUE, as in qos=low")
-
-
-def check_nodes(c: ClusterConfig) -> None:
-    """Raise `ValueError` for settings of jobs on several nodes that do not fit."""
-    if c.nodes is None:
-        if c.gpus_per_node is not None:
-            raise ValueError(f"--gpus-per-node {c.gpus_per_node} has no effect without --nodes")
-        return
-    if c.cluster != "slurm":
-        raise ValueError(f"--nodes {c.nodes} has no effect without --cluster slurm")
-    require(c, "nodes", c.nodes >= 1, "at least 1")
-    require(c, "gpus_per_node", (c.gpus_per_node or 0) >= 0, "at least 0")
-    for name in ("gpus_per_process", "cpus_per_process"):
-        if getattr(c, name) != getattr(ClusterConfig, name):
-            given = f"{flag(name)} {getattr(c, name)}"
-            raise ValueError(
-                f"{given} has no effect with --nodes: a node's GPUs and cores are shared"
-            )
-    if Path.cwd() != ROOT:
-        raise ValueError(f"--nodes {c.nodes}: start this from {ROOT}, where jobs start")
-
-
-def ways_to_launch(pool: PoolConfig, c: ClusterConfig) -> list[Launch]:
-    """Return ways to start commands, one for each of the cells that work at the same time."""
-    if not c.nodes:
-        return launches(pool)
-    gpus = 8 if c.gpus_per_node is None else c.gpus_per_node
-    hours, minutes = divmod(round(60 * c.hours), 60)
-    options = [f"--nodes={c.nodes}", f"--time={hours}:{minutes:02d}:00"]
-    options += [f"--gpus-per-node={gpus}"] if gpus else []
-    options += [f"--partition={c.partition}"] if c.partition else []
-    options += [f"--account={c.account}"] if c.account else []
-    options += [f"--mem={c.mem_gb:g}G"] if c.mem_gb else []
-    options += [f"--{option}" for option in c.sbatch]
-    return [JobLaunch(options=tuple(options))] * pool.parallel
 
 
 def check_settings(pool: PoolConfig, c: ClusterConfig) -> None:

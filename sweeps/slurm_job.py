@@ -21,7 +21,8 @@ from typing import ClassVar
 
 from runtime.files import write_json
 from runtime.outcome import VARIABLE, read_outcome
-from sweeps.process import EXIT_PREEMPTED, ROOT, Launch
+from runtime.stopping import EXIT_PREEMPTED
+from sweeps.process import ROOT, Launch
 
 POLL_SECONDS = 5.0
 SECONDS_TO_SETTLE = 15.0  # a job that is queued again passes through a state of the end
@@ -46,14 +47,18 @@ class JobLaunch(Launch):
         return super().shown(words, start or ["sbatch", *self.options, "scripts/slurm.sbatch"])
 
 
-def job_state(number: int) -> str | None:
-    """Return SLURM's word for the state of a job, "GONE" when forgotten, None if it cannot tell."""
+def job_state(number: int) -> tuple[str | None, str]:
+    """Return SLURM's words for the state of a job, and for why it waits.
+
+    The state is "GONE" when SLURM has forgotten it, None if it cannot tell now.
+    """
     words = ["scontrol", "--oneliner", "show", "job", str(number)]
     said = subprocess.run(words, capture_output=True, text=True)
     if said.returncode:
-        return "GONE" if "Invalid job id" in said.stderr else None
-    found = re.search(r"\bJobState=(\w+)", said.stdout)
-    return found[1] if found else None
+        return ("GONE" if "Invalid job id" in said.stderr else None), ""
+    state = re.search(r"\bJobState=(\w+)", said.stdout)
+    reason = re.search(r"\bReason=(\w+)", said.stdout)
+    return state[1] if state else None, reason[1] if reason else ""
 
 
 def remembered(memory: Path, words: list[str]) -> int | None:
@@ -63,7 +68,7 @@ def remembered(memory: Path, words: list[str]) -> int | None:
         number = int(record["job"]) if record["words"] == words else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return None if number is None or job_state(number) in ENDED else number
+    return None if number is None or job_state(number)[0] in ENDED else number
 
 
 def submit(options: list[str], words: list[str], folder: Path) -> int:
@@ -79,10 +84,14 @@ def submit(options: list[str], words: list[str], folder: Path) -> int:
 
 
 def wait_for_end(number: int, told: Path) -> str:
-    """Wait until the job has ended for good; return its state."""
-    ended_at = None
+    """Wait until the job has ended for good, and print each change; return its state."""
+    ended_at, before = None, ""
     while True:
-        state = job_state(number)
+        state, reason = job_state(number)
+        why = "" if reason in ("", "None") else f" ({reason})"
+        if state and state + why != before:
+            before = state + why
+            print(f"{PREFIX}: job {number} is {before}", flush=True)
         if state not in ENDED:
             ended_at = None
         elif read_outcome(told):

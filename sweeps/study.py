@@ -17,7 +17,8 @@ from runtime.command import usage_errors
 from sweeps.cells import Cell, Command, to_do
 from sweeps.pool import PoolConfig
 from sweeps.process import Launch
-from sweeps.slurm import ClusterConfig, check_settings, ways_to_launch, work_through
+from sweeps.slurm import ClusterConfig, check_settings, work_through
+from sweeps.slurm_nodes import ways_to_launch
 from sweeps.sweep_folder import check_same_sweep, join_sweep, load_sweep
 
 

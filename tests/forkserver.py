@@ -128,18 +128,23 @@ class ForkServer:
         return ForkedProcess(words, folder, environment or {}, limits, output)
 
     def start_ranks(self, words: list, processes: int, **settings) -> list[ForkedProcess]:
-        """Start a command as torchrun does on one machine, one process for each rank."""
+        """Start a command as torchrun does on one machine, one process for each rank.
+
+        Args:
+            words: of all ranks, or a list for each of them.
+        """
         environment = settings.pop("environment", None) or {}
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         group = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(processes))
         group |= dict(LOCAL_WORLD_SIZE=str(processes), TORCHELASTIC_RUN_ID=f"forked{port}")
+        each = words if isinstance(words[0], list) else [words] * processes
         return [
             self.start(
-                words,
-                environment=environment | group | dict(RANK=str(rank), LOCAL_RANK=str(rank)),
+                own,
+                environment=group | dict(RANK=str(rank), LOCAL_RANK=str(rank)) | environment,
                 **settings,
             )
-            for rank in range(processes)
+            for rank, own in enumerate(each)
         ]

@@ -72,7 +72,7 @@ def check_train_config(c: TrainConfig) -> None:
     check_best(c)
     if c.fine_tune and not c.ckpt:
         raise ValueError("--fine-tune needs --ckpt FILE, the weights to start from")
-    if c.resume and c.ckpt and not c.fine_tune:
+    if c.resume not in (None, "latest") and c.ckpt and not c.fine_tune:
         raise ValueError("--resume and --ckpt both name a checkpoint: give one of them")
 
 

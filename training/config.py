@@ -232,7 +232,8 @@ class TrainConfig(TrainingData):
     resume: str | None = free(None)
     """"latest" or a checkpoint: continue exactly where it was written"""
     ckpt: str | None = free(None)
-    """a checkpoint: as --resume, or with --fine-tune its weights only"""
+    """a checkpoint: as --resume, or with --fine-tune its weights only; --resume latest prefers the
+    newest of the run's own"""
     fine_tune: bool = False
     """start a new run, with a new optimizer, from the EMA weights of --ckpt"""
 

@@ -16,7 +16,8 @@ from data.loader import make_step_loader
 from data.order import StepBatches
 from runtime.outcome import failed
 from runtime.progress import Progress, duration
-from runtime.signals import EXIT_PREEMPTED, StopRequest
+from runtime.signals import StopRequest
+from runtime.stopping import EXIT_PREEMPTED
 from training.best_checkpoint import BestCheckpoint
 from training.building import build_run
 from training.checkpoint import prune_checkpoints, save_checkpoint, tensor_bytes
@@ -59,9 +60,7 @@ class Training:
         )
         self.step = 0
         if built.start:
-            self.update.load_state(built.start)
-            self.objective.load_state(built.start["regularizers"])
-            self.step = built.start["step"]
+            self.take_up(built.start, f"checkpoint {built.start_path}")
         self.monitors = Monitors(
             Watched(
                 config=self.config,
@@ -72,7 +71,8 @@ class Training:
                 shard=self.shard,
             )
         )
-        self.meter = Meter(self.accelerator, built.start and built.start["meter"])
+        meter = built.start and built.start["meter"]
+        self.meter = Meter(self.accelerator, meter, f"checkpoint {built.start_path}")
         self.stop = StopRequest(self.accelerator, 4 * tensor_bytes(self.network.state_dict()))
         self.progress = Progress(
             self.folder.name,
@@ -94,6 +94,15 @@ class Training:
         self.writer = CheckpointWriter(self.write_checkpoint)
         # names of checkpoints that are known to be readable: the one just read, then those written
         self.whole = {built.start_path.name} if built.start_path else set()
+
+    def take_up(self, start: dict, name: str) -> None:
+        """Continue from a checkpoint, whose weights the network has; errors call it `name`."""
+        try:
+            self.update.load_state(start)
+            self.objective.load_state(start["regularizers"])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        self.step = start["step"]
 
     def run(self) -> int:
         """Train to the last step, or until told to stop; returns the exit code."""
@@ -154,17 +163,18 @@ class Training:
     def ended(self, stopped: bool) -> int:
         """Say how and why the run ended, on all processes at the same time; the exit code."""
         self.writer.wait()
-        self.accelerator.wait_for_everyone()  # a launcher ends all when the first one has ended
         self.log.close()
         place = f"step {self.step} of {self.last_step}"
         if not stopped:
             self.progress.say(f"finished: {place}, results in {self.folder}")
-            return 0
-        self.progress.say(
-            f"stopped at {place} by {self.stop.reason}: its checkpoint is written, the same "
-            f"command with --resume latest continues"
-        )
-        return EXIT_PREEMPTED
+        else:
+            self.progress.say(
+                f"stopped at {place} by {self.stop.reason}: its checkpoint is written, the same "
+                f"command with --resume latest continues"
+            )
+        self.accelerator.wait_for_everyone()  # a launcher ends all when one of them has ended
+        self.accelerator.state.destroy_process_group()
+        return EXIT_PREEMPTED if stopped else 0
 
     def save(self, hurry: bool = False) -> bool:
         """Have a checkpoint written, unless a loss since the last look was not finite: then False.

@@ -31,6 +31,7 @@ SHAPING = (  # of their flags, under the same names here
     "model", "image_size", "num_classes", "global_batch_size", "path_type", "prediction",
     "loss_weight", "train_eps", "sample_eps", "loss_type",
 )  # fmt: skip
+UNSHAPING = ("data_path", "dataset_name", "vae", "epochs", "global_seed")
 PAIR = ("encoder_depth", "gt_encoder_depth", "reg_weight")
 SHARED = (
     *SHAPING, *PAIR, "data_path", "dataset_name", "cache_dir", "results_dir", "epochs", "vae",
@@ -56,6 +57,17 @@ def original_settings(checkpoint: dict) -> dict:
         known["pairs"] = ", ".join(f"{s} -> {t}" for s, t in given.get("multi_blocks_match", []))
     group = checkpoint["opt"]["param_groups"][0]
     return known | {"lr": group["lr"], "weight_decay": group["weight_decay"]}
+
+
+def original_flags(checkpoint: dict) -> dict:
+    """Return what continuing a run of theirs takes from its file, by the names of our flags."""
+    given = vars(checkpoint["args"])
+    own = original_settings(checkpoint) | {name: given.get(name) for name in UNSHAPING}
+    if own.pop("pairs", None):
+        own["multi_blocks_match"] = str(given["multi_blocks_match"])
+    if own["data_path"]:
+        own.pop("dataset_name")
+    return {name: value for name, value in own.items() if value is not None}
 
 
 def original_differences(config: TrainConfig, known: dict) -> list[str]:

@@ -7,7 +7,6 @@ captured and sampled is always the same object.
 import warnings
 from contextlib import nullcontext
 from copy import deepcopy
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,11 @@ from torch.distributed.checkpoint.state_dict import (
 from models import SiT
 from models.compiling import compile_network
 from runtime.launch import join_launch
+from runtime.processes import PATIENCE
 from training.config import EngineConfig, OptimConfig, Precision
 from training.originals import with_frozen
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-# Others wait for the first process while it lists millions of files and takes the root of FID's
-# covariances; a process that died is noticed by the launcher, long before this.
-PATIENCE = timedelta(hours=1)
 
 
 def resolve_precision(precision: Precision) -> Precision:
@@ -100,7 +97,7 @@ class Parallel:
         elif config.bf16_weights:
             self.masters = deepcopy(network)
             network.to(torch.bfloat16)
-        self.compiled = config.compile
+        self.compiled = bool(config.compile)
         if config.compile:
             compile_network(network)
             compile_network(ema)
@@ -182,7 +179,10 @@ class Parallel:
 
 
 def load_optimizer_state(network: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load a whole state that names parameters as `network` does."""
+    """Load a whole state that names parameters as `network` does; `ValueError` if one lacks."""
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad and name not in state["state"]:
+            raise ValueError(f"its optimizer has no state of {name}; resume from another file")
     whole = StateDictOptions(full_state_dict=True)
     set_optimizer_state_dict(network, optimizer, state, options=whole)
     for group in optimizer.param_groups:

@@ -17,21 +17,26 @@ RESUMING = ("--resume", "--ckpt")  # the original's --ckpt too, without --fine-t
 def with_own_settings(args: list[str]) -> list[str]:
     """Return the command line with the settings of the checkpoint that it continues put first.
 
-    `ValueError` for a file that is no checkpoint. One without settings, as SiT's, has none to give.
+    `ValueError` for a file that is no checkpoint. Weights alone, as SiT's, have none to give.
     """
     flag, name = resumed_file(args)
     if flag is None or name is None or not Path(name).is_file():
         return args  # what is missing is refused where it is opened
     from models.checkpoint_file import read_checkpoint
+    from training.originals import is_original, original_flags
 
-    stored = read_checkpoint(name, mmap=True).get("config")
-    taken = settings_of_record(stored) if isinstance(stored, dict) else None
-    if taken is None or stored is None:
+    content = read_checkpoint(name, mmap=True)
+    stored = content.get("config", {})
+    if is_original(content):
+        taken: dict | None = original_flags(content)
+    else:
+        taken = settings_of_record(stored) if isinstance(stored, dict) and stored else None
+    if taken is None:
         return args
     if stored.get("wandb_run_name"):
         taken["wandb_run_name"] = stored["wandb_run_name"]
     path = Path(name).resolve()
-    if path.parent.name == "checkpoints":
+    if path.parent.name == "checkpoints" and stored:
         taken |= {"results_dir": str(path.parents[2]), "run_name": path.parents[1].name}
     own = args
     if flag == "--ckpt":  # of a run that itself began from weights, --ckpt says which

@@ -5,9 +5,11 @@ results/<run name>/ holds config.json, metrics.jsonl, checkpoints/0000400.pt, sa
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 from runtime.files import check_folder_writable
+from runtime.launch import is_first_process
 from runtime.locks import OutputLock, lock_output
 from training.checkpoint import checkpoint_files, latest_checkpoint, read_for_resume
 from training.config import TrainConfig, differences
@@ -49,7 +51,7 @@ def claim_folder(config: TrainConfig, folder: Path) -> OutputLock:
     `ValueError` when the folder cannot be written, when another launch keeps it, or at once when
     it holds a run that this one is not meant to continue.
     """
-    if config.resume != "latest":
+    if config.resume != "latest" and is_first_process():  # others may see an old listing
         find_checkpoint(config, folder)
     check_folder_writable(folder, f"--results-dir {config.results_dir}")
     return lock_output(folder, folder / LOCK)
@@ -60,11 +62,12 @@ def find_checkpoint(config: TrainConfig, folder: Path) -> Path | None:
 
     `ValueError` when the run would write over another one, or over what cannot be read.
     """
+    start = None if config.fine_tune else config.ckpt
     if config.resume == "latest":
-        return find_latest(config, folder)
-    named = config.resume or (None if config.fine_tune else config.ckpt)
+        return find_latest(config, folder) or (Path(start) if start else None)
+    named = config.resume or start
     if named:
-        path = Path(named).resolve() if Path(named).is_symlink() else Path(named)  # best.pt
+        path = Path(os.path.realpath(named) if Path(named).is_symlink() else named)  # best.pt
         check_own_folder(path, folder)
         return path
     if holds_run(folder):
@@ -139,17 +142,26 @@ def schedules_to_the_end(config: TrainConfig) -> list[str]:
     return found
 
 
-def read_start(
-    config: TrainConfig, arch: dict, data_length: int, last_step: int, path: Path
-) -> dict:
-    """Read the checkpoint at `path`; `ValueError` when it is of a run with other settings."""
+def read_start(config: TrainConfig, path: Path) -> dict:
+    """Read the checkpoint at `path`; `ValueError` when it is of a run with other settings.
+
+    It needs no data, so that a file which is damaged or another run's is refused at once.
+    """
     checkpoint = read_for_resume(path, heads=trains_heads(config))
     original = checkpoint.get("original")
-    if original is not None:
-        found = original_differences(config, original)
+    if original is None:
+        refuse_others(path, different_settings(config, checkpoint["config"]))
     else:
-        found = different_settings(config, checkpoint["config"])
-    if not found and arch != checkpoint["arch"]:
+        refuse_others(path, original_differences(config, original))
+    return checkpoint
+
+
+def check_start(
+    config: TrainConfig, arch: dict, data_length: int, last_step: int, checkpoint: dict, path: Path
+) -> None:
+    """Raise `ValueError` when a checkpoint is of another network or data, or ends elsewhere."""
+    found, original = [], checkpoint.get("original")
+    if arch != checkpoint["arch"]:
         found = [f"network: {checkpoint['arch']} there, {arch} here"]
     for schedule in schedules_to_the_end(config):
         if original is None and last_step != checkpoint["last_step"]:
@@ -158,6 +170,10 @@ def read_start(
             )
     if original is None and data_length != checkpoint["data_length"]:
         found.append(f"images in the data: {checkpoint['data_length']} there, {data_length} here")
+    refuse_others(path, found)
+
+
+def refuse_others(path: Path, found: list[str]) -> None:
+    """Raise `ValueError` if there are differences between a checkpoint's run and this one."""
     if found:
         raise ValueError(f"checkpoint {path} is of another run; {'; '.join(found)}")
-    return checkpoint

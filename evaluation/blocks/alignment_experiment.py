@@ -18,7 +18,7 @@ from evaluation.blocks.alignment_metrics import (
     normalised,
 )
 from evaluation.blocks.blocks_config import USUAL_SAMPLES
-from evaluation.blocks.experiments import Measured, Subject
+from evaluation.blocks.experiments import Measured, Subject, checkpoint_name
 from evaluation.blocks.held_out import images_without_labels
 from evaluation.blocks.image_encoder import ImageEncoder, resampled
 from evaluation.blocks.probed_checkpoint import ProbedCheckpoint
@@ -214,7 +214,8 @@ class Alignment:
         names = ("cka", "cka_biased") if word == "cka" else (word.replace("-", "_"),)
         mean = matrices[names[0]].mean(dim=0)
         several = mean.shape[1] > 1
-        name = Path(str(self.options.encoder)).stem
+        name = str(self.options.encoder)
+        name = name if self.other is None else checkpoint_name(name)
         return Measured(
             title=f"{word.replace('-', ' ')} with {'the nearest block of ' * several}{name}",
             values={one: matrices[one].max(dim=2).values.tolist() for one in names},

@@ -11,7 +11,7 @@ from evaluation.blocks.blocks_record import (
     common_recipe,
     key_of,
 )
-from evaluation.blocks.experiments import Experiment, Subject, find_experiment
+from evaluation.blocks.experiments import Experiment, Subject, checkpoint_name, find_experiment
 from evaluation.blocks.held_out import with_split_folders
 from evaluation.blocks.probed_checkpoint import ProbedCheckpoint
 from evaluation.blocks.summary import summary_table
@@ -52,6 +52,8 @@ def open_subjects(c: BlocksConfig, processes: Processes) -> list[Subject]:
     found = []
     for name, path in zip(c.names or default_names(c.ckpt), c.ckpt, strict=True):
         one = ProbedCheckpoint(path, c, device)
+        if set(c.probes) != {"segmentation"}:  # which looks at other images
+            one.encoding  # noqa: B018 (made here, it refuses data that the network cannot see)
         depth = len(one.blocks)
         if c.labels == "null":
             one.check_null_label("; --labels true gives it the images' own")
@@ -128,6 +130,8 @@ def describe(subject: Subject) -> str:
     step = "" if trained.step is None else f", step {trained.step:,}"
     blocks = ", ".join(map(str, subject.numbers))
     data = subject.checkpoint.data.data_name
+    if set(subject.config.probes) == {"segmentation"}:  # which looks at no others
+        data = str(subject.config.segmentation_options.masks)
     return f"{subject.name}: {trained.arch['name']}{step}, blocks {blocks}; images of {data}"
 
 
@@ -139,10 +143,7 @@ def default_folder(ckpt: str) -> Path:
 
 def default_names(paths: Sequence[str]) -> list[str]:
     """Return a name for each checkpoint: its run's, with the file's where runs do not differ."""
-    names = []
-    for path in map(Path, paths):
-        run = path.resolve().parent.parent if path.parent.name == "checkpoints" else None
-        names.append(run.name if run else path.stem)
+    names = [checkpoint_name(path) for path in paths]
     if len(set(names)) == len(names):
         return names
     names = [f"{name} {path.stem}" for name, path in zip(names, map(Path, paths), strict=True)]

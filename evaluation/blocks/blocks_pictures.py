@@ -89,7 +89,7 @@ def draw_maps(entries: Sequence[dict], path: Path) -> None:
             matrix, origin="lower", extent=extent, cmap="magma", vmin=low, vmax=high
         )
         axis.set_title(title, fontsize=9)
-        axis.set(xlabel="block", ylabel="block")
+        axis.set(xlabel="block of the other", ylabel="block")
     figure.colorbar(picture, ax=axes.ravel().tolist())
     save(figure, path)
 

@@ -145,12 +145,19 @@ EXPERIMENTS = {  # value of --probes: module and class, imported when it is aske
     "cknna": "alignment_experiment:Alignment",
     "mutual-knn": "alignment_experiment:Alignment",
     "removal": "removal_experiment:Removal",
+    "segmentation": "segmentation_experiment:Segmentation",
 }
 
 
 def find_experiment(word: str) -> type[Experiment]:
     module, name = EXPERIMENTS[word].split(":")
     return getattr(import_module(f"evaluation.blocks.{module}"), name)
+
+
+def checkpoint_name(path: str) -> str:
+    """Return what a checkpoint is called unless told: its run's folder, or the file's name."""
+    file = Path(path)
+    return file.resolve().parent.parent.name if file.parent.name == "checkpoints" else file.stem
 
 
 def as_rows(numbers: Tensor) -> list[list[float]]:

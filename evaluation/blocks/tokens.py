@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         labels = None if self.labels is None else self.labels.to(device)
-        return Batch(*(tensor.to(device) for tensor in self[:3]), labels)
+        return Batch(self.x_1.to(device), self.x_0.to(device), self.target.to(device), labels)
 
 
 class TokenExtractor:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -21,7 +22,6 @@ from scripts.benchmarks.timing import (
     Deadline,
     alternate,
     attempt,
-    autocast,
     compiled_or_not,
     ratio,
     set_precision,
@@ -59,13 +59,16 @@ class Step:
     ):  # fmt: skip
         set_precision(precision)
         torch.manual_seed(0)
-        self.precision, self.optim = precision, optim or OptimConfig()
+        self.optim = optim or OptimConfig()
         self.features = features
         network = find_model(name)(input_size=LATENTS[1])
         ema = deepcopy(network).eval().requires_grad_(False)
         engine = EngineConfig(cast(Any, precision), compile=compiled, **(options or {}))
+        AcceleratorState._reset_state()  # it keeps a process's first precision
         accelerator = Accelerator(
-            cpu=DEVICE.type == "cpu", kwargs_handlers=[gradient_exchange(engine)]
+            cpu=DEVICE.type == "cpu",
+            mixed_precision="bf16" if precision == "bf16" else "no",
+            kwargs_handlers=[gradient_exchange(engine)],
         )
         self.parallel = Parallel(network, ema, accelerator, engine)
         self.compiled = compiled_work if compiled else as_given
@@ -112,7 +115,7 @@ class Step:
 
     def forward(self, loss: str) -> torch.Tensor:
         objective = self.objectives[loss]
-        return objective(self.parallel.model, self.batch(), autocast(self.precision))[0]
+        return objective(self.parallel.model, self.batch(), self.parallel.autocast())[0]
 
     def __call__(self, loss: str) -> torch.Tensor:
         """Make a step; returns the norm of the gradients."""

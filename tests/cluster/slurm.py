@@ -1,21 +1,28 @@
-"""A real SLURM of two nodes on this machine: munged, slurmctld and two slurmd of its own.
+"""A real SLURM of two nodes on this machine, and a spare one: munged, slurmctld, and their slurmd.
 
     with Cluster(folder) as cluster:
         job = cluster.submit("--nodes=2", "scripts/slurm.sbatch", "train.py", ...)
 
 Everything it needs lies in its folder, with ports and a cluster name of its own, so that it meets
 no other SLURM on the machine. Jobs in the partition `urgent` preempt those in `main`, which are
-queued again after some seconds of grace.
+queued again after some seconds of grace, and those in `scratch`, which are cancelled. A job that is
+queued again waits for REQUEUED seconds, by default two minutes, until its old credential is worth
+nothing any more on the nodes.
+
+A node answers the order to end a task when that has ended, after KillWait at the latest. An answer
+later than MessageTimeout counts as lost, and the order is given again a minute later: by then to
+the next start of the job, which has the same number. With SLURM's own two minutes of waiting there
+is none yet; here MessageTimeout is the longer one.
 """
 
 import contextlib
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import time
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -23,6 +30,9 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "munged"
 NODES = "n1", "n2"
+SPARE = "n3"  # of the partition `alone`, where nothing is preempted
+REQUEUED = 5  # not less: SLURM takes its default for what it finds too short
+ENDED = "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"
 CONFIGURATION = """\
 ClusterName={name}
 FirstJobId={first}
@@ -31,7 +41,7 @@ SlurmctldPort={ports[0]}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
+AuthInfo=socket={folder}/munge/socket,cred_expire={requeued}
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -50,12 +60,17 @@ SwitchType=switch/none
 AccountingStorageType=accounting_storage/none
 JobRequeue=1
 KillWait=10
+MessageTimeout=60
+MinJobAge=7200
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SchedulerParameters=batch_sched_delay=0,sched_interval=5,bf_interval=5
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 Gres=gpu:2 State=UNKNOWN
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 Gres=gpu:2 State=UNKNOWN
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=16 Gres=gpu:2 State=UNKNOWN
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=16 Gres=gpu:2 State=UNKNOWN
+NodeName=n3 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[3]} CPUs=16 State=UNKNOWN
+PartitionName=alone Nodes=n3 MaxTime=60 State=UP PreemptMode=OFF
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=60 State=UP PriorityTier=1 GraceTime=20
+PartitionName=scratch Nodes=n1,n2 MaxTime=60 State=UP PriorityTier=1 PreemptMode=CANCEL
 PartitionName=urgent Nodes=n1,n2 MaxTime=60 State=UP PriorityTier=10
 """
 
@@ -98,13 +113,19 @@ class Cluster:
         } | {"SLURM_CONF": str(self.configuration), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
 
     def __enter__(self) -> "Cluster":
-        for name in ("state", "spool", "log", "munge", *(f"spool/{node}" for node in NODES)):
+        for name in (
+            "state",
+            "spool",
+            "log",
+            "munge",
+            *(f"spool/{node}" for node in (*NODES, SPARE)),
+        ):
             (self.folder / name).mkdir(parents=True)
         (self.folder / "munge").chmod(0o711)
         host = socket.gethostname().split(".")[0]
         # ports of runs are derived from the number of the job: another one in each such SLURM
         settings = dict(name=f"t{os.getpid()}", first=1000 + os.getpid(), host=host)
-        settings |= dict(folder=self.folder, ports=free_ports(3))
+        settings |= dict(folder=self.folder, ports=free_ports(4), requeued=REQUEUED)
         self.configuration.write_text(CONFIGURATION.format(**settings))
         devices = "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"  # so far as SLURM can tell
         (self.folder / "gres.conf").write_text(devices)
@@ -113,7 +134,7 @@ class Cluster:
             config = ["-f", str(self.configuration)]
             self.daemon(["slurmctld", "-D", *config])
             wait_for(self.answers, what="slurmctld did not answer")
-            for node in NODES:
+            for node in (*NODES, SPARE):
                 self.daemon(["slurmd", "-D", "-N", node, *config])
             wait_for(lambda: self.call("sinfo", "-h", "-o", "%T").split() == ["idle"], what="idle")
         except BaseException:
@@ -184,7 +205,6 @@ class Job:
 
     def __init__(self, cluster: Cluster, number: int, folder: Path):
         self.cluster, self.number, self.folder = cluster, number, folder
-        self.waits_since: float | None = None
 
     @property
     def log(self) -> str:
@@ -201,44 +221,33 @@ class Job:
         said = self.cluster.call("scontrol", "--oneliner", "show", "job", self.number)
         return re.search(rf"\b{name}=(\S*)", said)[1]
 
-    def hurry(self) -> None:
-        """Spare a job that was queued again most of its two minutes of waiting.
-
-        Not all: for some seconds the nodes refuse it, taking it for the one that they just ended.
-        """
-        if self.shown("JobState") != "PENDING" or self.shown("Reason") not in ("BeginTime", "None"):
-            self.waits_since = None
-            return
-        self.waits_since = self.waits_since or time.monotonic()
-        if time.monotonic() - self.waits_since > 4:
-            with contextlib.suppress(AssertionError):  # it has just been started
-                self.cluster.call("scontrol", "update", f"jobid={self.number}", "StartTime=now")
-
-    def wait_for(self, condition, seconds: float = 90) -> None:
+    def wait_for(self, condition, seconds: float = 240) -> None:
         """Wait for `condition()`, which the job brings about before it ends."""
 
         def look():
-            self.hurry()
             met = condition()
-            assert met or self.shown("JobState") != "COMPLETED", self.log
+            assert met or self.shown("JobState") not in ENDED, self.log
             return met
 
-        wait_for(look, seconds, "the job did not come so far")
+        wait_for(look, seconds, f"the job did not come so far\n{self.log[-3000:]}")
 
-    def wait(self, seconds: float = 120) -> str:
+    def wait(self, seconds: float = 240) -> str:
         """Wait for the end; returns the state."""
-        ended = "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"
         since: dict[str, float] = {}
 
         def look():
-            self.hurry()
             state = self.shown("JobState")
-            if state not in ended:
+            if state not in ENDED:
                 since.clear()  # such a state also passes when a job is queued again
                 return ""
-            return state if time.monotonic() - since.setdefault(state, time.monotonic()) > 2 else ""
+            return state if time.monotonic() - since.setdefault(state, time.monotonic()) > 3 else ""
 
         return wait_for(look, seconds, f"the job did not end\n{self.log[-3000:]}")
+
+    def seconds_left(self) -> float:
+        """Until the end of the job's time."""
+        end = datetime.fromisoformat(self.shown("EndTime"))
+        return (end - datetime.now()).total_seconds()
 
     def tasks(self, node: str) -> list[psutil.Process]:
         """The processes of the command on a node."""
@@ -251,8 +260,8 @@ class Job:
                 found.append(process)
         return found
 
-    def kill_tasks(self, node: str) -> None:
-        """SIGKILL what the command has running on a node."""
-        for process in self.tasks(node):
+    def signal_tasks(self, number: int, *nodes: str) -> None:
+        """Send a signal to what the command has running on these nodes."""
+        for process in [process for node in nodes for process in self.tasks(node)]:
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
+                process.send_signal(number)

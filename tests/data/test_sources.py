@@ -162,7 +162,7 @@ def test_a_link_to_the_folder_itself_adds_no_images(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     after = load(data_path=str(tmp_path))
-    assert (after.paths, after.num_classes) == (before.paths, 2)
+    assert (after.names, after.num_classes) == (before.names, 2)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import gc
+import json
 import multiprocessing
 import os
 import re
@@ -13,7 +14,7 @@ import time
 
 import pytest
 
-from runtime.locks import PATIENCE, InUse, lock_output
+from runtime.locks import PATIENCE, InUse, launch_name, lock_output
 
 FORK = multiprocessing.get_context("fork")
 
@@ -69,6 +70,26 @@ def test_lock_of_a_killed_process_is_free(tmp_path, holder):
     process, _ = holder
     os.kill(process.pid, signal.SIGKILL)
     lock_output("out", tmp_path / "lock", patience=10).release()
+
+
+def test_a_lock_left_on_another_machine_is_free(tmp_path):
+    """Its process number is this one's; only who holds the file counts."""
+    word = {"host": "elsewhere", "pid": os.getpid(), "launch": launch_name(), "locked": True}
+    (tmp_path / "lock").write_text(json.dumps(word))
+    lock_output("out", tmp_path / "lock", patience=0).release()
+
+
+def test_the_word_of_an_earlier_start_of_the_job_is_not_this_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    word = {"host": "elsewhere", "pid": 7, "launch": launch_name(), "locked": True}
+    (tmp_path / "lock").write_text(json.dumps(word))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("runtime.locks.GRACE_SECONDS", 0.2)
+    lock_output("out", tmp_path / "lock", patience=0)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with pytest.raises(InUse, match="the first process of this launch did not lock it"):
+        lock_output("out", tmp_path / "lock", patience=0)
 
 
 def test_same_process_has_it_already(tmp_path):
@@ -166,12 +187,11 @@ def test_word_of_another_launch_does_not_count(tmp_path, holder, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_file_system_without_locks_gets_one_warning(tmp_path, monkeypatch, number):
+def test_file_system_without_locks_gets_one_warning(tmp_path, monkeypatch, number, capsys):
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.warns(UserWarning, match="without locks") as warned:
-        lock = lock_output("out", tmp_path / "lock", patience=0)
-    assert len(warned) == 1
+    lock = lock_output("out", tmp_path / "lock", patience=0)
+    assert capsys.readouterr().err.count("without locks") == 1
     lock.release()

@@ -35,7 +35,9 @@ def test_official_checkpoint_round_trip(tmp_path, weights, kind):
 
 
 def test_settings_of_the_run_are_kept(tmp_path, weights):
-    config = dataclasses.asdict(TrainConfig(dataset_name="digits", image_size=8, vae="none"))
+    config = dataclasses.asdict(
+        TrainConfig(dataset_name="digits", image_size=8, num_classes=10, vae="none")
+    )
     torch.save({"ema": weights, "config": config}, tmp_path / "a.pt")
     said = check(
         "scripts/convert_checkpoint.py", tmp_path / "a.pt", tmp_path / "a.safetensors", real=True

@@ -10,9 +10,10 @@ from scripts.reproduce import FOLDER, List, list_rows
 from sweeps.cells import read_record, write_record
 from sweeps.paper_findings import find
 from sweeps.paper_pictures import draw_ours, new_figure
+from sweeps.paper_points import PaperConfig, PaperGrid
 from sweeps.paper_report import write_report
 from sweeps.paper_rows import all_rows
-from sweeps.paper_study import PaperConfig, PaperGrid, PaperStudy
+from sweeps.paper_study import PaperStudy
 from sweeps.sweep_folder import join_sweep, load_sweep
 
 CURVE = all_rows()["xl2-sde-curve"].curve

@@ -247,6 +247,8 @@ def test_pages_name_every_row_and_spell_its_commands_out():
     assert "FID 2.06, sFID 4.5, IS 270.3, precision 0.82, recall 0.59" in page
     assert "sample_ddp.py SDE --cfg-scale 1.5 --sampling-method Euler" in page
     assert "train.py" not in page and "--from-checkpoint SiT-XL-2-256x256.pt" in page
+    page = "\n".join(show_lines(ROWS["b2-layersync"]))
+    assert "FID 30.00" in page and "encoder_depth 4, gt_encoder_depth 7, reg_weight 0.3" in page
     page = "\n".join(show_lines(ROWS["xl2-random-pairs"]))
     assert "FID 12.24 +- 0.8" in page and "--encoder-depth 18 --gt-encoder-depth 23" in page
     assert "never called reproduced" in page

@@ -11,11 +11,13 @@ from paper_results import REFERENCE, finish_cell
 from models import SiT_models
 from sweeps.cells import state, to_do
 from sweeps.paper_cost import estimate_left
+from sweeps.paper_points import PaperConfig, PaperGrid, PaperPoint
 from sweeps.paper_rows import all_rows
 from sweeps.paper_settings import Added
-from sweeps.paper_study import PaperConfig, PaperGrid, PaperPoint, PaperStudy
+from sweeps.paper_study import PaperStudy
 from sweeps.pool import PoolConfig
-from sweeps.slurm import ClusterConfig, ways_to_launch
+from sweeps.slurm import ClusterConfig
+from sweeps.slurm_nodes import ways_to_launch
 from sweeps.study import commands_left, run_sweep
 from sweeps.sweep_folder import join_sweep, load_sweep
 
@@ -169,6 +171,7 @@ def test_finished_rows_have_nothing_to_do_and_others_go_on(study, latents):
         (dict(rows=("sit-xl2-sde",)), r"give --from-checkpoint SiT-XL-2-256x256.pt"),
         (dict(rows=("xl2-repa",)), r"holds latents, .* give --repa-features FOLDER"),
         (dict(rows=("xl2-sde-curve",), checkpoint="a.pt"), r"a curve has many checkpoints"),
+        (dict(rows=("b2-weights",), checkpoint="a.pt"), r"its variants are trained differently"),
         (dict(rows=("xl2-sde",), checkpoint="no.pt"), r"no.pt: no such file"),
     ],
 )

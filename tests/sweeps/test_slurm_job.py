@@ -9,8 +9,9 @@ import pytest
 from runtime.outcome import VARIABLE
 from sweeps import slurm, slurm_job
 from sweeps.pool import PoolConfig
-from sweeps.slurm import ClusterConfig, check_settings, ways_to_launch
+from sweeps.slurm import ClusterConfig, check_settings
 from sweeps.slurm_job import JobLaunch, job_state
+from sweeps.slurm_nodes import ways_to_launch
 
 WORDS = ["train.py", "--lr", "1"]
 OPTIONS = ["--nodes=2", "--gpus-per-node=8"]
@@ -38,7 +39,7 @@ def cluster(tmp_path, monkeypatch):
         line += f"[ $(wc -l <{tmp_path}/states) -gt 1 ] && sed -i 1d {tmp_path}/states; "
         line += 'case $state in GONE) echo "slurm_load_jobs error: Invalid job id" >&2; exit 1;; '
         line += "DOWN) echo Unable to contact >&2; exit 1;; esac; "
-        program("scontrol", line + 'echo "JobId=12 JobState=$state Reason=None"')
+        program("scontrol", line + 'echo "JobId=12 JobState=$state"')
         program("sbatch", f'echo "$@" >>{tmp_path}/submitted; {sbatch}')
         return cell
 
@@ -80,10 +81,12 @@ def test_a_job_that_lives_is_watched_again(cluster):
     assert len(submitted(cell)) == 1  # another command is another job
 
 
-def test_a_state_that_passes_is_no_end(cluster):
+def test_a_state_that_passes_is_no_end(cluster, capsys):
     """As a job that is queued again has for a moment."""
-    cell = cluster(["RUNNING", "FAILED", "PENDING", "RUNNING", "COMPLETED"])
+    states = ["RUNNING", "FAILED", "PENDING Reason=PartitionTimeLimit", "RUNNING", "COMPLETED"]
+    cell = cluster(states)
     assert slurm_job.main([*OPTIONS, "--", *WORDS]) == 0
+    assert "slurm_job: job 12 is PENDING (PartitionTimeLimit)" in capsys.readouterr().out
     assert (cell.parent / "states").read_text() == "COMPLETED\n"
 
 
@@ -100,7 +103,7 @@ def test_ends_without_a_word_and_refusals_are_told(cluster, capsys):
 def test_states_are_told_apart(cluster):
     for there, state in (("RUNNING", "RUNNING"), ("GONE", "GONE"), ("DOWN", None)):
         cluster([there])
-        assert job_state(12) == state
+        assert job_state(12)[0] == state
 
 
 def test_settings_become_options_of_sbatch(monkeypatch):

@@ -10,8 +10,9 @@ from launching import ROOT
 from data.fitting import fitted
 from layersync import suggest_pair
 from runtime.command import parse_command
+from training.building import decided_here
 from training.checks import check_train_config
-from training.config import OptimConfig, SaveConfig, TrainConfig, differences
+from training.config import EngineConfig, OptimConfig, SaveConfig, TrainConfig, differences
 from training.methods.layer_sync import layer_sync_settings
 
 
@@ -131,7 +132,7 @@ def test_training_defaults_are_the_papers():
         ("--multi-blocks-match .* has no effect", dict(multi_blocks_match="[(1,2)]")),
         ("needs --multi-blocks-match", dict(loss_type="multiple_sync")),
         ("--fine-tune needs --ckpt", dict(fine_tune=True)),
-        ("both name a checkpoint", dict(resume="latest", ckpt="x.pt")),
+        ("both name a checkpoint", dict(resume="y.pt", ckpt="x.pt")),
     ],
 )
 def test_wrong_values_are_refused(message, changes):
@@ -175,3 +176,22 @@ def test_differences_name_flags_that_shape_the_run_only():
         "--prediction: noise there, velocity here",
         "--lr: 0.001 there, 0.0001 here",
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "there", "expected"),
+    [(None, True, True), (None, False, False), (True, False, True), (False, True, False)],
+)
+def test_compilation_is_on_where_it_can_be_unless_a_flag_decides(
+    monkeypatch, given, there, expected
+):
+    monkeypatch.setattr("training.building.can_compile", lambda: there)
+    config = TrainConfig(engine=EngineConfig(compile=given))
+    assert decided_here(config).engine.compile is expected
+
+
+def test_to_compile_on_a_gpu_without_triton_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("training.building.can_compile", lambda: False)
+    with pytest.raises(ValueError, match="--compile: on a GPU it needs the package triton"):
+        decided_here(TrainConfig(engine=EngineConfig(compile=True)))

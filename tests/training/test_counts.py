@@ -20,8 +20,9 @@ LAUNCHES = {
     "sra": 1317,
     "repa": 1040,
 }
-# of SiT-S/2, 32 images
-TRAFFIC, SAVED = 14.592e9, 1.9157e9
+AHEAD = ("vanilla", "layer_sync", "sra", "repa")  # whose draws or reads differ
+# bytes of SiT-Ti/2, 4 images
+TRAFFIC, SAVED = 223.3e6, 27.45e6
 
 
 @cache
@@ -29,7 +30,7 @@ def counted(loss: str, device: str, model: str = "SiT-Ti/2", batch: int = 4) -> 
     return count_step(model, loss, batch, device)
 
 
-@pytest.mark.parametrize("loss", LAUNCHES)
+@pytest.mark.parametrize("loss", AHEAD)
 def test_one_copy_brings_a_step_and_nobody_waits_for_the_device(loss):
     step = counted(loss, "cuda")
     (size, waited), *others = step.copies
@@ -47,20 +48,25 @@ def test_a_step_starts_no_more_kernels_than_it_did(loss):
 
 @pytest.mark.parametrize("loss", LAUNCHES)
 def test_losses_weights_averages_and_moments_are_float32(loss):
-    for device in ("cpu", "cuda"):
-        assert set(counted(loss, device).dtypes) == {"logged", "weights", "ema", "optimizer"}
-        for name, dtypes in counted(loss, device).dtypes.items():
-            assert dtypes == {torch.float32}, name
+    step = counted(loss, "cpu")
+    assert set(step.dtypes) == {"logged", "weights", "ema", "optimizer"}
+    for name, dtypes in step.dtypes.items():
+        assert dtypes == {torch.float32}, name
 
 
 def test_traffic_and_memory_of_a_step_and_what_layer_sync_adds():
-    vanilla, sync = (counted(loss, "cpu", "SiT-S/2", 32) for loss in ("vanilla", "layer_sync"))
+    vanilla, sync = counted("vanilla", "cpu"), counted("layer_sync", "cpu")
     assert vanilla.traffic <= TRAFFIC and vanilla.saved <= SAVED
-    tokens = 32 * 256 * 384 * 4  # bytes of a block's output
-    # forward: both read once for products and once for norms, products written and summed;
-    # backward: as often again, and once more for each gradient that is added to another
-    assert sync.traffic - vanilla.traffic <= 29 * tokens
-    assert sync.saved - vanilla.saved <= 0.05 * tokens  # numbers of tokens, none of the width
+    tokens = 4 * 256 * 64 * 4  # bytes of a block's output
+    assert sync.traffic - vanilla.traffic <= 25 * tokens  # times that one is read or written
+    assert sync.saved - vanilla.saved <= 0.07 * tokens  # a number for each token, no copies
+
+
+@pytest.mark.slow
+def test_of_xl_layer_sync_adds_two_percent_of_traffic_and_one_of_memory_at_most():
+    vanilla, sync = (counted(loss, "cpu", "SiT-XL/2", 32) for loss in ("vanilla", "layer_sync"))
+    assert vanilla.launches <= 2998 and vanilla.traffic <= 129.3e9 and vanilla.saved <= 14.17e9
+    assert sync.traffic <= 1.02 * vanilla.traffic and sync.saved <= 1.01 * vanilla.saved
 
 
 def test_the_counters_see_copies_waits_and_traffic():
@@ -77,9 +83,8 @@ def test_the_counters_see_copies_waits_and_traffic():
         z.mul_(2)  # reads and writes 400
         z @ z  # a product: its traffic is not elementwise
         z.cpu()
-        z[z > 0]
     counts = counting.parts[counting.part]
     assert counts.copies == [(400, False), (400, True)]
     assert counts.kernels["add"] == counts.kernels["mul_"] == counts.kernels["mm"] == 1
     assert "view" not in counts.kernels
-    assert "_to_copy" in counts.waits and "nonzero" in counts.waits
+    assert counts.waits == ["_to_copy"]

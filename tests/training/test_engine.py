@@ -13,9 +13,10 @@ from launching import TINY_DIGITS, check, logged_rows
 
 import train
 from models.checkpoint_file import read_checkpoint
-from runtime.signals import EXIT_PREEMPTED
+from runtime.stopping import EXIT_PREEMPTED
 from training import loop
 from training.checkpoint import prune_checkpoints, save_checkpoint
+from training.checkpoint_writer import Cancelled
 from training.config import EngineConfig, OptimConfig, SaveConfig
 from training.optimizer import learning_rate
 from training.tracking import read_log
@@ -180,7 +181,7 @@ def test_retention_keeps_the_newest_and_the_permanent(tmp_path):
     assert (tmp_path / "mine.pt").exists()
 
 
-def test_a_resumed_run_never_prunes_what_it_can_read_in_favour_of_what_it_cannot(tmp_path):
+def test_a_resumed_run_never_prunes_what_it_can_read_in_favour_of_what_it_cannot(tmp_path, capsys):
     saving = dict(ckpt_every=10, keep_last=2, min_free_disk=0.0)
     assert train.Training(config(tmp_path, max_steps=30, saving=SaveConfig(**saving))).run() == 0
     folder = next(tmp_path.rglob("0000030.pt")).parent
@@ -188,8 +189,8 @@ def test_a_resumed_run_never_prunes_what_it_can_read_in_favour_of_what_it_cannot
     cut.write_bytes(cut.read_bytes()[:1000])
     saving = SaveConfig(ckpt_every=3, keep_last=1, min_free_disk=0.0)
     again = config(tmp_path, max_steps=29, saving=saving, resume="latest")
-    with pytest.warns(UserWarning, match="passed over"):
-        assert train.Training(again).run() == 0
+    assert train.Training(again).run() == 0
+    assert "passed over: checkpoint" in capsys.readouterr().err
     assert sorted(path.name for path in folder.iterdir()) == ["0000029.pt", "0000030.pt"]
     assert read_checkpoint(folder / "0000029.pt")["step"] == 29
     assert cut.stat().st_size == 1000  # of a later step: somebody may want to look at it
@@ -226,6 +227,31 @@ def test_training_goes_on_during_a_slow_write_and_the_file_is_the_state_of_its_s
     assert all(torch.equal(written["model"][key], value) for key, value in expected.items())
     last = read_checkpoint(next(tmp_path.rglob("0000006.pt")))["model"]
     assert not all(torch.equal(last[key], value) for key, value in expected.items())
+
+
+def test_an_older_write_never_delays_the_last_one(tmp_path, monkeypatch):
+    """A disk that has hung since step 2; told to stop, the run gives that checkpoint up."""
+    given_up = []
+
+    def hanging(path, state, min_free_disk, cancelled):
+        if state["step"] == 2:
+            given_up.append(cancelled.wait(60))
+            raise Cancelled
+        save_checkpoint(path, state, min_free_disk, cancelled)
+
+    monkeypatch.setattr("training.loop.save_checkpoint", hanging)
+    saving = SaveConfig(ckpt_every=2, min_free_disk=0.0)
+    training = train.Training(config(tmp_path, max_steps=50, saving=saving))
+    make_step = training.train_step
+
+    def step(images, labels):
+        if training.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return make_step(images, labels)
+
+    training.train_step = step
+    assert training.run() == EXIT_PREEMPTED and given_up == [True]
+    assert [path.name for path in tmp_path.rglob("*.pt")] == ["0000004.pt"]
 
 
 def test_a_write_that_fails_ends_the_run(tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def test_what_is_left_to_the_model_has_its_value_there():
 def test_values_are_plain_and_nothing_is_unset():
     values = resolved_settings(TrainConfig())
     assert {type(value) for value in values.values()} <= {bool, int, float, str}
-    assert values["lr"] == 1e-4 and values["compile"] is False and values["epochs"] == 80
+    assert values["lr"] == 1e-4 and values["fsdp"] is False and values["epochs"] == 80
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_data_without_classes_is_refused_before_anything_is_written(tmp_path):
     folder.mkdir(parents=True)
     for i in range(40):
         Image.new("RGB", (8, 8)).save(folder / f"{i}.png")
-    data = dict(dataset_name=None, data_path=str(tmp_path / "data"), num_classes=2)
+    data = dict(dataset_name=None, data_path=str(tmp_path / "data"), num_classes=1)
     with pytest.raises(ValueError, match="the data has 1: use data with two classes"):
         train.Training(short(tmp_path / "results", probe_every=2, **data))
     assert not (tmp_path / "results").exists()

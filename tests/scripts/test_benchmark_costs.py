@@ -1,0 +1,70 @@
+"""The rows of hours in scripts/benchmark.py: rates of small networks, multiplied."""
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from launching import save_tiny_vae
+
+from models import VAECodec
+from scripts import benchmark_evaluation
+from scripts.benchmark import Benchmark
+from scripts.benchmarks import costs, steps
+from scripts.benchmarks.timing import Deadline
+
+SMALL = Benchmark(
+    models=("SiT-Ti/2:2",), sampling_models=("SiT-Ti/2:2",), cache_batch=1, repeats=1, clock="cpu",
+    precisions=("bf16",),
+)  # fmt: skip
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A small autoencoder, and compilation that captures the graph without lowering it."""
+    vae = save_tiny_vae(tmp_path / "vae")
+    monkeypatch.setattr(costs, "random_codec", lambda folder, **bf16: VAECodec(vae, **bf16))
+    monkeypatch.setattr("models.compiling.BACKEND", "eager")
+    yield vae
+    AcceleratorState._reset_state()  # it keeps a process's first precision
+
+
+def test_hours_of_presets_follow_from_their_evaluations(small):
+    rows = list(costs.presets(SMALL, Deadline()))
+    assert {row["how"] for row in rows} == {"bf16, compiled", "tf32"}
+    assert len(rows) == 2 * 6  # all but dopri5, which chooses its own steps
+    for row in rows:
+        assert row["hours_50k"] == pytest.approx(50_000 / row["images_per_second"] / 3600)
+    passes = {row["preset"]: row for row in rows if row["how"] == "tf32"}
+    half, whole = passes["paper-sde-em250"], passes["sit-sde-cfg1.5"]
+    assert whole["images_per_second"] < half["images_per_second"]
+
+
+def test_caching_stall_and_options(small, monkeypatch):
+    monkeypatch.setattr(steps, "OPTIONS", steps.OPTIONS[1:2])
+    exact, rounded = costs.caching(SMALL, Deadline())
+    for row in (exact, rounded):
+        hours = 2 * 1_281_167 / row["images_per_second"] / 3600
+        assert row["hours_imagenet"] == pytest.approx(hours)
+    (stall,) = costs.stall(SMALL, Deadline())
+    parameters = sum(p.numel() for p in steps.find_model("SiT-Ti/2")(input_size=32).parameters())
+    assert stall["gb"] == pytest.approx(16 * parameters / 1e9) and stall["stall_s"] > 0
+    rows = list(steps.run_options(SMALL, {"bf16": 1e12}, Deadline()))
+    assert {row["options"] for row in rows} == {"bf16 residual"}
+    plain = steps.measure(SMALL, "SiT-Ti/2", 2, "bf16", False, 1e12)
+    assert rows[0]["memory_gb"] < plain[0]["memory_gb"]  # of tokens kept in half the bytes
+
+
+def test_scoring_extrapolates_to_50000(monkeypatch):
+    timing = benchmark_evaluation.Timing("", 2.0, 100)
+    monkeypatch.setattr(benchmark_evaluation, "extraction", lambda b: timing)
+    monkeypatch.setattr(benchmark_evaluation, "root", lambda b: timing)
+    assert [row["seconds_50k"] for row in costs.scoring(SMALL, Deadline())] == [200, 200]
+
+
+def test_a_cell_that_does_not_fit_is_a_row(monkeypatch):
+    def full(*args, **settings):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(steps, "measure", full)
+    (row,) = steps.run(SMALL, {"bf16": 1e12}, Deadline())
+    assert row["note"] == "not measured: it does not fit in this memory"
+    assert row["model"] == "SiT-Ti/2"
