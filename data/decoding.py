@@ -7,6 +7,7 @@ an image which would fill the memory (a decompression bomb) is refused.
 import errno
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from runtime.command import RunError
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # pixels, about 179 million: Pillow's own limit, which is None only where somebody set it so
 LARGEST = 2 * Image.MAX_IMAGE_PIXELS  # type: ignore[operator]
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # LARGEST is the limit
 
 # what Pillow's decoders raise when the bytes are not those of an image
 NOT_AN_IMAGE = (

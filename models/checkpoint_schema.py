@@ -80,6 +80,8 @@ def state_dict(name: str, value) -> None:
 def states(name: str, value) -> None:
     named = isinstance(value, list) and all(isinstance(item, dict) for item in value)
     need(named, name, value, "a list of the methods' states")
+    for key, tensor in ((key, tensor) for item in value for key, tensor in item.items()):
+        need(isinstance(tensor, Tensor), f"{name} {key}", tensor, "a tensor")
 
 
 def record(**fields: Callable[[str, object], None]) -> Callable[[str, object], None]:

@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from runtime.hub import connection_trouble, is_hub_name
+
 PIXELS = "none"
 STABILITY_VAES = {"ema": "stabilityai/sd-vae-ft-ema", "mse": "stabilityai/sd-vae-ft-mse"}
 
@@ -89,12 +91,14 @@ class VAECodec(Codec):
         from diffusers import AutoencoderKL  # heavy, and pixel-space users do without
 
         source = STABILITY_VAES.get(name, name)
+        # without a connection, only what was downloaded before is looked for
+        trouble = connection_trouble() if is_hub_name(source) else ""
         try:
-            vae = AutoencoderKL.from_pretrained(source)
+            vae = AutoencoderKL.from_pretrained(source, local_files_only=bool(trouble))
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"--vae {name}: cannot load an autoencoder from {source} "
-                f"({str(error).splitlines()[0]}); give ema, mse, none, a hub id, "
+                f"({trouble or str(error).splitlines()[0]}); give ema, mse, none, a hub id, "
                 f"or a folder with config.json and weights"
             ) from error
         self.name = str(Path(name).resolve()) if Path(name).is_dir() else name

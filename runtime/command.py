@@ -250,6 +250,12 @@ def in_one_line(error: Exception) -> str:
     return f"{name}: {reason}"
 
 
+def warn(text: str) -> None:
+    """Say in one line on standard error what a user should know of, from the first process only."""
+    if is_first_process():
+        print(f"{program_name()}: warning: {text}", file=sys.stderr, flush=True)
+
+
 def hold_back() -> None:
     if not is_first_process():
         time.sleep(HOLD_BACK_SECONDS)

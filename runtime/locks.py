@@ -21,12 +21,12 @@ import os
 import socket
 import sys
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from runtime.command import warn
 from runtime.files import NO_LOCKS
 from runtime.launch import is_first_process, world_size
 
@@ -124,10 +124,9 @@ class OutputLock:
                     return False
                 raise
             locked = False
-            warnings.warn(
+            warn(
                 f"{self.path.parent}: a file system without locks ({error.strerror}): take care "
-                f"that no other process writes {self.output}",
-                stacklevel=4,
+                f"that no other process writes {self.output}"
             )
         if locked and not is_named(file, self.path):  # its owner removed it in this moment
             file.close()

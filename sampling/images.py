@@ -1,6 +1,8 @@
 """Making of images from a checkpoint: the network, guidance, solver and codec of one process."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from sampling.labels import random_labels
 from sampling.network import Network, prepare_model
 from sampling.solver import is_sde, make_solver, solved_interval
 from sampling.solver_config import ODESolver, SDESolver, SolverConfig
-from transport import Guidance, Sampler, create_transport
+from transport import Guidance, Sampler, StepTooSmall, create_transport
 from transport.likelihood import bits_per_dimension
 
 
@@ -40,13 +42,14 @@ class ImageMaker:
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32
         self.trained, settings = open_checkpoint(config)
+        model = self.trained.model  # checked before a codec is looked for, maybe on the hub
         self.codec = load_codec(settings["vae"], self.device, self.trained.arch["in_channels"])
         self.settings = with_image_size(settings, self.trained, self.codec)
         self.shape = self.trained.shape
         self.image_shape = (*2 * (self.settings["image_size"],), self.codec.image_channels)
         sizes = math.prod(self.shape), math.prod(self.image_shape)
         check_batch_fits(name, batch, *sizes, self.device)
-        prepare_model(self.trained.model.to(self.device), config.bf16, config.compile)
+        prepare_model(model.to(self.device), config.bf16, config.compile)
         self.network = Network(self.trained.network, config.bf16)
         channels = None if config.cfg_channels == "all" else int(config.cfg_channels)
         self.guided = Guidance(self.network, config.cfg_scale, channels, config.guidance_interval)
@@ -73,7 +76,8 @@ class ImageMaker:
         z = streams.normal(self.shape)  # (N, C, H, W)
         extra = {"noise": lambda step: streams.normal(self.shape)} if is_sde(self.config) else {}
         self.network.reset()
-        latents = self.sample(z, self.guided, y=labels, **extra)[-1]
+        with self.named(numbers):
+            latents = self.sample(z, self.guided, y=labels, **extra)[-1]
         if not latents.isfinite().all():
             raise RunError(
                 f"images {numbers[0]} to {numbers[-1]}: the solver gave NaN or infinity; look at "
@@ -85,9 +89,22 @@ class ImageMaker:
             "network_passes": torch.full((len(numbers),), self.network.passes),
         }
         if likelihood and isinstance(self.config, ODESolver):
-            columns["bits_per_dim"] = self.bits_per_dimension(self.config, latents, labels, streams)
+            with self.named(numbers):
+                bits = self.bits_per_dimension(self.config, latents, labels, streams)
+            columns["bits_per_dim"] = bits
         images = self.codec.decode(latents).cpu().numpy()
         return images, {name: column.cpu().numpy() for name, column in columns.items()}
+
+    @contextmanager
+    def named(self, numbers: range) -> Iterator[None]:
+        """Raise `RunError`, with the images and the flags to change, where the solver gave up."""
+        try:
+            yield
+        except StepTooSmall as error:
+            raise RunError(
+                f"images {numbers[0]} to {numbers[-1]}: {error}; give a larger --atol and --rtol, "
+                f"or a --sampling-method of fixed steps, as heun2 or euler"
+            ) from None
 
     def bits_per_dimension(self, c: ODESolver, latents, labels, streams) -> Tensor:
         """Return the likelihood (N,) of latents (N, C, H, W) under the flow, bits per dimension."""

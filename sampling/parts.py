@@ -32,7 +32,8 @@ from runtime.launch import is_first_process
 from runtime.locks import OutputLock, lock_output
 from runtime.npz import open_member, write_array
 from runtime.outcome import progressed
-from sampling.pictures import Pictures, check_preview
+from runtime.png import check_picture
+from sampling.pictures import Pictures
 from sampling.read_back import damaged_member, read_back
 from sampling.stored_recipe import (
     DAMAGED,
@@ -41,6 +42,7 @@ from sampling.stored_recipe import (
     read_recipe_file,
 )
 
+PREVIEW_KIND = "first samples"  # kind of the picture beside the .npz
 COUNTS = ("nfe", "network_passes")  # columns of which the recipe keeps mean and maximum
 
 
@@ -100,7 +102,7 @@ class SampleParts:
         recipe = self.folder / "recipe.json"
         if recipe.exists():
             check_same_recipe(self.folder, read_recipe_file(recipe), self.recipe)
-        check_preview(self.preview)
+        check_picture(self.preview, PREVIEW_KIND)
         if is_first_process():  # which looks at all parts for the others
             self.check_space()
         return True

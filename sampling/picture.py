@@ -6,11 +6,13 @@ from pathlib import Path
 import torch
 
 from runtime.files import check_writable
-from runtime.png import is_own_picture, save_grid
+from runtime.png import check_picture, save_grid
 from runtime.progress import Progress
 from sampling.images import ImageMaker
 from sampling.picture_config import SIT_CLASSES, PictureConfig, check_picture_config, classes_of
 from sampling.recipe import describe_images
+
+KIND = "samples of classes"
 
 
 class Picture:
@@ -24,8 +26,7 @@ class Picture:
         check_picture_config(config)
         self.config, self.out = config, Path(config.out)
         check_writable(self.out, f"--out {self.out}")
-        if self.out.exists() and not is_own_picture(self.out):
-            raise ValueError(f"--out {self.out}: a file of something else; give another name")
+        check_picture(self.out, KIND, f"--out {self.out}")
         self.maker = ImageMaker(config, len(config.classes or SIT_CLASSES), "--classes")
         self.classes = classes_of(config, self.maker.settings["num_classes"])
 
@@ -39,8 +40,9 @@ class Picture:
 
             self.maker.network.on_evaluation = show
             labels = torch.tensor(self.classes)
-            images, columns = self.maker.images(c.seed, range(len(labels)), labels)
+            images, values = self.maker.images(c.seed, range(len(labels)), labels)
         recipe = describe_images(self.maker, {"seed": c.seed, "classes": self.classes})
-        recipe["nfe"] = int(columns["nfe"][0])
-        save_grid(images, self.out, min(c.columns, len(images)), recipe=json.dumps(recipe))
+        recipe["nfe"] = int(values["nfe"][0])
+        columns = min(c.columns, len(images))
+        save_grid(images, self.out, columns, KIND, recipe=json.dumps(recipe))
         print(f"{self.out}: classes {', '.join(map(str, self.classes))}, NFE {recipe['nfe']}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.files import check_folder_writable, write_json
-from runtime.png import is_own_picture, save_image
+from runtime.png import save_image
 from sampling.stored_recipe import check_same_recipe, read_recipe_file
 
 RECIPE = "recipe.json"
@@ -55,12 +55,3 @@ class Pictures:
         """Write uint8 images (n, H, W, C) as files."""
         for i, image in zip(numbers, images, strict=True):
             save_image(image, self.path(i))
-
-
-def check_preview(path: Path) -> None:
-    """Raise `ValueError` if a picture of something else would be overwritten."""
-    if path.exists() and not is_own_picture(path):
-        raise ValueError(
-            f"{path}: exists and is not a preview of this program, which would be written there; "
-            f"give another --out, or move it"
-        )

@@ -9,7 +9,7 @@ from runtime.png import save_grid
 from runtime.progress import Progress
 from sampling.images import ImageMaker
 from sampling.labels import balanced_labels
-from sampling.parts import SampleParts
+from sampling.parts import PREVIEW_KIND, SampleParts
 from sampling.recipe import make_recipe, output_path
 from sampling.sample_config import ODE, SDE, check_sample_config
 
@@ -62,7 +62,7 @@ class Sampling:
             while progress.done < parts.count:
                 time.sleep(POLL_SECONDS)
                 progress.reach(parts.images_finished())
-            save_grid(parts.head(PREVIEW), parts.preview)
+            save_grid(parts.head(PREVIEW), parts.preview, kind=PREVIEW_KIND)
             progress.say(f"picture {parts.preview}")
             recipe = parts.assemble()
             progress.say(f"{parts.out}: {parts.count} images, NFE {recipe['nfe']['mean']:g}")

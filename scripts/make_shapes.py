@@ -43,7 +43,7 @@ def draw(seed: int, number: int, size: int):
     mask = np.zeros((size, size), np.uint8)
     y, x = np.mgrid[:size, :size]
     for _ in range(random.integers(1, 4)):
-        kind, radius = random.integers(1, SHAPES + 1), random.uniform(0.15, 0.3) * size
+        kind, radius = int(random.integers(1, SHAPES + 1)), random.uniform(0.15, 0.3) * size
         row, column = random.uniform(radius, size - radius, 2)
         down, right = y - row, x - column
         distance = {

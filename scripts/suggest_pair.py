@@ -43,11 +43,12 @@ if __name__ == "__main__":
 import json
 
 from evaluation.blocks.pair_ranking import allowed_pairs, rank_pairs, reasons
-from evaluation.blocks.pair_report import draw, print_blocks, print_pairs
+from evaluation.blocks.pair_report import PICTURE, draw, print_blocks, print_pairs
 from evaluation.blocks.probed_checkpoint import ProbedCheckpoint, versions
 from evaluation.blocks.probed_images import Probing
 from evaluation.blocks.probes import BlockReport
 from runtime.files import check_writable, write_json
+from runtime.png import check_picture
 from runtime.processes import choose_device
 
 
@@ -60,6 +61,7 @@ class Suggestion:
         self.one = one = ProbedCheckpoint(config.ckpt, config, choose_device())
         allowed_pairs(len(one.blocks))
         one.check_null_label()
+        one.encoding  # noqa: B018 (made here, it refuses data that the network cannot see)
         self.probing = Probing(one.source, config.probe_samples, config.seed, one.device)
         self.about = one.describe() | {
             "images": [len(part) for part in self.probing.images],
@@ -104,6 +106,7 @@ def record_path(config: PairConfig) -> Path:
     path = Path(config.out or beside.with_suffix(".pairs.json"))
     for file in (path, path.with_suffix(".png")):
         check_writable(file, f"--out {file}")
+    check_picture(path.with_suffix(".png"), PICTURE, f"--out {path.with_suffix('.png')}")
     if path.exists():
         try:
             own = {"proposed", "weights_sha256"} <= set(json.loads(path.read_text()))

@@ -101,7 +101,7 @@ def test_a_picture_of_this_project_is_replaced_and_no_other_file(checkpoint, tmp
     Picture(config).write()
     assert out.read_bytes() == before
     Image.new("RGB", (4, 4)).save(out)
-    with pytest.raises(ValueError, match=r"a\.png: a file of something else"):
+    with pytest.raises(ValueError, match=r"a\.png: exists and is not a picture of the same kind"):
         Picture(config)
 
 

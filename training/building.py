@@ -28,7 +28,7 @@ from training.config import TrainConfig
 from training.methods.method import Materials, Regularizer, as_given
 from training.methods.methods import check_pass, make_regularizers
 from training.parallel import Parallel, resolve_precision, start_accelerator
-from training.runs import claim_folder, find_checkpoint, read_start, run_folder
+from training.runs import check_start, claim_folder, find_checkpoint, read_start, run_folder
 from training.settings_record import in_force
 from training.step_draws import StepDraws
 from transport import Transport, create_transport
@@ -82,6 +82,7 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
     transport = create_transport(**dataclasses.asdict(config.transport))
     accelerator = start_accelerator(config.engine, folder, config.wandb)
     path = told_by_first(lambda: find_checkpoint(config, folder))
+    start = read_start(config, path) if path else None  # before the data, which may take minutes
     shard = share_of_batch(config, accelerator)
 
     source = load_source(config, config.global_batch_size)
@@ -93,9 +94,8 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
 
     arch = describe_network(config, encoding)
     network = build_network(arch, config.global_seed)
-    start = None
-    if path:
-        start = read_start(config, arch, len(source), last_step, path)
+    if path and start:
+        check_start(config, arch, len(source), last_step, start, path)
         load_weights(network, start["model"], path)
     elif config.fine_tune and config.ckpt:
         start_from_weights(network, config.ckpt)

@@ -19,7 +19,6 @@ A checkpoint is one file, `checkpoints/0050000.pt`, a dict of
 """
 
 import shutil
-import warnings
 from pathlib import Path
 from threading import Event
 
@@ -27,6 +26,7 @@ import torch
 
 from models.checkpoint_file import read_checkpoint
 from models.checkpoint_schema import check_finite
+from runtime.command import warn
 from runtime.files import remove_leftovers, replace_file
 from runtime.launch import is_first_process
 from runtime.outcome import progressed
@@ -149,20 +149,22 @@ def read_for_resume(path: str | Path, heads: bool = False) -> dict:
 def latest_checkpoint(folder: Path, heads: bool = False) -> Path | None:
     """Return the checkpoint of the highest step that a run can continue from, None without one.
 
-    The step is read from inside. A file that is cut, altered or not finite is passed over with a
-    warning.
+    The step is read from inside. A file that is cut, altered or not finite is passed over, of which
+    a line on standard error tells.
     """
     steps = {}
     for path in checkpoint_files(folder):
         try:
             steps[path] = read_checkpoint(path, mmap=True)["step"]
-        except (ValueError, KeyError) as error:
-            warnings.warn(f"passed over: {error}", stacklevel=2)
+        except KeyError:
+            warn(f"passed over: checkpoint {path}: without step")
+        except ValueError as error:
+            warn(f"passed over: {error}")
     for path in sorted(steps, key=steps.__getitem__, reverse=True):
         try:
             read_for_resume(path, heads)
         except ValueError as error:
-            warnings.warn(f"passed over: {error}", stacklevel=2)
+            warn(f"passed over: {error}")
         else:
             return path
     return None

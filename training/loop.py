@@ -60,9 +60,7 @@ class Training:
         )
         self.step = 0
         if built.start:
-            self.update.load_state(built.start)
-            self.objective.load_state(built.start["regularizers"])
-            self.step = built.start["step"]
+            self.take_up(built.start, f"checkpoint {built.start_path}")
         self.monitors = Monitors(
             Watched(
                 config=self.config,
@@ -73,7 +71,8 @@ class Training:
                 shard=self.shard,
             )
         )
-        self.meter = Meter(self.accelerator, built.start and built.start["meter"])
+        meter = built.start and built.start["meter"]
+        self.meter = Meter(self.accelerator, meter, f"checkpoint {built.start_path}")
         self.stop = StopRequest(self.accelerator, 4 * tensor_bytes(self.network.state_dict()))
         self.progress = Progress(
             self.folder.name,
@@ -95,6 +94,15 @@ class Training:
         self.writer = CheckpointWriter(self.write_checkpoint)
         # names of checkpoints that are known to be readable: the one just read, then those written
         self.whole = {built.start_path.name} if built.start_path else set()
+
+    def take_up(self, start: dict, name: str) -> None:
+        """Continue from a checkpoint, whose weights the network has; errors call it `name`."""
+        try:
+            self.update.load_state(start)
+            self.objective.load_state(start["regularizers"])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        self.step = start["step"]
 
     def run(self) -> int:
         """Train to the last step, or until told to stop; returns the exit code."""

@@ -59,12 +59,15 @@ class Objective:
         return [regularizer.state() for regularizer in self.regularizers]
 
     def load_state(self, states: list[dict[str, Tensor]] | None) -> None:
-        """Take what `state` gave; None, of a checkpoint of the originals, leaves the start."""
+        """Take what `state` gave; None, of a checkpoint of the originals, leaves the start.
+
+        `ValueError`, which does not name the file, for another run's.
+        """
         if states is None:
             return
         if len(states) != len(self.regularizers):
             raise ValueError(
-                f"the checkpoint has the states of {len(states)} regularisers, this run has "
+                f"it has the states of {len(states)} regularisers, this run has "
                 f"{len(self.regularizers)}; the file was altered, resume from another one"
             )
         for regularizer, state in zip(self.regularizers, states, strict=True):

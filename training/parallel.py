@@ -179,7 +179,10 @@ class Parallel:
 
 
 def load_optimizer_state(network: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load a whole state that names parameters as `network` does."""
+    """Load a whole state that names parameters as `network` does; `ValueError` if one lacks."""
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad and name not in state["state"]:
+            raise ValueError(f"its optimizer has no state of {name}; resume from another file")
     whole = StateDictOptions(full_state_dict=True)
     set_optimizer_state_dict(network, optimizer, state, options=whole)
     for group in optimizer.param_groups:

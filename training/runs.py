@@ -5,6 +5,7 @@ results/<run name>/ holds config.json, metrics.jsonl, checkpoints/0000400.pt, sa
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 from runtime.files import check_folder_writable
@@ -66,7 +67,7 @@ def find_checkpoint(config: TrainConfig, folder: Path) -> Path | None:
         return find_latest(config, folder) or (Path(start) if start else None)
     named = config.resume or start
     if named:
-        path = Path(named).resolve() if Path(named).is_symlink() else Path(named)  # best.pt
+        path = Path(os.path.realpath(named) if Path(named).is_symlink() else named)  # best.pt
         check_own_folder(path, folder)
         return path
     if holds_run(folder):
@@ -141,17 +142,26 @@ def schedules_to_the_end(config: TrainConfig) -> list[str]:
     return found
 
 
-def read_start(
-    config: TrainConfig, arch: dict, data_length: int, last_step: int, path: Path
-) -> dict:
-    """Read the checkpoint at `path`; `ValueError` when it is of a run with other settings."""
+def read_start(config: TrainConfig, path: Path) -> dict:
+    """Read the checkpoint at `path`; `ValueError` when it is of a run with other settings.
+
+    It needs no data, so that a file which is damaged or another run's is refused at once.
+    """
     checkpoint = read_for_resume(path, heads=trains_heads(config))
     original = checkpoint.get("original")
-    if original is not None:
-        found = original_differences(config, original)
+    if original is None:
+        refuse_others(path, different_settings(config, checkpoint["config"]))
     else:
-        found = different_settings(config, checkpoint["config"])
-    if not found and arch != checkpoint["arch"]:
+        refuse_others(path, original_differences(config, original))
+    return checkpoint
+
+
+def check_start(
+    config: TrainConfig, arch: dict, data_length: int, last_step: int, checkpoint: dict, path: Path
+) -> None:
+    """Raise `ValueError` when a checkpoint is of another network or data, or ends elsewhere."""
+    found, original = [], checkpoint.get("original")
+    if arch != checkpoint["arch"]:
         found = [f"network: {checkpoint['arch']} there, {arch} here"]
     for schedule in schedules_to_the_end(config):
         if original is None and last_step != checkpoint["last_step"]:
@@ -160,6 +170,10 @@ def read_start(
             )
     if original is None and data_length != checkpoint["data_length"]:
         found.append(f"images in the data: {checkpoint['data_length']} there, {data_length} here")
+    refuse_others(path, found)
+
+
+def refuse_others(path: Path, found: list[str]) -> None:
+    """Raise `ValueError` if there are differences between a checkpoint's run and this one."""
     if found:
         raise ValueError(f"checkpoint {path} is of another run; {'; '.join(found)}")
-    return checkpoint

@@ -28,10 +28,14 @@ class Meter:
     Steps add to a sum of their own process without waiting for the device. `fold` joins the
     processes' sums; a checkpoint folds too, so that resuming adds in the same order. Every step
     has the same names in the same order; a checkpoint keeps the sums without them.
+
+    Args:
+        state: sums and count of a window in progress, as `fold` returned them.
+        origin: what an error calls the file that the state comes from.
     """
 
-    def __init__(self, accelerator, state: dict | None = None):
-        self.accelerator = accelerator
+    def __init__(self, accelerator, state: dict | None = None, origin: str = "the checkpoint"):
+        self.accelerator, self.origin = accelerator, origin
         self.names: list[str] = []
         state = state or {"sums": [], "count": 0}
         self.folded, self.count = torch.tensor(state["sums"], dtype=torch.float64), state["count"]
@@ -57,7 +61,7 @@ class Meter:
             joined = self.accelerator.reduce(self.local, "mean").cpu()
             if len(self.folded) not in (0, len(joined)):
                 raise RunError(
-                    f"the checkpoint's meter has {len(self.folded)} sums, this run logs "
+                    f"{self.origin}: its meter has {len(self.folded)} sums, this run logs "
                     f"{len(joined)} numbers; the file was altered, resume from another one"
                 )
             self.folded = joined + (self.folded if len(self.folded) else 0.0)

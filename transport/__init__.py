@@ -6,7 +6,7 @@ runs the other way.
 """
 
 from transport.guidance import Guidance
-from transport.samplers import Sampler
+from transport.samplers import Sampler, StepTooSmall
 from transport.transport import Transport, create_transport
 
-__all__ = ["Guidance", "Sampler", "Transport", "create_transport"]
+__all__ = ["Guidance", "Sampler", "StepTooSmall", "Transport", "create_transport"]

@@ -7,6 +7,7 @@ The grid of `num_steps = N` is SiT's: N points, so N - 1 steps of a fixed-step O
 an SDE solver's last step comes on top.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -170,9 +171,29 @@ def ode_solver(method: str, num_steps: int, atol: float, rtol: float) -> Callabl
         # Left alone, torchdiffeq steps past the end and interpolates back. That would ask the
         # network at times it knows nothing of, and VP's sigma at times where there is none.
         options = {"step_t": grid[-1:]}
-        return odeint(f, state, report, method=method, atol=atol, rtol=rtol, options=options)
+        try:
+            return odeint(f, state, report, method=method, atol=atol, rtol=rtol, options=options)
+        except AssertionError as error:
+            raise step_too_small(error, method, atol, rtol) from None
 
     return solve
+
+
+class StepTooSmall(ArithmeticError):
+    """An adaptive solver cannot meet its tolerances; `str(error)` is for the user."""
+
+
+def step_too_small(error: AssertionError, method: str, atol: float, rtol: float) -> Exception:
+    """Return what torchdiffeq's "underflow in dt" means, and any other error as it is."""
+    said = re.fullmatch(r"underflow in dt (\S+)", str(error))
+    if not said:
+        return error
+    if not float(said[1]) > 0:  # an error that is NaN leaves no step
+        return StepTooSmall(f"{method}: the network gave NaN or infinity")
+    return StepTooSmall(
+        f"{method} cannot keep its error below atol {atol:g}, rtol {rtol:g}: its step shrank to "
+        f"{float(said[1]):.1g}, less than the rounding of t"
+    )
 
 
 def check_steps(num_steps: int, least: int) -> None:

@@ -84,10 +84,10 @@ def cka_of(cross: CKASums, a: CKASums, b: CKASums, unbiased: bool = True) -> flo
 def cka(a: Tensor, b: Tensor, unbiased: bool = True) -> float:
     """Return the CKA of features (N, D) and (N, D') with linear kernels: 1 for the same up to
     rotation and scale, about 0 for independent ones if unbiased."""
-    sums = [CKASums() for _ in range(3)]
-    for one, (x, y) in zip(sums, ((a, b), (a, a), (b, b)), strict=True):
+    cross, own, other = CKASums(), CKASums(), CKASums()
+    for one, (x, y) in ((cross, (a, b)), (own, (a, a)), (other, (b, b))):
         one.add(x, y)
-    return cka_of(*sums, unbiased=unbiased)
+    return cka_of(cross, own, other, unbiased)
 
 
 def normalised(features: Tensor) -> Tensor:

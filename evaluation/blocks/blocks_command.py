@@ -52,6 +52,8 @@ def open_subjects(c: BlocksConfig, processes: Processes) -> list[Subject]:
     found = []
     for name, path in zip(c.names or default_names(c.ckpt), c.ckpt, strict=True):
         one = ProbedCheckpoint(path, c, device)
+        if set(c.probes) != {"segmentation"}:  # which looks at other images
+            one.encoding  # noqa: B018 (made here, it refuses data that the network cannot see)
         depth = len(one.blocks)
         if c.labels == "null":
             one.check_null_label("; --labels true gives it the images' own")
@@ -128,6 +130,8 @@ def describe(subject: Subject) -> str:
     step = "" if trained.step is None else f", step {trained.step:,}"
     blocks = ", ".join(map(str, subject.numbers))
     data = subject.checkpoint.data.data_name
+    if set(subject.config.probes) == {"segmentation"}:  # which looks at no others
+        data = str(subject.config.segmentation_options.masks)
     return f"{subject.name}: {trained.arch['name']}{step}, blocks {blocks}; images of {data}"
 
 

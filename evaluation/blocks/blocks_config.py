@@ -8,7 +8,7 @@ import tyro
 from data.data_config import DataLocation
 from runtime.flags import COMMON, Range, check_ranges, flag
 
-Word = Literal["linear", "cka", "cknna", "mutual-knn", "removal"]
+Word = Literal["linear", "cka", "cknna", "mutual-knn", "removal", "segmentation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,24 @@ class AlignmentOptions:
     """cknna, mutual-knn: k"""
     by_token: bool = False
     """cka: compare tokens at the same place instead of an image's mean of them"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationOptions:
+    masks: str | None = None
+    """segmentation: images with masks, VOC2012's folder, or a folder of parquet files or a data set
+    of the hub with a column of masks; heads are trained on train and tested on val"""
+    mask_classes: int = 21
+    """segmentation: classes in the masks, from 0; 255 is ignored"""
+    protocol: Literal["validated", "paper"] = "validated"
+    """segmentation: choose the epoch on a tenth of the training images, or on the test images as
+    the paper's code does"""
+    seg_epochs: int | None = None
+    """segmentation: epochs, the paper's 25 unless given"""
+    seg_batch: int | None = None
+    """segmentation: images in a step, over all processes, the paper's 64 unless given"""
+    seg_lr: float | None = None
+    """segmentation: learning rate, the paper's 1e-3 unless given"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +143,9 @@ class BlocksConfig(ProbedData):
     removal_options: Annotated[RemovalOptions, tyro.conf.OmitArgPrefixes] = field(
         default_factory=RemovalOptions
     )
+    segmentation_options: Annotated[SegmentationOptions, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=SegmentationOptions
+    )
 
 
 USUAL_SAMPLES = 10_000
@@ -140,6 +161,10 @@ RANGES = COMMON | {
     "epochs": Range(1, 10**6),
     "head_batch": Range(2, 10**9),
     "head_lr": Range(0, 10**3, above=True),
+    "mask_classes": Range(2, 255),
+    "seg_epochs": Range(1, 10**6),
+    "seg_batch": Range(1, 10**9),
+    "seg_lr": Range(0, 10**3, above=True),
     "run_lengths": Range(1, 10**4),
     "fid_samples": Range(2, 10**9),
     "fid_steps": Range(2, 10**6),
@@ -155,6 +180,7 @@ NEEDED_BY = {  # flags of one probe: the probe without which they have no effect
     "linear_options": {"linear"},
     "alignment_options": set(ALIGNMENT),
     "removal_options": {"removal"},
+    "segmentation_options": {"segmentation"},
 }
 
 
@@ -179,6 +205,8 @@ def check_blocks_config(c: BlocksConfig) -> None:
     for group, probes in NEEDED_BY.items():
         check_used(getattr(c, group), probes, c.probes)
     check_linear(c.linear_options)
+    if "segmentation" in c.probes and not c.segmentation_options.masks:
+        raise ValueError("--probes segmentation: give --masks with VOC2012's folder, or the like")
     check_alignment(c.alignment_options, c.probes)
 
 

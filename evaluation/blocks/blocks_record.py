@@ -109,7 +109,7 @@ def common_recipe(subject: Subject) -> dict:
         "bf16": c.bf16,
         "blocks": subject.numbers,
         "image_size": one.data.image_size,
-        "vae": one.encoding.codec.name,
+        "vae": one.codec_name,
         "path_type": one.known["path_type"],
         "prediction": one.known["prediction"],
         "samples": c.samples,

@@ -145,6 +145,7 @@ EXPERIMENTS = {  # value of --probes: module and class, imported when it is aske
     "cknna": "alignment_experiment:Alignment",
     "mutual-knn": "alignment_experiment:Alignment",
     "removal": "removal_experiment:Removal",
+    "segmentation": "segmentation_experiment:Segmentation",
 }
 
 

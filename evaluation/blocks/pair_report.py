@@ -10,8 +10,10 @@ import numpy as np
 
 from evaluation.blocks.pair_ranking import Candidate, Rule, allowed_pairs, reasons
 from evaluation.blocks.probes import BlockReport
+from runtime.png import save_figure
 
 SHOWN = 8  # pairs on the terminal
+PICTURE = "pairs"  # kind of the picture
 
 
 def print_blocks(report: BlockReport, about: dict) -> None:
@@ -94,5 +96,5 @@ def draw(report: BlockReport, proposed: tuple[int, int], path: Path) -> None:
         xticks=ticks,
         yticks=ticks,
     )
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, PICTURE)
     plt.close(figure)

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,11 +45,24 @@ class ProbedCheckpoint:
             num_classes=trained.arch["num_classes"],
             vae=self.known["vae"],
         )
-        self.source = open_once(self.data)
-        self.encoding = self.encode(self.source)
         self.transport = create_transport(self.known["path_type"], self.known["prediction"])
         self.model = trained.model.to(device)
         self.network: Any = trained.network
+
+    @cached_property
+    def source(self) -> IndexedSource:
+        """Open the data of its run or of the flags; not every probe looks at it."""
+        return open_once(self.data)
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        return self.encode(self.source)
+
+    @property
+    def codec_name(self) -> str:
+        """Return the name of its codec as `encoding` has it, without loading it."""
+        name = self.known["vae"]
+        return str(Path(name).resolve()) if Path(name).is_dir() else name
 
     def encode(self, source: IndexedSource) -> Encoding:
         """Return the encoding of a source's items; `ValueError` if the network cannot see them."""

@@ -8,7 +8,7 @@ held-out images are looked at once, after it.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -31,7 +31,8 @@ class HeadSettings:
 
     Args:
         batch: images in a step, over all processes; all images where there are fewer.
-        lr: at the start; it falls to 0 as a cosine over the steps.
+        lr: at the start.
+        schedule: whether it falls to 0 as a cosine over the steps, or stays.
         clip: largest norm of the gradient of a head, None for no limit.
         flip, crop: what is drawn anew in each epoch, with new noise; neither leaves the images and
             their noise as they are.
@@ -43,6 +44,7 @@ class HeadSettings:
     optimizer: Literal["adam", "adamw"] = "adam"
     weight_decay: float = 0.0
     clip: float | None = None
+    schedule: Literal["cosine", "constant"] = "cosine"
     flip: bool = False
     crop: bool = False
 
@@ -90,6 +92,8 @@ class HeadTraining:
     scratch: Path
     recipe: str = ""
     name: str = "heads"
+    after_epoch: Callable[[int], None] | None = None
+    """called with the number of each epoch, from 0, when it has ended; a collective"""
     curve: list[list[list[float]]] = field(default_factory=list)
     """mean losses (epochs, times, blocks)"""
 
@@ -115,6 +119,8 @@ class HeadTraining:
             for epoch in range(len(self.curve), epochs):
                 losses = self.epoch(epoch, progress)
                 self.curve.append(losses.tolist())
+                if self.after_epoch is not None:
+                    self.after_epoch(epoch)
                 self.keep()
         return self.curve
 
@@ -144,7 +150,9 @@ class HeadTraining:
             if k == 0:
                 targets.append(batch.target)
         target, losses = torch.cat(targets), []
-        rate = 0.5 * (1 + math.cos(math.pi * step / (self.settings.epochs * self.steps)))
+        rate = 1.0
+        if self.settings.schedule == "cosine":
+            rate = 0.5 * (1 + math.cos(math.pi * step / (self.settings.epochs * self.steps)))
         self.optimizer.param_groups[0]["lr"] = self.settings.lr * rate
         self.optimizer.zero_grad(set_to_none=False)
         for k, parts in enumerate(features):

@@ -38,4 +38,4 @@ def test_it_runs_from_the_top(tmp_path, monkeypatch):
     assert last["layer_sync"]["similarity_2_5"] > 0.97 > last["vanilla"]["similarity_2_5"] + 0.03
     assert all(row["velocity_loss"] < 0.7 for row in last.values())
     assert all(max(values) > 0.3 for values in names["accuracy"].values()), "0.1 is chance"
-    assert all(scores["label_agreement"] > 0.15 for scores in names["scores"].values())
+    assert names["scores"]["vanilla"]["label_agreement"] > 0.2, "0.1 is chance"

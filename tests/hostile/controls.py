@@ -4,7 +4,9 @@ import shutil
 from pathlib import Path
 
 import torch
-from hostile.altered import alter_cache, alter_checkpoint, npz
+from hostile.altered_checkpoints import alter_checkpoint
+from hostile.altered_data import alter_cache
+from hostile.altered_samples import npz
 from hostile.rows import (
     CACHE,
     CKPT,

@@ -67,10 +67,10 @@ def numbers(config: type) -> Iterator[tuple[str, type, int]]:
 
 
 def bad_numbers(name: str, config: type, command: str, skip: tuple[str, ...] = ()) -> list[Row]:
-    """Rows for every numeric flag of a command: NaN, infinity, minus one, and far too much."""
+    """Rows for every numeric flag of a command: NaN or infinity, minus one, and far too much."""
     rows = []
-    for flag, kind, count in numbers(config):
-        values = ["nan", "inf", "-1"] if kind is float else ["-1", str(HUGE)]
+    for i, (flag, kind, count) in enumerate(numbers(config)):
+        values = [("nan", "inf")[i % 2], "-1"] if kind is float else ["-1", str(HUGE)]
         for value in values:
             if f"{flag}={value}" in skip or flag in skip:
                 continue
@@ -89,10 +89,11 @@ def flag_rows() -> list[Row]:
     from scripts.suggest_pair import PairConfig
     from training.config import TrainConfig
 
+    shared = tuple(name for name, *_ in numbers(ODESettings))
     return [
         *bad_numbers("train", TrainConfig, TRAIN, skip=TRAIN_MAY),
         *bad_numbers("ode", ODESettings, ODE),
-        *bad_numbers("sde", SDESettings, SDE),
+        *bad_numbers("sde", SDESettings, SDE, skip=shared),
         *bad_numbers("score", Score, SCORE),
         *bad_numbers("reference", MakeReference, REFERENCE),
         *bad_numbers("cache", CacheConfig, CACHE),

@@ -47,9 +47,11 @@ class Row:
     Args:
         name: unique; what is wrong.
         command: words; {here} is the launch's own folder, {box} the good files.
-        says: a regular expression that standard error must hold; None for a launch that succeeds.
+        says: a regular expression that standard error must hold, in the words of the check that
+            the row is for, so that it fails without that check; None for a launch that succeeds.
         prepare: called with {here} and {box} before the launch.
         more: words that follow, which may hold spaces.
+        warns: what standard error must hold of a launch that succeeds.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Row:
     says: str | None
     prepare: Callable[[Path, Path], object] | None = None
     more: tuple[str, ...] = ()
+    warns: str = ""
 
     def words(self, here: Path, box: Path) -> list[str]:
         words = [*self.command.split(), *self.more]

@@ -1,8 +1,8 @@
 """Every command refuses bad input by one clear line, and loses nothing.
 
 A table of launches (rows.py says what a row is): flags.py has bad values of flags, outputs.py
-outputs that cannot be written, altered.py files that were altered, controls.py good input. Each is
-a real process, forked from one that has imported everything, without root's right to write
+outputs that cannot be written, altered_*.py files that were altered, controls.py good input. Each
+is a real process, forked from one that has imported everything, without root's right to write
 everywhere.
 """
 
@@ -13,7 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hostile.altered import altered_rows
+from hostile.altered_checkpoints import checkpoint_file_rows
+from hostile.altered_data import data_rows
+from hostile.altered_samples import sample_file_rows
 from hostile.controls import control_rows
 from hostile.flags import flag_rows
 from hostile.outputs import output_rows
@@ -25,7 +27,7 @@ MEMORY = 2**31  # bytes beyond what the imports take
 SECONDS = 20
 RESULTS = (".pt", ".npz", ".csv", ".png", ".tmp", ".safetensors")
 
-ALTERED = altered_rows()
+ALTERED = [*checkpoint_file_rows(), *sample_file_rows(), *data_rows()]
 ROWS = [*flag_rows(), *output_rows(), *ALTERED, *control_rows()]
 
 
@@ -91,6 +93,7 @@ def test_a_bad_input_is_one_clear_line(row, outcomes):
     assert "Traceback" not in outcome.said, outcome.said[-3000:]
     if row.says is None:
         assert outcome.code == 0, outcome.said[-3000:]
+        assert re.search(row.warns, outcome.said), outcome.said
         return
     assert outcome.code in (1, 2), (outcome.code, outcome.said[-2000:])
     lines = [line for line in outcome.said.splitlines() if line.strip()]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from launching import save_tiny_vae
 
 from models import VAECodec
@@ -19,10 +20,11 @@ SMALL = Benchmark(
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """A small autoencoder, and compilation that captures the graph without lowering it."""
-    vae, compile = save_tiny_vae(tmp_path / "vae"), torch.nn.Module.compile
+    vae = save_tiny_vae(tmp_path / "vae")
     monkeypatch.setattr(costs, "random_codec", lambda folder, **bf16: VAECodec(vae, **bf16))
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile(self, backend="eager"))
-    return vae
+    monkeypatch.setattr("models.compiling.BACKEND", "eager")
+    yield vae
+    AcceleratorState._reset_state()  # it keeps a process's first precision
 
 
 def test_hours_of_presets_follow_from_their_evaluations(small):

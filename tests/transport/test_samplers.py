@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from transport import Sampler, create_transport
+from transport import Sampler, StepTooSmall, create_transport
 from transport.samplers import ADAPTIVE_ODE_METHODS, ODE_METHODS
 
 PATHS = ["Linear", "GVP", "VP"]
@@ -128,6 +128,20 @@ def test_grid_of_n_points_has_n_minus_1_steps(method, evaluations, gaussian_flow
     assert len(states) == 11
     assert len(flow.times) == 10 * evaluations
     assert states[0].equal(noise())
+
+
+@pytest.mark.parametrize(
+    ("velocity", "said"),
+    [
+        # dx/dt = x^2 from x = 2 is 2 / (1 - 2t), which has no value at t = 1/2
+        (lambda x, t: x**2, "dopri5 cannot keep its error below atol 1e-06, rtol 0.001: its step"),
+        (lambda x, t: x * float("nan"), "dopri5: the network gave NaN or infinity"),
+    ],
+)
+def test_an_adaptive_solver_that_gives_up_says_why(velocity, said):
+    sample = Sampler(create_transport()).sample_ode(sampling_method="dopri5", num_steps=3)
+    with pytest.raises(StepTooSmall, match=said):
+        sample(torch.full((1, 1, 2, 2), 2.0), velocity)
 
 
 def test_states_lie_on_the_grid(gaussian_flow):

@@ -8,7 +8,7 @@ from runtime.randomness import PREVIEW, image_streams
 from training.config import TrainConfig
 from training.monitors.monitor import Moment, Monitor, Watched
 from training.tracking import RunLog
-from transport import Guidance, Sampler
+from transport import Guidance, Sampler, StepTooSmall
 
 IMAGES = 16
 
@@ -28,7 +28,11 @@ class SampleGrid(Monitor):
         first = self.run.accelerator.is_main_process
         if not (first or self.run.parallel.sharded):
             return  # a sharded network needs every process
-        images = self.images()
+        try:
+            images = self.images()
+        except StepTooSmall as error:  # a picture is not worth the run
+            log.say(f"step {now.step}: no picture, {error}")
+            return
         if first:
             path = log.path.parent / "samples" / f"{now.step:07d}.png"
             save_grid(images, path)
