@@ -56,7 +56,7 @@ def check_picture(path: Path, kind: str, name: str = "") -> None:
     if said.get(MARK[0]) != MARK[1] or said.get(KIND, kind) != kind:
         raise ValueError(
             f"{name or path}: exists and is not a picture of the same kind by this program; give "
-            f"another name, or move it"
+            f"another --out, or move it"
         )
 
 

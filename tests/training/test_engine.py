@@ -276,7 +276,13 @@ def test_held_out_losses_by_time(tmp_path):
 
         Image.fromarray(pixels).save(folder / str(i % 2) / f"{i}.png")
     training = train.Training(
-        config(tmp_path, dataset_name=None, data_path=str(folder), val_data_path=str(folder))
+        config(
+            tmp_path,
+            dataset_name=None,
+            num_classes=2,
+            data_path=str(folder),
+            val_data_path=str(folder),
+        )
     )
     held_out = training.monitors["held_out_loss"]
     losses = held_out.losses()
