@@ -27,6 +27,7 @@ def small(tmp_path, monkeypatch):
     AcceleratorState._reset_state()  # it keeps a process's first precision
 
 
+@pytest.mark.slow
 def test_hours_of_presets_follow_from_their_evaluations(small):
     rows = list(costs.presets(SMALL, Deadline()))
     assert {row["how"] for row in rows} == {"bf16, compiled", "tf32"}
@@ -38,6 +39,7 @@ def test_hours_of_presets_follow_from_their_evaluations(small):
     assert whole["images_per_second"] < half["images_per_second"]
 
 
+@pytest.mark.slow
 def test_caching_stall_and_options(small, monkeypatch):
     monkeypatch.setattr(steps, "OPTIONS", steps.OPTIONS[1:2])
     exact, rounded = costs.caching(SMALL, Deadline())
