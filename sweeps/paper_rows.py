@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from runtime.settings_file import Section, named_settings, own_section, read_content
+from runtime.settings_chain import Section, named_settings, own_section, read_content
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 PAPER = Section("paper")

@@ -27,6 +27,7 @@ from training.monitors.monitor import Moment, Watched
 from training.monitors.monitors import Monitors
 from training.objective import Objective
 from training.originals import original_args
+from training.run_lines import step_line
 from training.speed import Speed
 from training.step import TrainStep
 from training.step_draws import BatchMaker
@@ -145,20 +146,9 @@ class Training:
         if math.isfinite(values["loss"]):
             measured = self.speed.since(self.step)
             self.log.write(self.step, values | measured)
-            self.progress.say(self.in_words(values, measured["images_per_second"]))
+            speed, batch = measured["images_per_second"], self.config.global_batch_size
+            self.progress.say(step_line(values, self.step, self.last_step, batch, speed))
         return math.isfinite(values["loss"])
-
-    def in_words(self, values: dict[str, float], speed: float) -> str:
-        """A line for reading; metrics.jsonl has all values."""
-        words = [f"loss {values['loss']:.4f}"]
-        for name, value in values.items():
-            if name.startswith("similarity_"):
-                pair = name.removeprefix("similarity_").replace("_", "-")
-                words += [f"similarity {pair} {value:.4f}"]
-        images_left = (self.last_step - self.step) * self.config.global_batch_size
-        left = duration(images_left / speed) if speed else "?"
-        steps = f"step {self.step}/{self.last_step}"
-        return ", ".join([steps, *words, f"{speed:,.1f} images/s", f"{left} left"])
 
     def ended(self, stopped: bool) -> int:
         """Say how and why the run ended, on all processes at the same time; the exit code."""
@@ -246,22 +236,3 @@ class Training:
             )
         self.accelerator.wait_for_everyone()
         return EXIT_NOT_FINITE
-
-
-def announce(training: Training) -> None:
-    """Say what is about to run, once."""
-    if not training.accelerator.is_main_process:
-        return
-    config, count = training.config, sum(p.numel() for p in training.network.parameters())
-    print(f"{config.model}: {count / 1e6:.1f}M parameters, {len(training.source)} images")
-    if advice := training.encoding.advice:
-        print(advice)
-    for regularizer in training.objective.regularizers:
-        print(regularizer.announcement())
-    print(
-        f"{training.accelerator.num_processes} x {training.accelerator.device.type}, "
-        f"{config.engine.precision}{', compiled' if config.engine.compile else ''}, "
-        f"steps {training.step} to "
-        f"{training.last_step}, results in {training.folder}",
-        flush=True,
-    )
