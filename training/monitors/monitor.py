@@ -1,23 +1,27 @@
 """The type of a monitor, which looks at a run every so many steps and changes nothing.
 
 A monitor is a file in this folder with a class that has a row in training/monitors/monitors.py.
+
+Nothing here or in a monitor's file imports torch at the top: checks of flags take no time.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from data.encoding import Encoding
-from data.source_protocol import IndexedSource, Source
-from data.sources import load_indexed
-from sampling.network import Network
-from training.config import TrainConfig
-from training.parallel import Parallel
-from training.step_draws import BatchMaker
-from training.tracking import RunLog
-from transport import Transport
+    from data.encoding import Encoding
+    from data.source_protocol import IndexedSource, Source
+    from sampling.network import Network
+    from training.config import TrainConfig
+    from training.parallel import Parallel
+    from training.step_draws import BatchMaker
+    from training.tracking import RunLog
+    from transport import Transport
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Watched:
     @cached_property
     def evaluated(self) -> Network:
         """The moving average as samplers and losses call it: in the precision of the steps."""
+        from sampling.network import Network
+
         return Network(self.ema, self.config.engine.precision == "bf16")
 
     @property
@@ -55,6 +61,8 @@ class Watched:
     @cached_property
     def held_out(self) -> IndexedSource | None:
         """The data of --val-data-path, if there is any; `ValueError` when it cannot be used."""
+        from data.sources import load_indexed
+
         c = self.config
         if not c.val_data_path:
             return None
@@ -85,6 +93,11 @@ class Monitor(Protocol):
     @staticmethod
     def interval(c: TrainConfig) -> int:
         """Return the number of steps between two looks, 0 for never."""
+
+    @staticmethod
+    def check(c: TrainConfig) -> None:
+        """Refuse bad flags of its own, before anything is loaded; `ValueError` names the flag."""
+        return
 
     def look(self, now: Moment, log: RunLog) -> None:
         """Look at the run and log what is seen; called on every process."""

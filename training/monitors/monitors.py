@@ -3,14 +3,20 @@
 To add one: a file beside this one (training/monitors/monitor.py says what is in it) and a row here.
 """
 
-from training.config import TrainConfig
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from training.monitors.block_probes import BlockProbes
 from training.monitors.diagnosis import Diagnosis
 from training.monitors.fid import FID
 from training.monitors.held_out_loss import HeldOutLoss
 from training.monitors.monitor import Moment, Monitor, Watched
 from training.monitors.sample_grid import SampleGrid
-from training.tracking import RunLog
+
+if TYPE_CHECKING:
+    from training.config import TrainConfig
+    from training.tracking import RunLog
 
 MONITORS: dict[str, type[Monitor]] = {  # in this order they look and log
     "sample_grid": SampleGrid,
@@ -19,6 +25,12 @@ MONITORS: dict[str, type[Monitor]] = {  # in this order they look and log
     "block_probes": BlockProbes,
     "diagnosis": Diagnosis,
 }
+
+
+def check_monitors(c: TrainConfig) -> None:
+    """Refuse bad flags of any monitor; `ValueError` names the flag."""
+    for kind in MONITORS.values():
+        kind.check(c)
 
 
 class Monitors:
