@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class BlockProbes(Monitor):
     """The same images with the same noise at every look (evaluation/blocks/probed_images.py)."""
 
+    logs = "probe_"
+
     def __init__(self, run: Watched):
         from evaluation.blocks.probed_images import Probing
 

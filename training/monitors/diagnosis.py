@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class Diagnosis(Monitor):
     """The pairs of blocks on the images of the step just made, as many as fit in one pass."""
 
+    logs = "grad_angle_"
+
     def __init__(self, run: Watched):
         from layersync.capture import BlockRecorder
 

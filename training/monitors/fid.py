@@ -23,6 +23,8 @@ class FID(Monitor):
     Raises `ValueError` when the reference or the networks that score cannot be used.
     """
 
+    logs = "eval_"
+
     def __init__(self, run: Watched):
         from evaluation.options import MetricOptions
         from evaluation.scorers import load_scorer

@@ -23,6 +23,8 @@ BATCH = 32
 class HeldOutLoss(Monitor):
     """Held-out images, the first `val_samples` in a fixed random order, shared by the processes."""
 
+    logs = "val_loss"
+
     def __init__(self, run: Watched):
         import torch
 

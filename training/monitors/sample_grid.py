@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.monitors.monitor import Moment, Monitor, Watched
@@ -39,9 +40,16 @@ class SampleGrid(Monitor):
             log.say(f"step {now.step}: no picture, {error}")
             return
         if first:
-            path = log.path.parent / "samples" / f"{now.step:07d}.png"
+            path = self.path(now.step, log)
             save_grid(images, path)
             log.write_image(now.step, path)
+
+    def has_looked(self, step: int, log: RunLog) -> bool:
+        return self.path(step, log).exists()
+
+    @staticmethod
+    def path(step: int, log: RunLog) -> Path:
+        return log.path.parent / "samples" / f"{step:07d}.png"
 
     def images(self) -> np.ndarray:
         """Sample the grid's images, uint8 (16, H, W, C)."""
