@@ -40,7 +40,6 @@ JSON = {
     "is null": (b"null", r"c\.json: it must hold settings by name"),
     "nests too deep": (b"[" * DEEP, r"c\.json: not JSON"),
     "has a list for a number": (b'{"lr": [1]}', r"c\.json: lr: "),
-    "has null for a number": (b'{"weight_decay": null}', r"c\.json: weight_decay: "),
     "has infinity": (b'{"lr": Infinity}', "lr"),
 }
 # content of common.toml in a copy of the recipes: what is said of it
