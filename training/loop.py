@@ -27,6 +27,7 @@ from training.monitors.monitor import Moment, Watched
 from training.monitors.monitors import Monitors
 from training.objective import Objective
 from training.originals import original_args
+from training.runs import is_own
 from training.speed import Speed
 from training.step import TrainStep
 from training.step_draws import BatchMaker
@@ -94,6 +95,7 @@ class Training:
         self.writer = CheckpointWriter(self.write_checkpoint)
         # names of checkpoints that are known to be readable: the one just read, then those written
         self.whole = {built.start_path.name} if built.start_path else set()
+        self.goes_on = is_own(built.start_path, self.folder)
 
     def take_up(self, start: dict, name: str) -> None:
         """Continue from a checkpoint, whose weights the network has; errors call it `name`."""
@@ -116,6 +118,8 @@ class Training:
         loader = make_step_loader(self.source, order, c.num_workers, self.batches.draws)
         self.network.train()
         stopping = False
+        if self.goes_on:
+            self.look_again(sizes)
         with self.progress as progress:
             for packed in self.speed.waiting(loader):
                 self.writer.check()
@@ -137,7 +141,27 @@ class Training:
                 self.monitors(Moment(self.step, placed["images"], placed["labels"]), self.log)
                 if self.best.improved(self.step, self.log) and not self.save_best(written=due):
                     return self.not_finite()
-        return self.ended(stopping and self.step < self.last_step)
+        unseen = stopping and bool(self.monitors.due(self.step))
+        return self.ended(stopping and (self.step < self.last_step or unseen))
+
+    def look_again(self, sizes: tuple[int, int]) -> None:
+        """Let the monitors look that the stop after the last step left no time to (a collective).
+
+        Args:
+            sizes: numbers of images of the data and of the global batch.
+        """
+        missed = self.monitors.missed(self.step, self.log)
+        if missed:
+            seed, step = self.config.global_seed, self.step
+            order = StepBatches(*sizes, seed, step - 1, step, self.shard)
+            packed = next(iter(make_step_loader(self.source, order, 0, self.batches.draws)))
+            placed = self.batches.place(packed)
+            now = Moment(step, placed["images"], placed["labels"])
+            self.monitors.look(missed, now, self.log)
+        for row in self.log.rows(self.step):
+            self.log.seen |= row
+        if self.best.improved(self.step, self.log):
+            self.save_best(written=True)
 
     def write_log(self) -> bool:
         """Log the averages since the last time, unless a loss was not finite: then False."""

@@ -20,7 +20,7 @@ from runtime.locks import PATIENCE
 DELAYS = [0.0, pytest.param(0.1, marks=pytest.mark.slow), 0.4]
 PATIENT, HASTY = {PATIENCE: "60"}, {PATIENCE: "0"}
 HOST = re.escape(socket.gethostname())
-IN_USE = rf"error: .*in use by process \d+ on {HOST}; wait for it or end it"
+IN_USE = rf"error: .*in use by (process \d+ on {HOST}|another process); wait for it or end it"
 DONE = "already holds a run|a complete cache is there"  # when the other one was that much earlier
 
 

@@ -14,11 +14,15 @@ from runtime.outcome import VARIABLE
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Leave the handlers of signals as they were."""
-    numbers = signal.SIGTERM, signal.SIGUSR1
-    before = [signal.getsignal(number) for number in numbers]
+    """Begin with the handlers of a new process, and leave those that were there before."""
+    defaults = {
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGUSR1: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
     yield
-    for number, handler in zip(numbers, before, strict=True):
+    for number, handler in before.items():
         signal.signal(number, handler)
 
 

@@ -50,7 +50,7 @@ def main(monkeypatch, *words) -> int:
         (["run", "b2-layersync"], "--ref is missing"),
         (["run", "b2-layersync", "--ref", "README.md"], "b2-layersync: --data-path is missing"),
         (["run", "b2-layersync", "--ref", "README.md", "--data-path", "docs"],
-         "--data-path docs: 1 folders of classes, and b2-layersync trains on 1000"),
+         " folders of classes, and b2-layersync trains on 1000"),
         (["run", "b2-layersync", "--miniature", "--ref", "x"], "--ref x: a miniature is scored"),
         (["run", "b2-layersync", "--miniature", "--train", "--lr 0"], "--lr 0.0: it must be pos"),
         (["run", "b2-layersync", "--miniature", "--nodes", "2"], "--nodes 2 has no effect without"),

@@ -12,6 +12,8 @@ from training.tracking import RunLog
 class BlockProbes(Monitor):
     """The same images with the same noise at every look (evaluation/blocks/probed_images.py)."""
 
+    logs = "probe_"
+
     def __init__(self, run: Watched):
         self.run, c = run, run.config
         source = run.held_out or run.source

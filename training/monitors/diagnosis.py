@@ -30,6 +30,8 @@ from training.tracking import RunLog
 class Diagnosis(Monitor):
     """The pairs of blocks on the images of the step just made, as many as fit in one pass."""
 
+    logs = "grad_angle_"
+
     def __init__(self, run: Watched):
         self.run, self.network, self.transport = run, run.parallel.network, run.transport
         self.pairs, _ = layer_sync_settings(run.config)

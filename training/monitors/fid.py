@@ -21,6 +21,8 @@ class FID(Monitor):
     Raises `ValueError` when the reference or the networks that score cannot be used.
     """
 
+    logs = "eval_"
+
     def __init__(self, run: Watched):
         self.config, codec = run.config.evaluation, run.encoding.codec
         device = next(run.ema.parameters()).device

@@ -20,6 +20,8 @@ BATCH = 32
 class HeldOutLoss(Monitor):
     """Held-out images, the first `val_samples` in a fixed random order, shared by the processes."""
 
+    logs = "val_loss"
+
     def __init__(self, run: Watched):
         assert run.held_out is not None  # without it, this monitor is not made
         self.run, self.source, self.seed = run, run.held_out, run.config.global_seed

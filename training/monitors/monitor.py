@@ -80,6 +80,9 @@ class Moment:
 class Monitor(Protocol):
     """Made at the start of a run, where it raises `ValueError` for what it cannot look at."""
 
+    logs: str = ""
+    """how a name begins that only its own lines of metrics.jsonl have"""
+
     def __init__(self, run: Watched): ...
 
     @staticmethod
@@ -88,3 +91,7 @@ class Monitor(Protocol):
 
     def look(self, now: Moment, log: RunLog) -> None:
         """Look at the run and log what is seen; called on every process."""
+
+    def has_looked(self, step: int, log: RunLog) -> bool:
+        """Return whether what it saw after this step is in the run's files; on one process."""
+        return any(name.startswith(self.logs) for row in log.rows(step) for name in row)

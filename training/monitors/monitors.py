@@ -3,6 +3,7 @@
 To add one: a file beside this one (training/monitors/monitor.py says what is in it) and a row here.
 """
 
+from runtime.processes import told_by_first
 from training.config import TrainConfig
 from training.monitors.block_probes import BlockProbes
 from training.monitors.diagnosis import Diagnosis
@@ -35,6 +36,21 @@ class Monitors:
 
     def __call__(self, now: Moment, log: RunLog) -> None:
         """Let those look whose turn it is; a collective."""
-        for monitor in self.active.values():
-            if now.step % monitor.interval(self.config) == 0:
-                monitor.look(now, log)
+        self.look(self.due(now.step), now, log)
+
+    def look(self, names: list[str], now: Moment, log: RunLog) -> None:
+        """Let these look; a collective."""
+        for name in names:
+            self.active[name].look(now, log)
+
+    def due(self, step: int) -> list[str]:
+        """Return those whose turn it is after this step."""
+        monitors = self.active.items()
+        return [name for name, each in monitors if step % each.interval(self.config) == 0]
+
+    def missed(self, step: int, log: RunLog) -> list[str]:
+        """Return those that a stop right after this step left no time to look; a collective."""
+        due = self.due(step)
+        return told_by_first(
+            lambda: [name for name in due if not self.active[name].has_looked(step, log)]
+        )

@@ -1,5 +1,7 @@
 """Sample grids while training: EMA weights, the same noise and labels every time."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -34,9 +36,16 @@ class SampleGrid(Monitor):
             log.say(f"step {now.step}: no picture, {error}")
             return
         if first:
-            path = log.path.parent / "samples" / f"{now.step:07d}.png"
+            path = self.path(now.step, log)
             save_grid(images, path)
             log.write_image(now.step, path)
+
+    def has_looked(self, step: int, log: RunLog) -> bool:
+        return self.path(step, log).exists()
+
+    @staticmethod
+    def path(step: int, log: RunLog) -> Path:
+        return log.path.parent / "samples" / f"{step:07d}.png"
 
     @torch.no_grad()
     def images(self) -> np.ndarray:
