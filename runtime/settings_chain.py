@@ -11,6 +11,7 @@ from typing import Any
 SECTIONS = ("train", "sample", "evaluate")
 FACTS = ("paper",)  # a section about the file, which no command takes
 FLAG, EXTENDS = "--config", "extends"
+MOST_PARENTS = 50
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def read_chain(
     if place in above:
         chain = " -> ".join(file.name for file in (*above[above.index(place) :], place))
         raise ValueError(f"{path}: files extend each other in a circle, {chain}")
+    if len(above) > MOST_PARENTS:
+        raise ValueError(f"{above[0]}: {EXTENDS}: more than {MOST_PARENTS} files extend each other")
     content = read_content(path, section)
     parent = content.pop(EXTENDS, None)
     if parent is not None and not (isinstance(parent, str) and parent):
