@@ -27,7 +27,8 @@ if __name__ == "__main__":
 import sys
 
 from runtime.outcome import finished
-from training.loop import Training, announce
+from training.loop import Training
+from training.run_lines import announce
 
 
 def main(config: TrainConfig) -> None:

@@ -64,6 +64,18 @@ class CacheWriter:
                 f"give another --out, or remove that folder"
             )
 
+    def check_disk(self, min_free_disk: float) -> None:
+        """Raise `ValueError` unless everything that is still to be written fits on the disk."""
+        root = self.root.absolute()
+        free = shutil.disk_usage(next(p for p in (root, *root.parents) if p.exists())).free
+        needed = self.bytes_needed()
+        if free - needed < min_free_disk * 1e9 and needed:
+            raise ValueError(
+                f"--out {self.root}: {needed / 1e9:.3g} GB needed and {free / 1e9:.3g} GB free, of "
+                f"which --min-free-disk {min_free_disk:g} GB must remain; make room, or give --out "
+                f"on another disk"
+            )
+
     def lock(self) -> OutputLock:
         """Make this launch the only one that writes the cache.
 

@@ -25,7 +25,7 @@ from evaluation.options import MetricOptions, check_metrics
 from runtime.command import parse_command, program_name, usage_errors
 from runtime.launch import is_first_process
 from runtime.outcome import finished
-from runtime.settings_file import Section
+from runtime.settings_chain import Section
 
 Positional = tyro.conf.Positional
 EVALUATE_SECTION = Section("evaluate")

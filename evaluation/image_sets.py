@@ -6,17 +6,13 @@ Errors in a set are reported when it is opened, before any image is decoded.
 import hashlib
 import json
 import math
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.decoding import LARGEST, UnreadableImage, is_grey, read_image, read_size
-from data.folders import walk_images
+from data.decoding import LARGEST
 from runtime.command import is_first_process
 from runtime.npz import (
     CompressedArray,
@@ -30,10 +26,10 @@ from runtime.processes import told_by_first
 
 if TYPE_CHECKING:
     from evaluation.data_sets import DataSetImages
+from evaluation.folder_images import FolderImages, common_size, image_paths
 
 LABELS = ("labels", "arr_1")  # sample_ddp.py's name and ADM's
 ARRAY = "arr_0"  # the images in an .npz, as ADM and sample_ddp.py name them
-READERS = 8  # threads that decode files
 LONGEST_RECIPE = 2**24  # bytes
 HINT_BYTES = 2**26  # read at most for a hint in an error
 
@@ -185,76 +181,6 @@ def open_folder(folder: Path, image_size: int | None = None) -> ImageSet:
         numbers = {parent: number for number, parent in enumerate(sorted(set(parents)))}
         labels = np.array([numbers[parent] for parent in parents])
     return ImageSet(str(folder), FolderImages(paths, height_width, image_size), labels)
-
-
-def image_paths(folder: Path) -> list[Path]:
-    """List the images below `folder`, sorted."""
-    return sorted(
-        Path(parent, name) for parent, names in walk_images(str(folder)) for name in names
-    )
-
-
-def common_size(paths: list[Path]) -> tuple[int, int]:
-    """Return (H, W) of all images; raise `ValueError`, which names the first that differs."""
-    with ThreadPoolExecutor(READERS) as threads:
-        sizes = list(threads.map(image_file_size, paths))
-    for path, size in zip(paths, sizes, strict=True):
-        if size != sizes[0]:
-            raise ValueError(
-                f"{path} is {size[0]}x{size[1]} pixels and {paths[0].name} "
-                f"{sizes[0][0]}x{sizes[0][1]}: all images must have one size"
-            )
-    width, height = sizes[0]
-    return height, width
-
-
-def image_file_size(path: Path) -> tuple[int, int]:
-    with named_images():
-        return read_size(path)
-
-
-@contextmanager
-def named_images() -> Iterator[None]:
-    """Raise `ValueError` instead of `UnreadableImage`, like all other errors in a set."""
-    try:
-        yield
-    except UnreadableImage as error:
-        raise ValueError(f"{error}; repair or remove it") from None
-
-
-class FolderImages:
-    """The images of some files as one array, RGB or greys, decoded when sliced."""
-
-    dtype = np.dtype(np.uint8)
-
-    def __init__(
-        self, paths: list[Path], height_width: tuple[int, int], crop: int | None, channels: int = 3
-    ):
-        self.paths, self.crop = paths, crop
-        self.shape = len(paths), *height_width, channels
-
-    def are_greys(self) -> bool:
-        """Return whether each file has a single channel without colours."""
-        with ThreadPoolExecutor(READERS) as threads, named_images():
-            return all(threads.map(is_grey, self.paths))
-
-    def greys(self) -> "FolderImages":
-        return FolderImages(self.paths, self.shape[1:3], self.crop, channels=1)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        with ThreadPoolExecutor(READERS) as threads:
-            return np.stack(list(threads.map(self._decode, self.paths[rows])))
-
-    def _decode(self, path: Path) -> np.ndarray:
-        with named_images():
-            image = read_image(path, self.crop, str(path)).permute(1, 2, 0).numpy()
-        image = image[..., : self.shape[3]]  # of greys, all three channels are the same
-        if image.shape != self.shape[1:]:
-            raise ValueError(f"{path}: it is {image.shape} now, and was {self.shape[1:]}")
-        return image
 
 
 def content_hash(path: str | Path) -> str:

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from layersync.blocks import as_blocks, find_blocks
 from layersync.crepa_settings import read_crepa_settings, resolved_blocks
-from layersync.frames import Neighbours, as_video, same_frames, same_tokens
+from layersync.frames import Neighbours, as_video, check_frames, same_frames, same_tokens
 from layersync.hidden import HiddenStates, Recording
 from layersync.outputs import Select, TokenReader
 from layersync.pairs import Pair, check_numbers
-from layersync.projector import Projector
+from layersync.projector import Projector, device_of
 from layersync.schedule import Schedule, ScheduledWeight
 
 MODES = "video", "image"
@@ -249,17 +249,3 @@ class CREPA(Recording):
             return as_video(states, frames, mode)
         except ValueError as error:
             raise ValueError(f"{self._hidden.name(number)} {error}") from None
-
-
-def check_frames(frames: int | None) -> int | None:
-    if frames is not None and (type(frames) is not int or frames < 1):
-        raise ValueError(f"frames: {frames!r} must be a number of frames, 1 or more")
-    return frames
-
-
-def device_of(block: nn.Module) -> torch.device:
-    """Return where a block's first parameter is; the CPU for none, or one without storage."""
-    parameter = next(block.parameters(), None)
-    if parameter is None or parameter.is_meta:
-        return torch.device("cpu")
-    return parameter.device

@@ -145,3 +145,9 @@ def resample_tokens(states: Tensor, count: int) -> Tensor:
     else:
         rows = F.interpolate(rows, size=count, mode="linear")
     return rows.transpose(1, 2).unflatten(0, (batch, frames))
+
+
+def check_frames(frames: int | None) -> int | None:
+    if frames is not None and (type(frames) is not int or frames < 1):
+        raise ValueError(f"frames: {frames!r} must be a number of frames, 1 or more")
+    return frames

@@ -103,3 +103,11 @@ def share_weights(module: nn.Module) -> None:
 def average_gradient(gradient: Tensor) -> Tensor:
     """Return the mean of a parameter's gradient over all processes, a collective."""
     return gradient if sharded(gradient) else mean_over_processes(gradient)
+
+
+def device_of(block: nn.Module) -> torch.device:
+    """Return where a block's first parameter is; the CPU for none, or one without storage."""
+    parameter = next(block.parameters(), None)
+    if parameter is None or parameter.is_meta:
+        return torch.device("cpu")
+    return parameter.device

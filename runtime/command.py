@@ -22,7 +22,8 @@ from typing import Any
 from runtime.flags import COMMON, check_numbers, check_ranges
 from runtime.launch import is_first_process, rank
 from runtime.outcome import failed, finished
-from runtime.settings_file import Section, expand_config, types_of
+from runtime.settings_chain import Section
+from runtime.settings_file import expand_config, types_of
 from runtime.stopping import EXIT_INTERRUPTED, Stopped, signals_raise
 from runtime.switches import spell_switches
 

@@ -9,7 +9,7 @@ torch here.
 
 from pathlib import Path
 
-from runtime.settings_file import Section
+from runtime.settings_chain import Section
 
 RENAMED = {
     "seed": "global_seed",

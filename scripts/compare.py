@@ -27,8 +27,9 @@ class CompareConfig:
     """folders of runs, as results/NAME"""
     out: str = "results/compare"
     """folder for compare.png and compare.md"""
-    smoothing: float = 0.9
-    """weight of the past in the moving averages, at each logged line; 0 for none"""
+    smoothing: float | None = None
+    """weight of the past in the moving averages, at each logged line; 0 for none; unless given 0.9,
+    and less where a log has under 200 lines"""
 
 
 def main(config: CompareConfig) -> None:

@@ -123,6 +123,7 @@ def show(c: Show) -> int:
 
 
 def run(c: Run) -> int:
+    from sweeps.pair_grid import check_values
     from sweeps.paper_miniature import SAYS
     from sweeps.paper_points import PaperConfig, PaperGrid
     from sweeps.paper_rows import find_rows
@@ -133,6 +134,7 @@ def run(c: Run) -> int:
         if not c.rows:
             raise ValueError("run: name a row; scripts/reproduce.py list shows them")
         find_rows(c.rows)
+        check_values("--seeds", c.seeds, lambda seed: 0 <= seed < 2**63, "at least 0, below 2^63")
     if c.miniature:
         print(SAYS, flush=True)
     config = PaperConfig(

@@ -68,8 +68,20 @@ def check_sharing(c: Sharing) -> None:
         check_file(c.picture, f"--picture {c.picture}")
         if not c.picture.endswith(".png"):
             raise ValueError(f"--picture {c.picture}: the name must end in .png")
+        check_png(c.picture)
     if c.push_to_hub:
         check_push(c.push_to_hub)
+
+
+def check_png(path: str) -> None:
+    """Raise `ValueError` unless the file is a whole PNG."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.verify()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"--picture {path}: not a readable .png ({error})") from None
 
 
 def share(c: Sharing) -> Path:

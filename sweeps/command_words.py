@@ -9,7 +9,8 @@ import shlex
 from pathlib import Path
 
 from runtime.command import in_one_line, parse_command
-from runtime.settings_file import Section, inline_config
+from runtime.settings_chain import Section
+from runtime.settings_file import inline_config
 from sampling.presets import expand_preset
 from sampling.sample_config import ODE, SDE, check_sample_config
 from sampling.sample_file import SAMPLE_SECTION

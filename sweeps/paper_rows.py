@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from runtime.settings_file import Section, named_settings, own_section, read_content
+from runtime.settings_chain import Section, named_settings, own_section, read_content
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 PAPER = Section("paper")
+Summary = Literal["one", "mean", "best", "each"]
+SUMMARIES = get_args(Summary)
 LOSSES = ("vanilla", "dispersive", "sra", "layer_sync", "repa", "repa+layer_sync")
 
 
@@ -54,7 +56,7 @@ class PaperRow:
     curve: dict[int, float] = dataclasses.field(default_factory=dict)
     """{step: FID} of a published figure, whose checkpoints are all scored"""
     variants: tuple[Variant, ...] = (Variant(),)
-    summary: Literal["one", "mean", "best", "each"] = "one"
+    summary: Summary = "one"
     """how variants make the row's value: there is one, their mean, the best of a sweep, or none"""
     checkpoint: str | None = None
     """published weights that this row samples, instead of training"""
@@ -111,7 +113,18 @@ def read_row(path: Path) -> PaperRow | None:
     for name in ("published", "curve"):
         check_kind(path, name, given.get(name, {}), dict, "a table of numbers")
     check_kind(path, "variants", given.get("variants", []), list, "a list of tables")
-    given["curve"] = {int(step): value for step, value in given.get("curve", {}).items()}
+    check_numbers(path, "published", given.get("published", {}))
+    for name in ("silent", "guessed"):
+        check_kind(path, name, given.get(name, []), list, "a list of texts")
+    if given.get("summary", "one") not in SUMMARIES:
+        raise ValueError(
+            f"{path}: [paper] summary: {given['summary']!r} must be one of {', '.join(SUMMARIES)}"
+        )
+    curve = given.get("curve", {})
+    check_numbers(path, "curve", curve)
+    if not all(step.isdecimal() for step in curve):
+        raise ValueError(f"{path}: [paper] curve: {', '.join(curve)} must be numbers of steps")
+    given["curve"] = {int(step): value for step, value in curve.items()}
     given["variants"] = tuple(
         read_variant(path, found) for found in given.get("variants", [{"name": ""}])
     )
@@ -125,10 +138,17 @@ def check_kind(path: Path, name: str, value: Any, kind: type, what: str) -> None
         raise ValueError(f"{path}: [paper] {name}: {value!r} must be {what}")
 
 
+def check_numbers(path: Path, name: str, found: dict) -> None:
+    for key, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{path}: [paper] {name}: {key}: {value!r} must be a number")
+
+
 def read_variant(path: Path, found: Any) -> Variant:
     """Read {name = "0.1", train = "--reg-weight 0.1"}."""
     known = {field.name for field in dataclasses.fields(Variant)}
-    if not isinstance(found, dict) or set(found) - known or not isinstance(found.get("name"), str):
+    texts = isinstance(found, dict) and all(isinstance(value, str) for value in found.values())
+    if not texts or "name" not in found or set(found) - known:
         raise ValueError(
             f'{path}: [paper] variants: {found!r} must be {{name = "...", train = "--flag ...", '
             f'sample = "--flag ..."}}'

@@ -19,8 +19,9 @@ from runtime.command import EXIT_FAILED
 from runtime.flags import require
 from runtime.stopping import EXIT_PREEMPTED
 from sweeps.cells import Cell, state
+from sweeps.command_launch import Launch
 from sweeps.overview import Overview
-from sweeps.process import CellRun, Launch
+from sweeps.process import CellRun
 
 POLL_SECONDS = 0.5
 SECONDS_UNTIL_NEXT_LOOK = 5.0  # at cells that another process works on

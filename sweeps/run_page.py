@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sweeps.run_records import RunRecord, differing_settings, same_noise, smoothed
+from sweeps.run_records import RunRecord, differing_settings, same_noise, smoothed, weight_for
 
 NUMBERS = {
     "velocity_loss": "velocity loss",
@@ -17,13 +17,15 @@ NUMBERS = {
 
 
 def comparison_page(
-    runs: Sequence[RunRecord], picture: str, grids: dict[str, Path], smoothing: float
+    runs: Sequence[RunRecord], picture: str, grids: dict[str, Path], smoothing: float | None
 ) -> str:
     """Return the page as Markdown; `picture` is the name of the file beside it."""
     runs = list(runs)
     lines = ["# " + " | ".join(run.name for run in runs).replace("|", "vs"), ""]
     lines += [f"![Curves and samples of the runs]({picture})", ""]
-    lines += [f"Thick lines are moving averages (weight of the past {smoothing:g}), thin ones raw."]
+    weight = "at most 0.9, less for short logs" if smoothing is None else f"{smoothing:g}"
+    lines += [f"Thick lines are moving averages (weight of the past {weight}), thin ones raw;"]
+    lines += ["the table has where the thick ones end."]
     lines += ["", grid_note(runs, grids), "", "## At the end", "", *results(runs, smoothing), ""]
     lines += ["## What differs in their settings", ""]
     differing = differing_settings(runs)
@@ -49,7 +51,7 @@ def grid_note(runs: list[RunRecord], grids: dict[str, Path]) -> str:
     )
 
 
-def results(runs: list[RunRecord], smoothing: float) -> list[str]:
+def results(runs: list[RunRecord], smoothing: float | None) -> list[str]:
     """The last value of each number, averaged as in the picture; of FID the best one too."""
     patterns = [p for p in NUMBERS if any(run.keys(p) for run in runs)]
     head = ["", "step", *(NUMBERS[p] for p in patterns)]
@@ -66,7 +68,8 @@ def results(runs: list[RunRecord], smoothing: float) -> list[str]:
                     best = min(range(len(values)), key=values.__getitem__)
                     texts.append(f"{values[-1]:.4g} (best {values[best]:.4g} at {steps[best]:,})")
                 else:
-                    texts.append(f"{smoothed(values, smoothing)[-1]:.4g}")
+                    weight = weight_for(len(values), smoothing)
+                    texts.append(f"{smoothed(values, weight)[-1]:.4g}")
             cells.append(", ".join(texts) or "-")
         rows.append([run.name, *cells])
     return table(head, rows)

@@ -10,21 +10,24 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from PIL import Image
 
-from sweeps.run_records import RunRecord, smoothed
+from sweeps.run_records import RunRecord, smoothed, weight_for
 
 FEW = 12  # values of which a moving average says nothing: they are drawn as they are
 DPI = 110
 
 
-def draw_curve(axis, run: RunRecord, key: str, label: str, smoothing: float, **style) -> None:
+def draw_curve(
+    axis, run: RunRecord, key: str, label: str, smoothing: float | None, **style
+) -> None:
     """Draw a logged number over steps: thin as it was logged, thick as a moving average."""
     steps, values = run.series(key)
-    if len(values) < FEW or not smoothing:
+    weight = weight_for(len(values) or 1, smoothing)
+    if len(values) < FEW or not weight:
         marker = "o" if len(values) < FEW else None
         axis.plot(steps, values, label=label, marker=marker, markersize=3, **style)
         return
     axis.plot(steps, values, linewidth=0.7, alpha=0.3, **style)
-    axis.plot(steps, smoothed(values, smoothing), label=label, **style)
+    axis.plot(steps, smoothed(values, weight), label=label, **style)
 
 
 def draw_picture(axis, path: Path, title: str) -> None:
@@ -59,16 +62,16 @@ def panels_of(runs: Sequence[RunRecord]) -> dict[str, str]:
 
 
 def draw_runs(
-    runs: Sequence[RunRecord], grids: dict[str, Path], file: BinaryIO, smoothing: float
+    runs: Sequence[RunRecord], grids: dict[str, Path], file: BinaryIO, smoothing: float | None
 ) -> None:
     """Write the picture: curves above, a row of sample grids below.
 
     Args:
         grids: the sample grid of each run by its name; may be empty.
-        smoothing: weight of the past in the moving average, see `smoothed`.
+        smoothing: weight of the past in the moving average, see `smoothed`; None: by length.
     """
     titles = panels_of(runs)
-    columns = min(3, len(titles)) or 1
+    columns = 2 if len(titles) == 4 else min(3, len(titles)) or 1
     rows = -(-len(titles) // columns)
     width, heights = 4.6 * columns + 0.8, [3.4 * rows]
     if grids:

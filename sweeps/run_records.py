@@ -113,6 +113,15 @@ def smoothed(values: list[float], weight: float) -> list[float]:
     return averages
 
 
+LINES_ACROSS = 20  # moving averages that a curve is made of, each of lines of its own
+MOST_WEIGHT = 0.9
+
+
+def weight_for(count: int, given: float | None) -> float:
+    """Return the weight of the past for a curve of so many values: short ones would lag behind."""
+    return given if given is not None else min(MOST_WEIGHT, max(0.0, 1 - LINES_ACROSS / count))
+
+
 def same_noise(runs: list[RunRecord]) -> bool:
     """Return whether the grids of these runs are of the same noise, labels and guidance."""
     keys = ("global_seed", "image_size", "num_classes", "vae", "cfg_scale")

@@ -23,9 +23,10 @@ from runtime.files import write_json
 from runtime.flags import flag, require
 from runtime.stopping import EXIT_PREEMPTED
 from sweeps.cells import Cell, state
+from sweeps.command_launch import ROOT, Launch
 from sweeps.overview import Overview
 from sweeps.pool import POLL_SECONDS, PoolConfig, check_pool, run_cells, stop_signals
-from sweeps.process import ROOT, CellRun, Launch
+from sweeps.process import CellRun
 from sweeps.slurm_nodes import check_nodes, ways_to_launch
 
 ANNOUNCED_SECONDS = 300  # before its end a job is told; so long saving may take

@@ -22,7 +22,7 @@ from typing import ClassVar
 from runtime.files import write_json
 from runtime.outcome import VARIABLE, read_outcome
 from runtime.stopping import EXIT_PREEMPTED
-from sweeps.process import ROOT, Launch
+from sweeps.command_launch import ROOT, Launch
 
 POLL_SECONDS = 5.0
 SECONDS_TO_SETTLE = 15.0  # a job that is queued again passes through a state of the end

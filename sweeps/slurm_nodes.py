@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.flags import flag, require
+from sweeps.command_launch import ROOT, Launch
 from sweeps.pool import PoolConfig, launches
-from sweeps.process import ROOT, Launch
 from sweeps.slurm_job import JobLaunch
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from runtime.command import usage_errors
 from sweeps.cells import Cell, Command, to_do
+from sweeps.command_launch import Launch
 from sweeps.pool import PoolConfig
-from sweeps.process import Launch
 from sweeps.slurm import ClusterConfig, check_settings, work_through
 from sweeps.slurm_nodes import ways_to_launch
 from sweeps.sweep_folder import check_same_sweep, join_sweep, load_sweep

@@ -65,7 +65,7 @@ class BestCheckpoint:
         """
         if not self.every or step % self.every:
             return False
-        value = told_by_first(lambda: log.seen[str(self.metric)])
+        value = told_by_first(lambda: log.seen.get(str(self.metric), math.nan))
         if not value < self.value:  # nor NaN
             return False
         self.value, self.step = value, step

@@ -1,15 +1,16 @@
 """Checks of settings before data, model or device are touched.
 
-Methods check their own settings (training/methods/). Every check raises a `ValueError` that names
-the flag, its value and the remedy.
+Methods and monitors check their own settings (training/methods/, training/monitors/). Every check
+raises a `ValueError` that names the flag, its value and the remedy.
 """
 
 import importlib.util
 
 from runtime.flags import COMMON, COUNT, EVERY, Range, check_ranges, flag
-from training.config import EngineConfig, EvalConfig, Precision, SaveConfig, TrainConfig
+from training.config import EngineConfig, Precision, SaveConfig, TrainConfig
 from training.methods.method import changed
 from training.methods.methods import check_methods
+from training.monitors.monitors import check_monitors
 
 RANGES = COMMON | {  # numbers that have one, by the names of their fields
     "epochs": COUNT,
@@ -51,24 +52,10 @@ def check_train_config(c: TrainConfig) -> None:
     for name in changed(c.tracking):
         if not c.wandb:
             raise ValueError(f"{flag(name)} has no effect without --wandb")
-    if (
-        c.diagnose_every
-        and "sync" not in c.loss_type
-        and not (c.encoder_depth or c.gt_encoder_depth)
-    ):
-        raise ValueError(
-            f"--diagnose-every {c.diagnose_every} needs a pair to look at: with --loss-type "
-            f"{c.loss_type}, give --encoder-depth and --gt-encoder-depth"
-        )
-    if c.probe_every and c.streaming and not c.val_data_path:
-        raise ValueError(
-            f"--probe-every {c.probe_every}: streamed images cannot be chosen by class; give "
-            f"--val-data-path FOLDER to probe its images, or --probe-every 0"
-        )
     check_methods(c)
+    check_monitors(c)
     check_engine(c.engine)
     check_saving(c.saving)
-    check_evaluation(c.evaluation)
     check_best(c)
     if c.fine_tune and not c.ckpt:
         raise ValueError("--fine-tune needs --ckpt FILE, the weights to start from")
@@ -95,13 +82,6 @@ def check_precision(c: EngineConfig, precision: Precision) -> None:
 def check_saving(c: SaveConfig) -> None:
     if c.keep_every and not c.keep_last:
         raise ValueError("--keep-every has no effect without --keep-last: all are kept")
-
-
-def check_evaluation(c: EvalConfig) -> None:
-    if c.eval_every and not c.eval_ref:
-        raise ValueError("--eval-every needs --eval-ref FILE, the reference for FID")
-    if c.eval_ref and not c.eval_every:
-        raise ValueError("--eval-ref has no effect without --eval-every N")
 
 
 def check_best(c: TrainConfig) -> None:

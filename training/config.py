@@ -14,8 +14,8 @@ from data.data_config import TrainingData
 from runtime.flags import flag, free, plain
 from runtime.switches import SWITCH
 from training.methods.dispersive import DispersiveConfig
-from training.methods.layer_sync import RegScheduleConfig
 from training.methods.repa import REPAConfig
+from training.methods.schedule import RegScheduleConfig
 from training.methods.sra import SRAConfig
 
 Precision = Literal["auto", "fp32", "tf32", "bf16"]

@@ -27,6 +27,8 @@ from training.monitors.monitor import Moment, Watched
 from training.monitors.monitors import Monitors
 from training.objective import Objective
 from training.originals import original_args
+from training.run_lines import step_line
+from training.runs import is_own
 from training.speed import Speed
 from training.step import TrainStep
 from training.step_draws import BatchMaker
@@ -94,6 +96,7 @@ class Training:
         self.writer = CheckpointWriter(self.write_checkpoint)
         # names of checkpoints that are known to be readable: the one just read, then those written
         self.whole = {built.start_path.name} if built.start_path else set()
+        self.goes_on = is_own(built.start_path, self.folder)
 
     def take_up(self, start: dict, name: str) -> None:
         """Continue from a checkpoint, whose weights the network has; errors call it `name`."""
@@ -116,6 +119,8 @@ class Training:
         loader = make_step_loader(self.source, order, c.num_workers, self.batches.draws)
         self.network.train()
         stopping = False
+        if self.goes_on:
+            self.look_again(sizes)
         with self.progress as progress:
             for packed in self.speed.waiting(loader):
                 self.writer.check()
@@ -137,7 +142,27 @@ class Training:
                 self.monitors(Moment(self.step, placed["images"], placed["labels"]), self.log)
                 if self.best.improved(self.step, self.log) and not self.save_best(written=due):
                     return self.not_finite()
-        return self.ended(stopping and self.step < self.last_step)
+        unseen = stopping and bool(self.monitors.due(self.step))
+        return self.ended(stopping and (self.step < self.last_step or unseen))
+
+    def look_again(self, sizes: tuple[int, int]) -> None:
+        """Let the monitors look that the stop after the last step left no time to (a collective).
+
+        Args:
+            sizes: numbers of images of the data and of the global batch.
+        """
+        missed = self.monitors.missed(self.step, self.log)
+        if missed:
+            seed, step = self.config.global_seed, self.step
+            order = StepBatches(*sizes, seed, step - 1, step, self.shard)
+            packed = next(iter(make_step_loader(self.source, order, 0, self.batches.draws)))
+            placed = self.batches.place(packed)
+            now = Moment(step, placed["images"], placed["labels"])
+            self.monitors.look(missed, now, self.log)
+        for row in self.log.rows(self.step):
+            self.log.seen |= row
+        if self.best.improved(self.step, self.log):
+            self.save_best(written=True)
 
     def write_log(self) -> bool:
         """Log the averages since the last time, unless a loss was not finite: then False."""
@@ -145,20 +170,9 @@ class Training:
         if math.isfinite(values["loss"]):
             measured = self.speed.since(self.step)
             self.log.write(self.step, values | measured)
-            self.progress.say(self.in_words(values, measured["images_per_second"]))
+            speed, batch = measured["images_per_second"], self.config.global_batch_size
+            self.progress.say(step_line(values, self.step, self.last_step, batch, speed))
         return math.isfinite(values["loss"])
-
-    def in_words(self, values: dict[str, float], speed: float) -> str:
-        """A line for reading; metrics.jsonl has all values."""
-        words = [f"loss {values['loss']:.4f}"]
-        for name, value in values.items():
-            if name.startswith("similarity_"):
-                pair = name.removeprefix("similarity_").replace("_", "-")
-                words += [f"similarity {pair} {value:.4f}"]
-        images_left = (self.last_step - self.step) * self.config.global_batch_size
-        left = duration(images_left / speed) if speed else "?"
-        steps = f"step {self.step}/{self.last_step}"
-        return ", ".join([steps, *words, f"{speed:,.1f} images/s", f"{left} left"])
 
     def ended(self, stopped: bool) -> int:
         """Say how and why the run ended, on all processes at the same time; the exit code."""
@@ -246,22 +260,3 @@ class Training:
             )
         self.accelerator.wait_for_everyone()
         return EXIT_NOT_FINITE
-
-
-def announce(training: Training) -> None:
-    """Say what is about to run, once."""
-    if not training.accelerator.is_main_process:
-        return
-    config, count = training.config, sum(p.numel() for p in training.network.parameters())
-    print(f"{config.model}: {count / 1e6:.1f}M parameters, {len(training.source)} images")
-    if advice := training.encoding.advice:
-        print(advice)
-    for regularizer in training.objective.regularizers:
-        print(regularizer.announcement())
-    print(
-        f"{training.accelerator.num_processes} x {training.accelerator.device.type}, "
-        f"{config.engine.precision}{', compiled' if config.engine.compile else ''}, "
-        f"steps {training.step} to "
-        f"{training.last_step}, results in {training.folder}",
-        flush=True,
-    )

@@ -7,7 +7,8 @@ continues in that folder. Nothing here imports torch, unless a checkpoint is nam
 
 from pathlib import Path
 
-from runtime.settings_file import Given, flag_names, put_before
+from runtime.settings_chain import Given
+from runtime.settings_file import flag_names, put_before
 from training.config import TrainConfig
 from training.settings_record import settings_of_record
 

@@ -177,3 +177,10 @@ def refuse_others(path: Path, found: list[str]) -> None:
     """Raise `ValueError` if there are differences between a checkpoint's run and this one."""
     if found:
         raise ValueError(f"checkpoint {path} is of another run; {'; '.join(found)}")
+
+
+def is_own(checkpoint: Path | None, folder: Path) -> bool:
+    """Return whether a checkpoint lies in the folder of this run, and is not another run's."""
+    return checkpoint is not None and checkpoint.parent.resolve() == (
+        folder.resolve() / "checkpoints"
+    )

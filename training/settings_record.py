@@ -9,7 +9,7 @@ import dataclasses
 import typing
 from pathlib import Path
 
-from runtime.settings_file import Section
+from runtime.settings_chain import Section
 from training.config import TrainConfig
 from training.methods.method import Setting
 from training.methods.methods import methods_of

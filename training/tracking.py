@@ -135,6 +135,11 @@ class RunLog:
         more = f", and {len(values) - MOST_SHOWN} more values" if len(values) > MOST_SHOWN else ""
         self.say(f"step {step}: {', '.join(shown)}{more}")
 
+    def rows(self, step: int) -> list[dict]:
+        """Return the lines of this step in metrics.jsonl."""
+        rows = read_log(self.path) if self.path.exists() else []
+        return [row for row in rows if row["step"] == step]
+
     def write_image(self, step: int, path: Path) -> None:
         """Show a picture in the trackers."""
         with Image.open(path) as picture:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 
 from runtime.launch import rank, world_size
-from scripts.benchmarks.steps import Step
+from scripts.benchmarks.measured_step import Step
 from scripts.benchmarks.timing import Deadline, alternate, attempt, ratio
 
 COLUMNS = dict(

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from models import find_model
 from sampling.sample_config import ODE
+from scripts.benchmarks.measured_step import LATENTS, Step, saved_bytes
 from scripts.benchmarks.sampling import SCALE, Case, Runs
-from scripts.benchmarks.steps import LATENTS, Step, saved_bytes
 from scripts.benchmarks.timing import (
     DEVICE,
     Deadline,

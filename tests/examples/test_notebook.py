@@ -36,6 +36,6 @@ def test_it_runs_from_the_top(tmp_path, monkeypatch):
     assert len(pictures(notebook)) == PICTURES
     last = {run: rows[-1] for run, rows in names["logs"].items()}
     assert last["layer_sync"]["similarity_2_5"] > 0.97 > last["vanilla"]["similarity_2_5"] + 0.03
-    assert all(row["velocity_loss"] < 0.7 for row in last.values())
+    assert all(row["velocity_loss"] < 0.55 for row in last.values())
     assert all(max(values) > 0.3 for values in names["accuracy"].values()), "0.1 is chance"
-    assert names["scores"]["vanilla"]["label_agreement"] > 0.2, "0.1 is chance"
+    assert names["scores"]["vanilla"]["label_agreement"] > 0.8, "0.1 is chance"

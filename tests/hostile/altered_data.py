@@ -112,9 +112,6 @@ LATENT_CHANGES = {
         ),
         r"float16 \(8, 2, 2, 4, 8, 8\), it must be float16",
     ),
-    "of another codec's weights": (
-        settings(codec_fingerprint="0" * 16), "holds latents of another codec or size"
-    ),
 }  # fmt: skip
 
 
@@ -137,6 +134,21 @@ def latent_rows() -> Iterator[Row]:
     flip = alter_cache(lambda m, f: flip_last(f / m["shards"][0]["moments"]))
     verify = "scripts/cache_latents.py --verify --out {here}/latents"
     yield Row("latents: a byte", verify, "altered, its checksum is not the manifest's", flip)
+
+    @alter_cache
+    def other_weights(manifest: dict, folder: Path) -> None:
+        manifest["codec_fingerprint"] = "0" * 16
+
+    def copied_codec(here: Path, box: Path) -> None:
+        """A codec of another name is loaded; the cache's own need not be."""
+        other_weights(here, box)
+        shutil.copytree(box / "vae", here / "vae")
+
+    yield Row("latents of another codec's weights", train.replace("{box}/vae", "{here}/vae"),
+              "holds latents of another codec or size", copied_codec)  # fmt: skip
+    yield Row("latents whose codec has changed",
+              train.replace("--sample-every 0", "--sample-every 1"),
+              "its weights are no longer those", other_weights)  # fmt: skip
     yield Row("latents through another codec", train.replace("{box}/vae", "none"),
               "--vae none: .*holds latents", alter_cache(lambda m, f: None))  # fmt: skip
 

@@ -37,6 +37,16 @@ FEATURES = (
     "--encoder vit_tiny_patch16_224 --encoder-weights {box}/vit.pth --out {here}/features"
 )
 SUGGEST = f"scripts/suggest_pair.py --ckpt {CKPT} --probe-samples 40 --out {{here}}/pairs.json"
+PICTURE = (
+    f"sample.py ODE --ckpt {CKPT} --classes 1 --sampling-method euler --num-sampling-steps 2 "
+    "--out {here}/a.png"
+)
+BLOCKS = (
+    f"-m evaluation blocks --ckpt {CKPT} --probes linear --samples 40 --num-workers 0 "
+    "--times 0.9 --blocks 1 --out {here}/blocks"
+)
+SHARE = f"scripts/share.py {CKPT} --licence mit --out {{here}}/shared"
+REPRODUCE = "scripts/reproduce.py run b2-vanilla --miniature --folder {here}/reproduce --dry-run"
 CONVERT = f"scripts/convert_checkpoint.py {CKPT} {{here}}/weights.safetensors"
 
 

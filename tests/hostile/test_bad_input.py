@@ -16,9 +16,11 @@ import pytest
 from hostile.altered_checkpoints import checkpoint_file_rows
 from hostile.altered_data import data_rows
 from hostile.altered_samples import sample_file_rows
+from hostile.altered_settings import settings_rows
 from hostile.controls import control_rows
 from hostile.flags import flag_rows
 from hostile.outputs import output_rows
+from hostile.probing_and_sharing import altered_probing_rows, probing_rows
 from hostile.rows import Row
 from hostile.sandbox import make_sandbox
 
@@ -27,8 +29,14 @@ MEMORY = 2**31  # bytes beyond what the imports take
 SECONDS = 20
 RESULTS = (".pt", ".npz", ".csv", ".png", ".tmp", ".safetensors")
 
-ALTERED = [*checkpoint_file_rows(), *sample_file_rows(), *data_rows()]
-ROWS = [*flag_rows(), *output_rows(), *ALTERED, *control_rows()]
+ALTERED = [
+    *checkpoint_file_rows(),
+    *sample_file_rows(),
+    *data_rows(),
+    *settings_rows(),
+    *altered_probing_rows(),
+]
+ROWS = [*flag_rows(), *output_rows(), *probing_rows(), *ALTERED, *control_rows()]
 
 
 def contents(folder: Path) -> dict[str, tuple]:

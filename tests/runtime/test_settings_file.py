@@ -9,7 +9,8 @@ import pytest
 import tyro
 
 from runtime.command import parse_command
-from runtime.settings_file import Section, expand_config
+from runtime.settings_chain import Section
+from runtime.settings_file import expand_config
 
 
 @dataclass(frozen=True)

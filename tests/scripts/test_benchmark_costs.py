@@ -5,7 +5,7 @@ import torch
 from accelerate.state import AcceleratorState
 from launching import save_tiny_vae
 
-from models import VAECodec
+from models import VAECodec, find_model
 from scripts import benchmark_evaluation
 from scripts.benchmark import Benchmark
 from scripts.benchmarks import costs, steps
@@ -47,7 +47,7 @@ def test_caching_stall_and_options(small, monkeypatch):
         hours = 2 * 1_281_167 / row["images_per_second"] / 3600
         assert row["hours_imagenet"] == pytest.approx(hours)
     (stall,) = costs.stall(SMALL, Deadline())
-    parameters = sum(p.numel() for p in steps.find_model("SiT-Ti/2")(input_size=32).parameters())
+    parameters = sum(p.numel() for p in find_model("SiT-Ti/2")(input_size=32).parameters())
     assert stall["gb"] == pytest.approx(16 * parameters / 1e9) and stall["stall_s"] > 0
     rows = list(steps.run_options(SMALL, {"bf16": 1e12}, Deadline()))
     assert {row["options"] for row in rows} == {"bf16 residual"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scripts.benchmark import TABLE, Benchmark, check, main
-from scripts.benchmarks import costs, peers, steps
+from scripts.benchmarks import costs, measured_step, peers
 from scripts.benchmarks.timing import Deadline
 
 # An original made of our own modules, under the names that SiT's have.
@@ -108,4 +108,4 @@ def test_flops_are_those_of_the_layers():
     conditions = 6 * width * width * depth + 2 * width * width + 256 * width + width * width
     forward = 2 * batch * (linear + attention + conditions)
     # the first layers have no gradient of their inputs
-    assert steps.step_flops("SiT-Ti/2", batch) == pytest.approx(3 * forward, rel=0.02)
+    assert measured_step.step_flops("SiT-Ti/2", batch) == pytest.approx(3 * forward, rel=0.02)

@@ -18,6 +18,7 @@ from sweeps.run_records import (
     read_runs,
     same_noise,
     smoothed,
+    weight_for,
 )
 
 
@@ -54,6 +55,14 @@ def test_smoothing_is_the_weighted_mean_of_the_past():
         expected = (weights * values[:n]).sum() / weights.sum()
         assert smoothed(values, w)[n - 1] == pytest.approx(expected)
     assert smoothed(values, 0.0) == values
+
+
+def test_a_short_log_is_smoothed_less_so_that_its_average_ends_where_it_does():
+    assert [weight_for(n, None) for n in (1, 20, 40, 200, 9000)] == [0, 0, 0.5, 0.9, 0.9]
+    assert weight_for(24, 0.7) == 0.7
+    falling = [float(n) for n in range(40, 0, -1)]
+    assert smoothed(falling, weight_for(40, None))[-1] == pytest.approx(2)  # 1 line behind
+    assert smoothed(falling, 0.9)[-1] > 9
 
 
 def test_what_differs_is_shown_as_it_was_in_force(two):

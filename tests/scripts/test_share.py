@@ -13,6 +13,7 @@ import yaml
 from fake_hub import FakeHub
 from forking import ENVIRONMENT
 from launching import ROOT, check, run
+from PIL import Image
 
 from models import SiT
 from models.trained import hash_weights, load_trained
@@ -54,7 +55,7 @@ def test_the_folder_is_a_checkpoint_for_every_command(checkpoint, tmp_path):
 
 def test_the_page_says_what_was_trained_and_scored(checkpoint, tmp_path):
     picture = tmp_path / "a.png"
-    picture.write_bytes(b"png")
+    Image.new("RGB", (2, 2), "red").save(picture)
     share(
         Sharing(
             str(checkpoint), "cc-by-4.0", str(tmp_path / "b"), "ema", (str(RECORD),), str(picture)
@@ -83,7 +84,7 @@ def test_the_page_says_what_was_trained_and_scored(checkpoint, tmp_path):
         DIGEST,
     ):
         assert said in text, said
-    assert (tmp_path / "b" / "samples.png").read_bytes() == b"png"
+    assert (tmp_path / "b" / "samples.png").read_bytes() == picture.read_bytes()
 
 
 def test_nothing_tells_where_the_run_lay(checkpoint, tmp_path):

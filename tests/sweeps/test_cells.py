@@ -6,7 +6,8 @@ import json
 import pytest
 
 from sweeps.cells import is_locked, lock, read_record, results, state, to_do
-from sweeps.process import CellRun, Launch
+from sweeps.command_launch import Launch
+from sweeps.process import CellRun
 
 
 def work(cell) -> str:

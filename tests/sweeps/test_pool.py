@@ -12,8 +12,9 @@ from launching import ROOT
 
 from sweeps import pool
 from sweeps.cells import Command, read_record, results, state, to_do
+from sweeps.command_launch import Launch
 from sweeps.pool import PoolConfig, check_pool, launches, run_cells
-from sweeps.process import CellRun, Launch
+from sweeps.process import CellRun
 
 
 @pytest.fixture(autouse=True)

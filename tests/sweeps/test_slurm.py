@@ -10,8 +10,8 @@ import pytest
 
 from sweeps import slurm
 from sweeps.cells import results, state
+from sweeps.command_launch import Launch
 from sweeps.pool import PoolConfig
-from sweeps.process import Launch
 from sweeps.slurm import ClusterConfig, Jobs, check_cluster, check_settings, make_executor, watch
 
 LOCAL = ClusterConfig(cluster="local", hours=1.0, gpus_per_process=0, cpus_per_process=1)

@@ -73,7 +73,7 @@ def test_the_counters_see_copies_waits_and_traffic():
     """Of operations whose counts are known."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from scripts.benchmarks.counting import Counting
+    from scripts.benchmarks.counted_operations import Counting
 
     ahead = torch.zeros(100)
     with FakeTensorMode(allow_non_fake_inputs=True), Counting() as counting:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from models.sizes import family
 from runtime.flags import flag, require
@@ -27,57 +27,10 @@ if TYPE_CHECKING:
     from data.batch import Batch
     from models import SiT
     from training.config import TrainConfig
+from training.methods.schedule import RegScheduleConfig, reg_schedule
 
 # Published, by model family (paper, Sec. 4). S has B's 12 blocks and takes B's; Ti is of no paper.
 PUBLISHED_LAMBDAS = {"XL": 0.2, "L": 0.2, "B": 0.3, "S": 0.3, "Ti": 0.3}
-
-
-@dataclass(frozen=True)
-class RegScheduleConfig:
-    """lambda of LayerSync over training, and where in time it acts; the paper's is constant."""
-
-    reg_scheduler: Literal["constant", "linear", "cosine", "polynomial"] = "constant"
-    """how lambda goes from --reg-weight to --reg-weight-end"""
-    reg_warmup_steps: int = 0
-    """steps over which lambda rises linearly from 0 before that"""
-    reg_decay_steps: int | None = None
-    """step at which the end value is reached; the last one unless given"""
-    reg_weight_end: float = 0.0
-    """lambda at the end"""
-    reg_power: float = 2.0
-    """exponent of the polynomial"""
-    reg_cutoff_step: int | None = None
-    """lambda is 0 from this step on"""
-    reg_similarity_threshold: float | None = None
-    """lambda is 0 where a moving average of the similarity is over this"""
-    reg_similarity_decay: float = 0.99
-    """decay of that average"""
-    reg_threshold_mode: Literal["permanent", "recoverable"] = "permanent"
-    """whether lambda stays 0 when the similarity falls again"""
-    reg_t_range: tuple[float, float] = (0.0, 1.0)
-    """only samples with t in this range are aligned (0 is noise)"""
-
-    def check(self) -> None:
-        """Raise `ValueError` for values out of range, and for those without effect."""
-        require(self, "reg_warmup_steps", self.reg_warmup_steps >= 0, "at least 0")
-        require(self, "reg_weight_end", self.reg_weight_end >= 0, "at least 0")
-        require(self, "reg_power", self.reg_power > 0, "positive")
-        cutoff, threshold = self.reg_cutoff_step, self.reg_similarity_threshold
-        require(self, "reg_cutoff_step", cutoff is None or cutoff >= 1, "at least 1")
-        in_range = threshold is None or -1 <= threshold <= 1
-        require(self, "reg_similarity_threshold", in_range, "a cosine, in [-1, 1]")
-        require(self, "reg_similarity_decay", 0 <= self.reg_similarity_decay < 1, "in [0, 1)")
-        low, high = self.reg_t_range
-        require(self, "reg_t_range", 0 <= low < high <= 1, "LOW HIGH with 0 <= LOW < HIGH <= 1")
-        decays = self.reg_decay_steps is None or self.reg_decay_steps > self.reg_warmup_steps
-        require(self, "reg_decay_steps", decays, "more than --reg-warmup-steps")
-        if self.reg_scheduler == "constant":
-            for name in ("reg_decay_steps", "reg_weight_end"):
-                value = getattr(self, name)
-                if value:
-                    raise ValueError(
-                        f"{flag(name)} {value} has no effect with --reg-scheduler constant"
-                    )
 
 
 @dataclass(frozen=True)
@@ -222,7 +175,6 @@ class LayerSyncRegularizer(Regularizer):
     ):
         from layersync import LayerSync, ScheduledWeight
         from layersync.alignment import sample_cosine
-        from training.methods.schedule import reg_schedule
 
         cosine = compiled(sample_cosine)
         self.sync = LayerSync(list(network.blocks), pairs, cosine=cosine)

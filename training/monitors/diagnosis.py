@@ -6,31 +6,29 @@ the student's output z, through which both terms of the loss reach it and all bl
     |d L_velocity / d z|,   |d L_sync / d z| (without lambda),   the angle between them.
 """
 
-from typing import Any
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
-from data.batch import Batch
-from evaluation.blocks.sync_effect import (
-    bin_means,
-    gradient_products,
-    norms_and_angle,
-    similarity_by_time,
-    token_rank,
-)
-from layersync.alignment import sample_cosine
-from layersync.capture import BlockRecorder
-from training.config import TrainConfig
 from training.methods.layer_sync import layer_sync_settings
 from training.monitors.monitor import Moment, Monitor, Watched
-from training.tracking import RunLog
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from data.batch import Batch
+    from training.config import TrainConfig
+    from training.tracking import RunLog
 
 
 class Diagnosis(Monitor):
     """The pairs of blocks on the images of the step just made, as many as fit in one pass."""
 
+    logs = "grad_angle_"
+
     def __init__(self, run: Watched):
+        from layersync.capture import BlockRecorder
+
         self.run, self.network, self.transport = run, run.parallel.network, run.transport
         self.pairs, _ = layer_sync_settings(run.config)
         self.numbers = sorted({number for pair in self.pairs for number in pair})
@@ -40,6 +38,15 @@ class Diagnosis(Monitor):
     @staticmethod
     def interval(c: TrainConfig) -> int:
         return c.diagnose_every
+
+    @staticmethod
+    def check(c: TrainConfig) -> None:
+        given = c.encoder_depth or c.gt_encoder_depth
+        if c.diagnose_every and "sync" not in c.loss_type and not given:
+            raise ValueError(
+                f"--diagnose-every {c.diagnose_every} needs a pair to look at: with --loss-type "
+                f"{c.loss_type}, give --encoder-depth and --gt-encoder-depth"
+            )
 
     def look(self, now: Moment, log: RunLog) -> None:
         part = slice(len(now.labels) // self.run.config.engine.accumulation_steps)
@@ -54,6 +61,11 @@ class Diagnosis(Monitor):
 
     def values(self, batch: Batch) -> dict[str, float]:
         """Compute named numbers of all processes' batches; ranks are of the first process's."""
+        import torch
+
+        from evaluation.blocks import sync_effect
+        from layersync.alignment import sample_cosine
+
         autocast = self.run.accelerator.autocast()
         with self.recorder.recording(), autocast:
             losses = self.transport.training_losses(
@@ -64,15 +76,18 @@ class Diagnosis(Monitor):
         count = self.add_up(torch.tensor(float(len(losses)), device=losses.device))
         pulls = torch.autograd.grad(losses.sum() / count, [tokens[number] for number in students])
         velocity = dict(zip(students, pulls, strict=True))
-        found = {f"rank_{number}": token_rank(tokens[number]) for number in self.numbers}
+        found = {
+            f"rank_{number}": sync_effect.token_rank(tokens[number]) for number in self.numbers
+        }
         for student, teacher in self.pairs:
-            name, z = f"{student}_{teacher}", tokens[student].detach().float().requires_grad_()
-            cosine = sample_cosine(z, tokens[teacher].detach())
+            name, target = f"{student}_{teacher}", tokens[teacher].detach()
+            z = tokens[student].detach().float().requires_grad_()
+            cosine = sample_cosine(z, target)
             sync = torch.autograd.grad(-cosine.sum() / count, z)[0]
-            sums = similarity_by_time(z.detach(), tokens[teacher].detach(), batch.t)
-            found |= bin_means(self.add_up(sums).cpu(), f"similarity_{name}")
-            products = self.add_up(gradient_products(velocity[student], sync))
-            norms = norms_and_angle(products.cpu())
+            sums = sync_effect.similarity_by_time(z.detach(), target, batch.t)
+            found |= sync_effect.bin_means(self.add_up(sums).cpu(), f"similarity_{name}")
+            products = self.add_up(sync_effect.gradient_products(velocity[student], sync))
+            norms = sync_effect.norms_and_angle(products.cpu())
             names = "grad_velocity", "grad_sync", "grad_angle"
             found |= {f"{what}_{name}": v for what, v in zip(names, norms, strict=True)}
         return found

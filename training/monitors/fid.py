@@ -6,13 +6,15 @@ the precision of the steps and compiled as they are, as `eval_dtype` and `eval_c
 say. That is `sample_ddp.py --bf16 --compile` on most GPUs.
 """
 
-from evaluation.options import MetricOptions
-from evaluation.scorers import load_scorer
-from sampling.in_place import InPlaceSampler
-from sampling.network import describe_dtype
-from training.config import TrainConfig
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from training.monitors.monitor import Moment, Monitor, Watched
-from training.tracking import RunLog
+
+if TYPE_CHECKING:
+    from training.config import TrainConfig
+    from training.tracking import RunLog
 
 
 class FID(Monitor):
@@ -21,7 +23,14 @@ class FID(Monitor):
     Raises `ValueError` when the reference or the networks that score cannot be used.
     """
 
+    logs = "eval_"
+
     def __init__(self, run: Watched):
+        from evaluation.options import MetricOptions
+        from evaluation.scorers import load_scorer
+        from sampling.in_place import InPlaceSampler
+        from sampling.network import describe_dtype
+
         self.config, codec = run.config.evaluation, run.encoding.codec
         device = next(run.ema.parameters()).device
         self.sampler = InPlaceSampler(
@@ -54,6 +63,14 @@ class FID(Monitor):
     @staticmethod
     def interval(c: TrainConfig) -> int:
         return c.evaluation.eval_every
+
+    @staticmethod
+    def check(c: TrainConfig) -> None:
+        every, reference = c.evaluation.eval_every, c.evaluation.eval_ref
+        if every and not reference:
+            raise ValueError("--eval-every needs --eval-ref FILE, the reference for FID")
+        if reference and not every:
+            raise ValueError("--eval-ref has no effect without --eval-every N")
 
     def look(self, now: Moment, log: RunLog) -> None:
         log.write_extra(now.step, self.scores(), self.about)

@@ -4,14 +4,17 @@ Image j gets the same t, noise and mirror each time, so that curves over trainin
 loss is the plain squared error of the EMA network, unweighted, in `BINS` bins of t.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
 
-from data.encoding import encode_drawing
-from runtime.randomness import HELD_OUT, image_streams
-from training.config import TrainConfig
+from typing import TYPE_CHECKING
+
 from training.monitors.monitor import Moment, Monitor, Watched
-from training.tracking import RunLog
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from training.config import TrainConfig
+    from training.tracking import RunLog
 
 BINS = 10
 BATCH = 32
@@ -20,7 +23,11 @@ BATCH = 32
 class HeldOutLoss(Monitor):
     """Held-out images, the first `val_samples` in a fixed random order, shared by the processes."""
 
+    logs = "val_loss"
+
     def __init__(self, run: Watched):
+        import torch
+
         assert run.held_out is not None  # without it, this monitor is not made
         self.run, self.source, self.seed = run, run.held_out, run.config.global_seed
         order = torch.randperm(len(self.source), generator=torch.Generator().manual_seed(0))
@@ -33,21 +40,28 @@ class HeldOutLoss(Monitor):
     def look(self, now: Moment, log: RunLog) -> None:
         log.write_extra(now.step, self.losses())
 
-    @torch.no_grad()
     def losses(self) -> dict[str, float]:
         """Compute {"val_loss": mean, "val_loss_t0.0": mean in [0, 0.1), ...}; a collective."""
+        import torch
+
         accelerator = self.run.accelerator
         sums = torch.zeros(2, BINS, dtype=torch.float64, device=accelerator.device)
         rank, world = accelerator.process_index, accelerator.num_processes
         # every process makes the same number of passes: a sharded network needs all of them
         for start in range(0, len(self.images), BATCH * world):
-            self.add([start + rank * BATCH + i for i in range(BATCH)], sums)
+            with torch.no_grad():
+                self.add([start + rank * BATCH + i for i in range(BATCH)], sums)
         totals, counts = accelerator.reduce(sums, "sum").cpu()
         bins = {f"val_loss_t{i / BINS:.1f}": (totals[i] / counts[i]).item() for i in range(BINS)}
         return {"val_loss": (totals.sum() / counts.sum()).item()} | bins
 
     def add(self, numbers: list[int], sums: Tensor) -> None:
         """Add losses and counts of these held-out images to `sums` (2, BINS)."""
+        import torch
+
+        from data.encoding import encode_drawing
+        from runtime.randomness import HELD_OUT, image_streams
+
         run, transport, count = self.run, self.run.transport, len(self.images)
         device = run.accelerator.device
         batch = [self.source[self.images[n % count]] for n in numbers]

@@ -1,23 +1,27 @@
 """The type of a monitor, which looks at a run every so many steps and changes nothing.
 
 A monitor is a file in this folder with a class that has a row in training/monitors/monitors.py.
+
+Nothing here or in a monitor's file imports torch at the top: checks of flags take no time.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from data.encoding import Encoding
-from data.source_protocol import IndexedSource, Source
-from data.sources import load_indexed
-from sampling.network import Network
-from training.config import TrainConfig
-from training.parallel import Parallel
-from training.step_draws import BatchMaker
-from training.tracking import RunLog
-from transport import Transport
+    from data.encoding import Encoding
+    from data.source_protocol import IndexedSource, Source
+    from sampling.network import Network
+    from training.config import TrainConfig
+    from training.parallel import Parallel
+    from training.step_draws import BatchMaker
+    from training.tracking import RunLog
+    from transport import Transport
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Watched:
     @cached_property
     def evaluated(self) -> Network:
         """The moving average as samplers and losses call it: in the precision of the steps."""
+        from sampling.network import Network
+
         return Network(self.ema, self.config.engine.precision == "bf16")
 
     @property
@@ -55,6 +61,8 @@ class Watched:
     @cached_property
     def held_out(self) -> IndexedSource | None:
         """The data of --val-data-path, if there is any; `ValueError` when it cannot be used."""
+        from data.sources import load_indexed
+
         c = self.config
         if not c.val_data_path:
             return None
@@ -80,11 +88,23 @@ class Moment:
 class Monitor(Protocol):
     """Made at the start of a run, where it raises `ValueError` for what it cannot look at."""
 
+    logs: str = ""
+    """how a name begins that only its own lines of metrics.jsonl have"""
+
     def __init__(self, run: Watched): ...
 
     @staticmethod
     def interval(c: TrainConfig) -> int:
         """Return the number of steps between two looks, 0 for never."""
 
+    @staticmethod
+    def check(c: TrainConfig) -> None:
+        """Refuse bad flags of its own, before anything is loaded; `ValueError` names the flag."""
+        return
+
     def look(self, now: Moment, log: RunLog) -> None:
         """Look at the run and log what is seen; called on every process."""
+
+    def has_looked(self, step: int, log: RunLog) -> bool:
+        """Return whether what it saw after this step is in the run's files; on one process."""
+        return any(name.startswith(self.logs) for row in log.rows(step) for name in row)

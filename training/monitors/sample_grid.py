@@ -1,14 +1,17 @@
 """Sample grids while training: EMA weights, the same noise and labels every time."""
 
-import numpy as np
-import torch
+from __future__ import annotations
 
-from runtime.png import save_grid
-from runtime.randomness import PREVIEW, image_streams
-from training.config import TrainConfig
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from training.monitors.monitor import Moment, Monitor, Watched
-from training.tracking import RunLog
-from transport import Guidance, Sampler, StepTooSmall
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from training.config import TrainConfig
+    from training.tracking import RunLog
 
 IMAGES = 16
 
@@ -25,6 +28,9 @@ class SampleGrid(Monitor):
 
     def look(self, now: Moment, log: RunLog) -> None:
         """Write samples/0000400.png in the run's folder and show it in the trackers."""
+        from runtime.png import save_grid
+        from transport import StepTooSmall
+
         first = self.run.accelerator.is_main_process
         if not (first or self.run.parallel.sharded):
             return  # a sharded network needs every process
@@ -34,17 +40,29 @@ class SampleGrid(Monitor):
             log.say(f"step {now.step}: no picture, {error}")
             return
         if first:
-            path = log.path.parent / "samples" / f"{now.step:07d}.png"
+            path = self.path(now.step, log)
             save_grid(images, path)
             log.write_image(now.step, path)
 
-    @torch.no_grad()
+    def has_looked(self, step: int, log: RunLog) -> bool:
+        return self.path(step, log).exists()
+
+    @staticmethod
+    def path(step: int, log: RunLog) -> Path:
+        return log.path.parent / "samples" / f"{step:07d}.png"
+
     def images(self) -> np.ndarray:
         """Sample the grid's images, uint8 (16, H, W, C)."""
+        import torch
+
+        from runtime.randomness import PREVIEW, image_streams
+        from transport import Guidance, Sampler
+
         run, ema = self.run, self.run.ema
         device, shape = run.accelerator.device, run.encoding.latent_shape
         noise = image_streams(run.config.global_seed, range(IMAGES), device, PREVIEW).normal(shape)
         labels = torch.arange(IMAGES, device=device) * ema.num_classes // IMAGES
         sample = Sampler(run.transport).sample_ode(trajectory=False)
-        latents = sample(noise, Guidance(run.evaluated, run.config.cfg_scale), y=labels)[-1]
-        return run.encoding.codec.decode(latents).cpu().numpy()
+        with torch.no_grad():
+            latents = sample(noise, Guidance(run.evaluated, run.config.cfg_scale), y=labels)[-1]
+            return run.encoding.codec.decode(latents).cpu().numpy()
