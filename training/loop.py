@@ -15,6 +15,7 @@ from threading import Event
 from data.loader import make_step_loader
 from data.order import StepBatches
 from runtime.outcome import failed
+from runtime.processes import told_by_first
 from runtime.progress import Progress, duration
 from runtime.signals import StopRequest
 from runtime.stopping import EXIT_PREEMPTED
@@ -96,7 +97,8 @@ class Training:
         self.writer = CheckpointWriter(self.write_checkpoint)
         # names of checkpoints that are known to be readable: the one just read, then those written
         self.whole = {built.start_path.name} if built.start_path else set()
-        self.goes_on = is_own(built.start_path, self.folder)
+        # the folder may have another name on another node
+        self.goes_on = told_by_first(lambda: is_own(built.start_path, self.folder))
 
     def take_up(self, start: dict, name: str) -> None:
         """Continue from a checkpoint, whose weights the network has; errors call it `name`."""
@@ -159,7 +161,7 @@ class Training:
             placed = self.batches.place(packed)
             now = Moment(step, placed["images"], placed["labels"])
             self.monitors.look(missed, now, self.log)
-        for row in self.log.rows(self.step):
+        for row in told_by_first(lambda: self.log.rows(self.step)):
             self.log.seen |= row
         if self.best.improved(self.step, self.log):
             self.save_best(written=True)
