@@ -87,7 +87,7 @@ def altered_probing_rows() -> list[Row]:
     rows = []
     for name, words in changed.items():
         rows += [
-            Row(f"{name}: NaN weights", words, "holds NaN or infinity", alter_checkpoint(nan_weights)),
+            Row(f"{name}: NaN weights", words, "holds NaN or inf", alter_checkpoint(nan_weights)),
             Row(f"{name}: checkpoint is a text", words, "altered", write("altered.pt", b"text")),
             Row(f"{name}: checkpoint is empty", words, "altered", write("altered.pt", b"")),
         ]  # fmt: skip
