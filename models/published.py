@@ -1,6 +1,7 @@
 """Short names of published checkpoints: --ckpt sit-xl-2.
 
-Where they are is what their authors' pages say. They are fetched at their first use, and their
+Where they are is what their authors' pages say; LayerSync's page names the repository, and its two
+files are named as in a copy of that page. They are fetched at their first use, and their
 checksum is recorded then and compared after (runtime/downloads.py).
 """
 

@@ -49,6 +49,9 @@ def fetch(name: str) -> Path:
         return Path(hf_hub_download(source, the_one_file(source, name), **local))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         reason = trouble or str(error).strip().splitlines()[0]
+        absent = isinstance(error, EntryNotFoundError)
+        if rest and absent and not isinstance(error, LocalEntryNotFoundError):
+            reason = f"{source} has {listing(source, weights_files(source)) or 'no weights'}"
         raise ValueError(
             f"checkpoint {name}: no such file, and not on the Hugging Face hub ({reason})"
         ) from None
@@ -71,13 +74,23 @@ def connection_trouble() -> str:
     return ""
 
 
-def the_one_file(source: str, name: str) -> str:
+def weights_files(source: str) -> list[str]:
+    """Return the names of the files of weights in ORG/NAME."""
     from huggingface_hub import list_repo_files
 
-    files = [file for file in list_repo_files(source) if file.endswith(ENDINGS)]
+    return [file for file in list_repo_files(source) if file.endswith(ENDINGS)]
+
+
+def listing(source: str, files: list[str]) -> str:
+    """Name the first of these files as --ckpt takes them."""
+    return ", ".join(f"{source}/{file}" for file in files[:8])
+
+
+def the_one_file(source: str, name: str) -> str:
+    files = weights_files(source)
     if len(files) == 1:
         return files[0]
-    listed = ", ".join(f"{source}/{file}" for file in files[:8])
+    listed = listing(source, files)
     raise ValueError(
         f"checkpoint {name}: {len(files)} files of weights there, name one"
         + (f": {listed}" if listed else "")

@@ -47,6 +47,21 @@ def test_what_is_not_there_is_said_in_one_line(cache):
         read_checkpoint("org/tiny/gone.pt")
 
 
+def test_a_file_that_a_repository_lacks_is_answered_with_those_it_has(cache, monkeypatch):
+    class Gone(OSError, huggingface_hub.errors.EntryNotFoundError):
+        """As the client says it, on the network."""
+
+    def gone(*_, **__):
+        raise Gone("404 Client Error. Entry Not Found")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", gone)
+    said = (
+        r"two/c\.pt: no such file, and .*\(org/two has org/two/a\.pt, org/two/sub/b\.safetensors\)$"
+    )
+    with pytest.raises(ValueError, match=said):
+        read_checkpoint("org/two/c.pt")
+
+
 def test_local_names_are_not_looked_up(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results").mkdir()
