@@ -30,7 +30,7 @@ Config = TypeVar("Config", bound=DataConfig)
 
 @dataclass(frozen=True)
 class Seen:
-    """What data says of itself; None where it does not."""
+    """Properties that data says of itself; None where it does not."""
 
     sizes: tuple[tuple[int, int], ...] = ()
     """(width, height) of the first images that can be read"""

@@ -20,7 +20,7 @@ class Blocks(Sequence):
         return self.modules[index]
 
     def describe(self, number: int) -> str:
-        """Where block `number` is found: its name in the model if known, and its class."""
+        """Return the place of block `number`: its name in the model if known, and its class."""
         name = f"{self.names[number - 1]}, " if self.names else ""
         return f"{name}{type(self.modules[number - 1]).__name__}"
 

@@ -130,7 +130,7 @@ def check_source(values: Mapping[str, Any]) -> None:
 def read_schedule(
     values: Mapping[str, Any], loaded: Mapping[str, Any], last_step: int | None
 ) -> Schedule:
-    """How lambda changes, in SimpleTuner's convention; 0 steps stand for none."""
+    """Course of lambda, in SimpleTuner's convention; 0 steps stand for none."""
     names = ("scheduler", "warmup_steps", "decay_steps", "lambda_end", "power", "cutoff_step",
              "similarity_threshold", "similarity_ema_decay", "threshold_mode")  # fmt: skip
     given = {RENAMED.get(n, n): values[n] for n in names if n in values}

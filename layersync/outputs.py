@@ -14,7 +14,7 @@ TOKEN_FIELDS = ("hidden_states", "last_hidden_state", "sample")
 
 @dataclass(frozen=True)
 class TokenReader:
-    """How to read a block's tokens off its output.
+    """A way to read a block's tokens off its output.
 
     Args:
         select: which tensor, if there are several: a position, a name, or a function of the

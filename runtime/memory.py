@@ -1,4 +1,4 @@
-"""How much memory is free, to refuse what cannot fit before any work."""
+"""Free memory, to refuse what cannot fit before any work."""
 
 import os
 from pathlib import Path

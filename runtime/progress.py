@@ -1,4 +1,4 @@
-"""How a command tells how far it is: a bar on a terminal, whole lines in a log.
+"""Progress of a command: a bar on a terminal, whole lines in a log.
 
     with Progress("samples", total=50_000, unit="image") as progress:
         progress.update(64)
@@ -20,7 +20,7 @@ LINE_SECONDS = 60.0  # between lines about the same work
 
 
 class Progress:
-    """How much of some work is done; `update`, `reach` and `say` do nothing when not `shown`.
+    """Progress of some work; `update`, `reach` and `say` do nothing when not `shown`.
 
     Args:
         name: what is worked on.

@@ -1,4 +1,4 @@
-"""What ends a command before its time: Ctrl-C, and a scheduler's SIGTERM or SIGUSR1.
+"""Ends of a command before its time: Ctrl-C, and a scheduler's SIGTERM or SIGUSR1.
 
 Commands that lose nothing when they are killed end at once, by an exception. A training run has
 more to do and handles these signals itself (runtime/signals.py).

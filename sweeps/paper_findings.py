@@ -1,4 +1,4 @@
-"""What a folder of rows has come to: the scored samples of each row, and its verdict."""
+"""Findings of a folder of rows: the scored samples of each row, and its verdict."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a folder of the paper's rows shares, the rows that are asked for, and their points."""
+"""Points of the rows that are asked for, and the settings that their folder shares."""
 
 import dataclasses
 from dataclasses import dataclass, field

@@ -60,7 +60,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How a step is computed. Only --precision and --bf16-... change more than rounding."""
+    """Engine of a step. Only --precision and --bf16-... change more than rounding."""
 
     precision: Precision = "auto"
     """auto: bf16 autocast on GPUs that have it, else fp32. tf32 is what the original uses"""
@@ -86,7 +86,7 @@ class EngineConfig:
 
     @property
     def sharding(self) -> Literal["none", "optimizer", "all"]:
-        """What is sharded where there is more than one process."""
+        """The parts that are sharded where there is more than one process."""
         return "all" if self.fsdp else self.shard
 
 
@@ -128,7 +128,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """Where a run goes at Weights & Biases."""
+    """Place of a run at Weights & Biases."""
 
     wandb_project: str | None = free(None)
     """project there; that of WANDB_PROJECT, or layersync, unless given"""

@@ -1,4 +1,4 @@
-"""How a step is spread over devices: precision, DDP or FSDP2, accumulation, recomputation.
+"""Spreading of a step over devices: precision, DDP or FSDP2, accumulation, recomputation.
 
 The network itself is never replaced: wrappers go around it or shard it in place, so that what is
 captured and sampled is always the same object.

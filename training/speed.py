@@ -1,4 +1,4 @@
-"""How fast a run is: images per second, waiting for data, memory, and the share of the GPU's peak.
+"""Speed of a run: images per second, waiting for data, memory, and the share of the GPU's peak.
 
 The share of peak is model FLOPs utilization: the operations that forward and backward pass of the
 network need in theory, over the peak that the GPU's maker publishes (dense, of the precision in

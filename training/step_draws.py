@@ -24,7 +24,7 @@ NOISE = "noise"  # of the codec; in a step, and in no batch
 
 @dataclass(frozen=True)
 class StepDraws:
-    """What a step has besides items: draws, a function of (seed, step, position), and reads.
+    """Draws of a step, a function of (seed, step, position), and what it reads besides items.
 
     It can be pickled, so that the loader's workers have it.
     """

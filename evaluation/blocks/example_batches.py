@@ -24,7 +24,7 @@ CROP = 8  # a random crop moves an image by up to a CROP-th of its side
 
 @dataclass(frozen=True)
 class View:
-    """How images are seen in an epoch: each mirrored or not, and moved by a random crop."""
+    """Views of images in an epoch: each mirrored or not, and moved by a random crop."""
 
     epoch: int
     flip: bool = True

@@ -27,7 +27,7 @@ from runtime.randomness import epoch_order
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """How heads are trained.
+    """Settings of the training of heads.
 
     Args:
         batch: images in a step, over all processes; all images where there are fewer.

@@ -20,7 +20,7 @@ WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonze
 
 @dataclass
 class Counts:
-    """What a step, or a part of it, asked for."""
+    """Operations, traffic and copies of a step, or of a part of it."""
 
     kernels: Counter[str] = field(default_factory=Counter)
     """operations that are not views, by name"""

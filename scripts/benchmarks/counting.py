@@ -57,7 +57,7 @@ class Latents:
 
 
 class OneProcess:
-    """What a step needs of accelerate's `Accelerator`, on a device that need not be there."""
+    """The part of accelerate's `Accelerator` that a step needs, on a device that may be absent."""
 
     num_processes, is_main_process = 1, True
 

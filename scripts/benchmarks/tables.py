@@ -1,4 +1,4 @@
-"""What a benchmark writes besides its figures: the device's name, and tables in Markdown."""
+"""Texts of a benchmark around its figures: the device's name, and tables in Markdown."""
 
 import os
 import platform

@@ -37,7 +37,7 @@ SETTINGS = {  # row of the table: settings, by the names of their flags
 
 @dataclass(frozen=True)
 class Card:
-    """What the page is made of.
+    """Content of the page.
 
     Args:
         trained: the checkpoint.
