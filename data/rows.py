@@ -20,8 +20,19 @@ class Columns:
         import datasets
 
         self.where, self.features = where, features
-        self.image = self.find("--image-column", image, datasets.Image)
-        self.label = self.find("--label-column", label, datasets.ClassLabel)
+        wanted = (
+            ("--image-column", image, datasets.Image),
+            ("--label-column", label, datasets.ClassLabel),
+        )
+        problems, names = [], []
+        for flag, given, kind in wanted:
+            try:
+                names.append(self.find(flag, given, kind))
+            except ValueError as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError(f"{where} has {'; and '.join(problems)}")
+        self.image, self.label = names
         feature = features[self.label]
         # plain integers do not say how many classes there are
         self.num_classes = getattr(feature, "num_classes", None)
@@ -35,9 +46,7 @@ class Columns:
         if len(matches) == 1 and given is None:
             return matches[0]
         what = f"no column {given}" if given else f"{len(matches)} columns of type {kind.__name__}"
-        raise ValueError(
-            f"{self.where} has {what}; give {flag} with one of {', '.join(self.features)}"
-        )
+        raise ValueError(f"{what}; give {flag} with one of {', '.join(self.features)}")
 
     def read(self, row: dict, size: int, name: str) -> tuple[Tensor, int]:
         """Return the image (3, size, size) and the label of a row, and decode the image."""

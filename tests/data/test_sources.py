@@ -165,6 +165,20 @@ def test_a_link_to_the_folder_itself_adds_no_images(tmp_path):
     assert (after.names, after.num_classes) == (before.names, 2)
 
 
+def test_both_columns_are_asked_for_at_once(tmp_path):
+    """Parquet files that do not say which column is an image, as other programs write them."""
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = pyarrow.table({"image": [png(7)] * 4, "label": [2] * 4})
+    pyarrow.parquet.write_table(rows, tmp_path / "train.parquet")
+    both = r"has 0 columns of type Image; give --image-column .*; and 0 columns .*--label-column"
+    with pytest.raises(ValueError, match=both):
+        load(data_path=str(tmp_path))
+    source = load(data_path=str(tmp_path), image_column="image", label_column="label")
+    assert (source[3][0] == 7).all() and source[3][1] == 2
+
+
 @pytest.fixture
 def splits(tmp_path):
     """Write folders of parquet files with the splits that a test names: 2 images in the first,
