@@ -1,14 +1,21 @@
 """Counters of a step's operations: kernels, traffic, copies, waits, and what autograd keeps."""
 
+from __future__ import annotations
+
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+if TYPE_CHECKING:
+    from scripts.benchmarks.counted_graphs import Kernel
 
 FREE = {  # operations that start no kernel
     "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "alias",
@@ -43,6 +50,37 @@ class Counting(TorchDispatchMode):
         super().__init__()
         self.part = "forward and update"
         self.parts: dict[str, Counts] = {}
+        self.counts_now = False
+
+    def __enter__(self):
+        self.counts_now = True
+        return super().__enter__()
+
+    def __exit__(self, *raised):
+        self.counts_now = False
+        return super().__exit__(*raised)
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        return True  # else torch.compile leaves everything uncompiled in it
+
+    def add(self, name: str, traffic: int) -> None:
+        """Count a kernel that is no operation of torch's."""
+        counts = self.parts.setdefault(self.part, Counts())
+        counts.kernels[name] += 1
+        counts.traffic += traffic
+
+    def graph(self, kernels: Sequence[Kernel], run: Callable) -> Any:
+        """Run a compiled graph, of which its kernels count and not its operations."""
+        if not self.counts_now:
+            return run()
+        for kernel in kernels:
+            self.add("compiled" if kernel.own else "call", kernel.traffic if kernel.own else 0)
+        self.counts_now = False
+        try:
+            return run()
+        finally:
+            self.counts_now = True
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -53,6 +91,8 @@ class Counting(TorchDispatchMode):
         return out
 
     def count(self, func, given: list[Tensor], made: list[Tensor], patient: bool) -> None:
+        if not self.counts_now:
+            return
         counts = self.parts.setdefault(self.part, Counts())
         room, name = func._schema.name.split("::")
         if room != "aten":

@@ -7,6 +7,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from layersync import LayerSync
+from layersync.capture import BlockRecorder
 from models import SiT
 from models.compiling import GRAPHS, LIMITS, allow_graphs, compile_network, compiled
 
@@ -60,6 +61,22 @@ def test_five_captured_pairs_add_no_graph_and_change_rounding_only(counter, reco
     for _ in range(2):
         torch.testing.assert_close(gradients(network, pairs), expected, rtol=1e-4, atol=1e-6)
     assert counter.frame_count == 2  # all blocks share one, the final layer has the other
+
+
+def test_however_many_blocks_are_captured_there_is_one_graph_of_blocks(counter):
+    """From none to all of twelve, by one recorder after the other; nothing is compiled again."""
+    network = make_network()
+    compile_network(network)
+    for count in range(DEPTH + 1):
+        recorder = BlockRecorder({k + 1: network.blocks[k] for k in range(count)})
+        with recorder.recording():
+            loss = network(*inputs(4)).square().mean()
+        tokens = recorder.take()
+        assert sorted(tokens) == list(range(1, count + 1))
+        for (captured,) in tokens.values():
+            loss = loss + captured.square().mean()
+        loss.backward()
+        assert counter.frame_count == 2, f"{count} captured"
 
 
 def test_evaluation_at_other_batch_sizes_stays_within_the_graphs_that_are_kept(counter):

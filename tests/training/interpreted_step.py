@@ -2,8 +2,16 @@
 
     TRITON_INTERPRET=1 python tests/training/interpreted_step.py
 
-Triton reads that variable when it is imported, so the test starts a process for it.
+Triton reads that variable when it is imported, so the test has a process of its own for it.
 """
+
+# ruff: noqa: E402 (Triton is imported again first)
+import sys
+
+# a forked process has imported it already, without that variable; its compiled part stays
+for name in [name for name in sys.modules if name.split(".")[0] == "triton"]:
+    if not name.startswith("triton._C"):
+        del sys.modules[name]
 
 from copy import deepcopy
 
