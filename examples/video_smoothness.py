@@ -96,7 +96,7 @@ def measure(seed: int, args: argparse.Namespace) -> dict[str, tuple[float | None
     upright = drifting_squares([(1, 0), (-1, 0)])
     pair = args.student, args.teacher
     train(base, LayerSync(base.blocks, [pair]), sideways, args, args.base_steps, weight=0)
-    found: dict[str, tuple[float | None, float]] = {
+    measured: dict[str, tuple[float | None, float]] = {
         "the real videos": (None, frame_smoothness(upright["latents"]))
     }
     for way, (weight, crepa_weight) in WAYS.items():
@@ -112,8 +112,8 @@ def measure(seed: int, args: argparse.Namespace) -> dict[str, tuple[float | None
         train(transformer, sync, upright, args, args.steps, weight, crepa)
         videos = sample(transformer, upright["texts"][:VIDEOS], upright["latents"].shape[1:])
         tokens = token_smoothness(transformer, args.student, upright)
-        found[way] = tokens, frame_smoothness(videos)
-    return found
+        measured[way] = tokens, frame_smoothness(videos)
+    return measured
 
 
 def main() -> None:

@@ -89,18 +89,18 @@ def find_blocks(model: nn.Module, names: str | Iterable[str]) -> Blocks:
     if not patterns:
         raise ValueError(f"names: got none. {module_tree(model)} Name one or more of them")
     modules = dict(model.named_modules(remove_duplicate=False))
-    found: dict[str, nn.Module] = {}
+    chosen: dict[str, nn.Module] = {}
     for pattern in patterns:
         matched = [name for name in modules if name and matches(name, pattern)]
         if not matched:
             raise ValueError(no_match(model, pattern, list(modules)))
         for name in open_lists(matched, modules):
-            if name in found:
+            if name in chosen:
                 raise ValueError(
                     f"names {patterns}: {name!r} is matched twice; every block has one number"
                 )
-            found[name] = modules[name]
-    return Blocks(list(found.values()), list(found))
+            chosen[name] = modules[name]
+    return Blocks(list(chosen.values()), list(chosen))
 
 
 def flatten(blocks: Iterable) -> Iterable:

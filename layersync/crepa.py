@@ -82,7 +82,7 @@ class CREPA(Recording):
         device: torch.device | str | None = None,
     ):
         self.blocks = as_blocks(blocks)
-        self.pair = check_numbers(pair, len(self.blocks), found=self.blocks.summary())
+        self.pair = check_numbers(pair, len(self.blocks), summary=self.blocks.summary())
         self.frames, self.mode = check_frames(frames), mode
         if mode is not None and mode not in MODES:
             raise ValueError(f'mode: {mode!r} must be "video" or "image", or None')
@@ -175,10 +175,10 @@ class CREPA(Recording):
         students, teachers = (states[number] for number in self.pair)
         self._hidden.require_gradient(self.pair[0], students)
         passes = zip(students, teachers, strict=True)
-        found = [self._scores(*both, frames) for both in passes]
-        videos = torch.cat([self.neighbours.per_video(scores) for scores, _ in found])  # (B,)
+        scored = [self._scores(*both, frames) for both in passes]
+        videos = torch.cat([self.neighbours.per_video(scores) for scores, _ in scored])  # (B,)
         for name, i in (("score", 0), ("self", 1)):
-            values = torch.cat([each[i].detach().mean(dim=1) for each in found])
+            values = torch.cat([each[i].detach().mean(dim=1) for each in scored])
             self._logged[name] = values.mean()
         losses = self._weigh(-videos, self._logged["score"], step)
         self._logged["loss"] = losses.detach().mean()

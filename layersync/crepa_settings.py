@@ -162,7 +162,7 @@ def read_schedule(
 
 def resolved_blocks(settings: CREPASettings, blocks: Blocks) -> str:
     """Return one line on which modules the indices mean; `ValueError` for one beyond the model."""
-    found = []
+    meanings = []
     for name in ("block_index", "teacher_block_index"):
         i = getattr(settings, name)
         if i >= len(blocks):
@@ -171,5 +171,5 @@ def resolved_blocks(settings: CREPASettings, blocks: Blocks) -> str:
                 f"blocks, 0 to {len(blocks) - 1} as SimpleTuner counts; found, counted from 1: "
                 f"{blocks.summary()}"
             )
-        found.append(f"{PREFIX}{name} {i} is block {i + 1} ({blocks.describe(i + 1)})")
-    return f"CREPA: {', '.join(found)}; indices count from 0, blocks from 1"
+        meanings.append(f"{PREFIX}{name} {i} is block {i + 1} ({blocks.describe(i + 1)})")
+    return f"CREPA: {', '.join(meanings)}; indices count from 0, blocks from 1"

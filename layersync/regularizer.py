@@ -60,7 +60,7 @@ class LayerSync(Recording):
         self.cosine = cosine
         self.blocks = as_blocks(blocks)
         self.depth = len(self.blocks)
-        self.pairs = check_pairs(pairs, self.depth, found=self.blocks.summary())
+        self.pairs = check_pairs(pairs, self.depth, summary=self.blocks.summary())
         self.weights = None if weights is None else check_weights(weights, self.pairs)
         reader = TokenReader(select, batch_first, channels_first)
         numbers = {number for pair in self.pairs for number in pair}
@@ -174,17 +174,17 @@ class LayerSync(Recording):
         outputs, tokens = self._hidden.take()
         for pair in self.pairs:
             for i in range(len(outputs[pair[0]])):
-                found = {n: (outputs[n][i], tuple(tokens[n][i].shape)) for n in pair}
-                if len({shape for _, shape in found.values()}) > 1:
-                    raise ValueError(self._mismatch(pair, found))
+                by_block = {n: (outputs[n][i], tuple(tokens[n][i].shape)) for n in pair}
+                if len({shape for _, shape in by_block.values()}) > 1:
+                    raise ValueError(self._mismatch(pair, by_block))
         for student in sorted({student for student, _ in self.pairs}):
             self._hidden.require_gradient(student, tokens[student])
         return tokens
 
-    def _mismatch(self, pair: Pair, found: dict[int, tuple[Any, tuple]]) -> str:
+    def _mismatch(self, pair: Pair, by_block: dict[int, tuple[Any, tuple]]) -> str:
         returned = " and ".join(
             f"{self._hidden.name(number)} returned {describe(output)}, tokens {tuple(shape)}"
-            for number, (output, shape) in found.items()
+            for number, (output, shape) in by_block.items()
         )
         return (
             f"pair {pair}: student and teacher must have the same tokens and width (N, T, D), but "

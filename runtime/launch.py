@@ -90,11 +90,11 @@ def first_host(nodes: str) -> str:
 
 def tasks_per_node(counts: str) -> list[int]:
     """Return the number of tasks of each node: "8(x2),4" is [8, 8, 4]."""
-    found = []
+    tasks = []
     for part in counts.split(","):
         count, _, times = part.rstrip(")").partition("(x")
-        found += [int(count)] * int(times or 1)
-    return found
+        tasks += [int(count)] * int(times or 1)
+    return tasks
 
 
 def address_of(host: str) -> str:

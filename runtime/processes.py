@@ -64,14 +64,14 @@ class Processes:
             dist.send(shape, 0, self.group)
             dist.send(tensor, 0, self.group)
             return []
-        found = [tensor]
+        tensors = [tensor]
         for rank in range(1, self.count):
             their_shape = torch.empty_like(shape)
             dist.recv(their_shape, rank, self.group)
             theirs = tensor.new_empty(their_shape.tolist())
             dist.recv(theirs, rank, self.group)
-            found.append(theirs)
-        return found
+            tensors.append(theirs)
+        return tensors
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum of everyone's tensor, of one shape, on every process."""
@@ -85,9 +85,9 @@ class Processes:
         """Return everyone's tensor, of any shape, by rank, on every process."""
         if self.count == 1:
             return [tensor]
-        found: list = [None] * self.count
-        dist.all_gather_object(found, tensor.detach().cpu(), group=self.group)
-        return [theirs.to(tensor.device) for theirs in found]
+        tensors: list = [None] * self.count
+        dist.all_gather_object(tensors, tensor.detach().cpu(), group=self.group)
+        return [theirs.to(tensor.device) for theirs in tensors]
 
     def close(self) -> None:
         """Leave every group; for programs that end here."""

@@ -245,13 +245,13 @@ def made_without(settings: Any) -> dict:
 
 def differences(config: Any, stored: dict) -> list[str]:
     """Settings in which a checkpoint's config differs, of those that shape what a run computes."""
-    found = []
+    lines = []
     for each in dataclasses.fields(config):
         default = None if each.default is dataclasses.MISSING else each.default
         # a setting that the checkpoint does not know had no other value
         now, before = getattr(config, each.name), stored.get(each.name, default)
         if dataclasses.is_dataclass(now):
-            found += differences(now, before if isinstance(before, dict) else made_without(now))
+            lines += differences(now, before if isinstance(before, dict) else made_without(now))
         elif not each.metadata.get("free") and plain(now) != plain(before):
-            found.append(f"{flag(each.name)}: {before} there, {now} here")
-    return found
+            lines.append(f"{flag(each.name)}: {before} there, {now} here")
+    return lines

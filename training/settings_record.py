@@ -88,13 +88,13 @@ def settings_of_record(content: dict) -> dict | None:
     if MADE_BY not in content and not is_grouped(content):
         return None
     at_work = content.get("in_force")  # of an earlier version, where lists are texts
-    found = flat({key: value for key, value in content.items() if key != "in_force"})
+    settings = flat({key: value for key, value in content.items() if key != "in_force"})
     for key, value in at_work.items() if isinstance(at_work, dict) else ():
-        found.setdefault(key, value)
-    if not found.get("fine_tune"):
-        found.pop("ckpt", None)
+        settings.setdefault(key, value)
+    if not settings.get("fine_tune"):
+        settings.pop("ckpt", None)
     known = [key for key in names_of(TrainConfig) if key not in OF_ONE_RUN]
-    return {key: found[key] for key in known if key in found}
+    return {key: settings[key] for key in known if key in settings}
 
 
 RUN_SECTION = Section("train", from_record=settings_of_record)

@@ -251,14 +251,14 @@ class Job:
 
     def tasks(self, node: str) -> list[psutil.Process]:
         """The processes of the command on a node."""
-        found = []
+        processes = []
         for process in psutil.process_iter(["environ"]):
             env = process.info["environ"] or {}
             own = env.get("SLURM_CONF") == str(self.cluster.configuration)
             in_job = env.get("SLURM_JOB_ID") == str(self.number) and "SLURM_STEP_ID" in env
             if own and in_job and env.get("SLURMD_NODENAME") == node and env.get("SLURM_PROCID"):
-                found.append(process)
-        return found
+                processes.append(process)
+        return processes
 
     def signal_tasks(self, number: int, *nodes: str) -> None:
         """Send a signal to what the command has running on these nodes."""

@@ -103,11 +103,11 @@ def test_the_tokens_that_are_compared_are_those_the_output_is_made_of(arch):
     returned = out(model, batch)
     weights = torch.randn(returned.shape, generator=torch.Generator().manual_seed(0))
     (returned * weights).sum().backward()
-    found = [torch.zeros(1) if t is None or t.grad is None else t.grad for t in leaves]
-    compared = selected(arch, tuple(found) if len(found) > 1 else found[0])
+    grads = [torch.zeros(1) if t is None or t.grad is None else t.grad for t in leaves]
+    compared = selected(arch, tuple(grads) if len(grads) > 1 else grads[0])
     assert compared.shape[:2] == (2, arch.tokens)
     assert (compared != 0).any(-1).all()
-    assert sum((gradient != 0).any(-1).sum() for gradient in found) == 2 * arch.tokens
+    assert sum((gradient != 0).any(-1).sum() for gradient in grads) == 2 * arch.tokens
 
 
 @every
@@ -127,7 +127,7 @@ def test_one_step_on_the_loss_raises_the_similarity(arch):
 def test_gradient_checkpointing_of_diffusers_changes_no_gradient(family, use_reentrant):
     arch = by_family(family)
     model, batch = arch.model(), arch.batch()
-    found = []
+    runs = []
     for checkpointing in (False, True):
         if checkpointing:
             recompute = partial(checkpoint, use_reentrant=use_reentrant)
@@ -136,24 +136,24 @@ def test_gradient_checkpointing_of_diffusers_changes_no_gradient(family, use_ree
         with sync.capture():
             returned = out(model, batch)
         (returned.square().mean() + sync.loss()).backward()
-        found.append({name: gradient.clone() for name, gradient in gradients(model).items()})
+        runs.append({name: gradient.clone() for name, gradient in gradients(model).items()})
         model.zero_grad()
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(*runs, rtol=1e-4, atol=1e-6)
 
 
 def test_compiled_blocks_have_the_gradients_of_eager():
     arch = by_family("Flux")
     model, batch = arch.model(), arch.batch()
-    found = []
+    runs = []
     for compiled in (False, True):
         if compiled:
             torch._dynamo.reset()
             model.compile_repeated_blocks(backend="aot_eager")
         loss, _ = captured_loss(arch, model, batch)
         loss.backward()
-        found.append(gradients(model))
+        runs.append(gradients(model))
         model.zero_grad()
-    eager, compiled = found
+    eager, compiled = runs
     assert eager.keys() <= compiled.keys()
     for name, gradient in compiled.items():  # what had no gradient may have one of zeros
         expected = eager.get(name, torch.zeros_like(gradient))

@@ -149,10 +149,10 @@ def step(arch, model, batch, crepa):
     with capture(sync, crepa):
         returned = out(model, batch)
     (returned.square().mean() + sync.loss() + crepa.loss()).backward()
-    found = gradients(model, crepa.projector)
+    grads = gradients(model, crepa.projector)
     model.zero_grad()
     crepa.projector.zero_grad()
-    return found
+    return grads
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
@@ -175,8 +175,8 @@ def test_compiled_blocks_have_the_gradients_of_eager(arch):
     torch._dynamo.reset()
     for block in find_blocks(model, arch.names):
         block.compile(backend="aot_eager")
-    found = step(arch, model, batch, crepa)
-    for eager, compiled in zip(expected, found, strict=True):
+    actual = step(arch, model, batch, crepa)
+    for eager, compiled in zip(expected, actual, strict=True):
         assert eager.keys() <= compiled.keys()
         for name, gradient in compiled.items():  # what had no gradient may have one of zeros
             wanted = eager.get(name, torch.zeros_like(gradient))

@@ -102,9 +102,9 @@ def test_gradients_are_golden(name):
     crepa, student = golden_crepa(CASES[name])
     crepa.loss(step=CASES[name]["step"]).backward()
     near(student.grad, golden(f"case/{name}/grad/student"), 1e-4)
-    found = dict(crepa.projector.named_parameters(prefix="projector"))
+    parameters = dict(crepa.projector.named_parameters(prefix="projector"))
     for ours, theirs in PROJECTOR.items():
-        near(found[theirs].grad, golden(f"case/{name}/grad/{ours}"), 1e-4)
+        near(parameters[theirs].grad, golden(f"case/{name}/grad/{ours}"), 1e-4)
 
 
 def test_frames_are_chosen_as_float32_rounds():

@@ -184,8 +184,10 @@ def test_report_has_every_number_and_names_the_best(checkpoint, tmp_path):
             GuidancePoint(float(row["scale"]), (float(row["low"]), float(row["high"]))): row
             for row in csv.DictReader(file)
         }
-    found = {p: (float(r["pixel_frechet"]), float(r["classifier_score"])) for p, r in rows.items()}
-    assert found == VALUES
+    by_point = {
+        p: (float(r["pixel_frechet"]), float(r["classifier_score"])) for p, r in rows.items()
+    }
+    assert by_point == VALUES
     text = path.read_text()
     assert "| 2 | [0.3, 1] | 2 | 4 | 0.3 | 8.2 |" in text and "| 1 | - | 2 | 4 | 0.6 | 8 |" in text
     assert "Best pixel frechet ↓: scale 2 at t in [0.3, 1], 0.3." in text
@@ -230,9 +232,9 @@ def test_the_command_samples_evaluates_reports_and_then_has_nothing_to_do(checkp
 
 
 def test_documented_commands_are_valid():
-    found = [args for args in commands("docs/sampling.md", "scripts/guidance_sweep.py")]
-    runs = [args for args in found if args[0] == "run"]
-    assert runs and ["report"] in [args[:1] for args in found]
+    calls = [args for args in commands("docs/sampling.md", "scripts/guidance_sweep.py")]
+    runs = [args for args in calls if args[0] == "run"]
+    assert runs and ["report"] in [args[:1] for args in calls]
     for args in runs:
         c = parse_command({"run": Run, "report": Report}, args)
         assert len(guidance_points(c.grid)) > 1

@@ -89,11 +89,11 @@ def test_going_on_from_the_best_is_going_on_from_its_step(whole_run, tmp_path):
 def moments(best, values):
     """The steps, from 1, that count as the best of these values."""
     log = SimpleNamespace(seen={})
-    found = []
+    steps = []
     for step, value in enumerate(values, 1):
         log.seen["val_loss"] = value
-        found += [step] * best.improved(step, log)
-    return found
+        steps += [step] * best.improved(step, log)
+    return steps
 
 
 def test_only_a_lower_number_is_better(tmp_path):

@@ -30,10 +30,10 @@ def test_counts_by_hand():
         confusion.add(0, 0, said[i : i + 1], masks[i : i + 1])
     expected = [[2, 1, 0, 0], [0, 2, 0, 0], [2, 0, 2, 0], [0, 0, 0, 0]]
     assert confusion.counts[0, 0].tolist() == expected
-    found = confusion.numbers(Alone())
+    actual = confusion.numbers(Alone())
     # class 0: 2 of 5 pixels, class 1: 2 of 3, class 2: 2 of 4; class 3 does not occur
-    assert found["miou"].item() == pytest.approx((2 / 5 + 2 / 3 + 2 / 4) / 3)
-    assert found["accuracy"].item() == pytest.approx(6 / 9)
+    assert actual["miou"].item() == pytest.approx((2 / 5 + 2 / 3 + 2 / 4) / 3)
+    assert actual["accuracy"].item() == pytest.approx(6 / 9)
 
 
 def test_absent_classes_and_masks_of_nothing():
@@ -44,8 +44,8 @@ def test_absent_classes_and_masks_of_nothing():
     confusion = Confusion(1, 1, 3)
     confusion.add(0, 0, torch.zeros(1, 2, 2).long(), torch.full((1, 2, 2), IGNORED))
     assert confusion.counts.sum() == 0
-    found = confusion.numbers(Alone())
-    assert found["miou"].item() == 0 and found["accuracy"].item() == 0
+    actual = confusion.numbers(Alone())
+    assert actual["miou"].item() == 0 and actual["accuracy"].item() == 0
 
 
 def test_losses_and_gradients_are_those_of_each_head_alone():
