@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.decoding import LARGEST
-from runtime.command import is_first_process
+from runtime.launch import is_first_process
 from runtime.npz import (
     CompressedArray,
     array_names,

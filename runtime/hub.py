@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from runtime.command import RunError, is_first_process
+from runtime.command import RunError
+from runtime.launch import is_first_process
 
 WEIGHTS = "model.safetensors"  # what scripts/share.py calls a network's file
 ENDINGS = (".pt", ".pth", ".safetensors")

@@ -17,7 +17,7 @@ from typing import Any, cast
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.data_config import DataConfig
 from runtime.command import parse_command, run_errors, usage_errors
-from training.config import REPAConfig
+from training.methods.repa import REPAConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,8 +37,8 @@ class CountStep:
 if __name__ == "__main__":
     CONFIG = parse_command(CountStep)
 
-from scripts.benchmark import markdown
 from scripts.benchmarks.counting import count_step
+from scripts.benchmarks.tables import markdown
 
 COLUMNS = dict(
     loss="", launches=",d", elementwise_gb=".2f", over_vanilla="+.2%", saved_gb=".3f",

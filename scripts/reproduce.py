@@ -123,7 +123,7 @@ def show(c: Show) -> int:
 
 
 def run(c: Run) -> int:
-    from sweeps.pair_grid import check_values
+    from sweeps.grid_values import check_values
     from sweeps.paper_miniature import SAYS
     from sweeps.paper_points import PaperConfig, PaperGrid
     from sweeps.paper_rows import find_rows

@@ -12,11 +12,11 @@ from runtime.files import check_folder_writable
 from runtime.launch import is_first_process
 from runtime.locks import OutputLock, lock_output
 from training.checkpoint import checkpoint_files, latest_checkpoint, read_for_resume
-from training.config import TrainConfig, differences
+from training.config import TrainConfig
 from training.methods.methods import trains_heads
 from training.originals import original_differences
 from training.run_names import data_label, former_run_name, run_name
-from training.settings_record import in_force, restore, stored_in_force
+from training.settings_record import differences, in_force, restore, stored_in_force
 
 LOCK = "run.lock"
 

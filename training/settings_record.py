@@ -9,6 +9,7 @@ import dataclasses
 import typing
 from pathlib import Path
 
+from runtime.flags import flag, plain
 from runtime.settings_chain import Section
 from training.config import TrainConfig
 from training.methods.method import Setting
@@ -146,3 +147,22 @@ def restore(stored: dict, kind=TrainConfig):
             value = stored[field.name]
             values[field.name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
+
+
+def made_without(settings: typing.Any) -> dict:
+    """Return the defaults of settings that a checkpoint does not know: it was made with them."""
+    return dataclasses.asdict(type(settings)())
+
+
+def differences(config: typing.Any, stored: dict) -> list[str]:
+    """Return where a checkpoint's config differs, in settings that shape what a run computes."""
+    lines = []
+    for each in dataclasses.fields(config):
+        default = None if each.default is dataclasses.MISSING else each.default
+        # a setting that the checkpoint does not know had no other value
+        now, before = getattr(config, each.name), stored.get(each.name, default)
+        if dataclasses.is_dataclass(now):
+            lines += differences(now, before if isinstance(before, dict) else made_without(now))
+        elif not each.metadata.get("free") and plain(now) != plain(before):
+            lines.append(f"{flag(each.name)}: {before} there, {now} here")
+    return lines

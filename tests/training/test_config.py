@@ -12,8 +12,9 @@ from layersync import suggest_pair
 from runtime.command import parse_command
 from training.building import decided_here
 from training.checks import check_train_config
-from training.config import EngineConfig, OptimConfig, SaveConfig, TrainConfig, differences
+from training.config import EngineConfig, OptimConfig, SaveConfig, TrainConfig
 from training.methods.layer_sync import layer_sync_settings
+from training.settings_record import differences
 
 
 def parse(*args, monkeypatch):
