@@ -83,7 +83,8 @@ def test_going_on_from_the_best_is_going_on_from_its_step(whole_run, tmp_path):
     new = dataclasses.replace(CONFIG, results_dir=str(tmp_path), run_name="b", resume=str(best))
     training = Training(dataclasses.replace(new, max_steps=STEPS + 1))
     assert training.step == int(best_file(best.parent).stem)
-    assert training.whole == {os.readlink(best)} and training.best.value == math.inf
+    checkpoints = training.checkpoints
+    assert checkpoints.whole == {os.readlink(best)} and checkpoints.best.value == math.inf
 
 
 def moments(best, values):
