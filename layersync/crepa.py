@@ -153,7 +153,7 @@ class CREPA(Recording):
     def loss(
         self, reduction: str = "mean", step: int | None = None, frames: int | None = None
     ) -> Tensor:
-        """Minus lambda times the mean over videos of their score, in float32 under autocast too.
+        """Return minus lambda times the mean score of the videos, in float32 under autocast too.
 
         Args:
             reduction: "mean" for a scalar, "none" for one value per video, (B,).
@@ -226,7 +226,7 @@ class CREPA(Recording):
     def _scores(
         self, student: Tensor, teacher: Tensor, frames: int | None
     ) -> tuple[Tensor, Tensor]:
-        """S and c[i, i] of each frame, (B, T), of what the two blocks returned in a pass."""
+        """Return S and c[i, i] of each frame, (B, T), of what the two blocks returned in a pass."""
         student = self._as_video(self.pair[0], student, frames, self.mode)
         mode = "image" if self.mode == "video" else self.mode  # as SimpleTuner reads a teacher
         teacher = self._as_video(self.pair[1], teacher.detach(), frames, mode)
@@ -244,7 +244,7 @@ class CREPA(Recording):
     def _as_video(
         self, number: int, states: Tensor, frames: int | None, mode: str | None
     ) -> Tensor:
-        """(B, T, N, D), of the states of a block; `ValueError` where frames cannot be told."""
+        """Return a block's states as (B, T, N, D); `ValueError` where frames cannot be told."""
         try:
             return as_video(states, frames, mode)
         except ValueError as error:

@@ -92,7 +92,7 @@ def read_crepa_settings(
 
 
 def read(name: str, value: Any) -> Any:
-    """The value of a setting, of a text too; what is of another type is refused later."""
+    """Return a setting's value, also of a text; a value of another type is refused later."""
     kind: Any = READ[name]
     if kind is bool:
         return as_bool(f"{PREFIX}{name}", value)
@@ -130,7 +130,7 @@ def check_source(values: Mapping[str, Any]) -> None:
 def read_schedule(
     values: Mapping[str, Any], loaded: Mapping[str, Any], last_step: int | None
 ) -> Schedule:
-    """Course of lambda, in SimpleTuner's convention; 0 steps stand for none."""
+    """Return the course of lambda, in SimpleTuner's convention; 0 steps stand for none."""
     names = ("scheduler", "warmup_steps", "decay_steps", "lambda_end", "power", "cutoff_step",
              "similarity_threshold", "similarity_ema_decay", "threshold_mode")  # fmt: skip
     given = {RENAMED.get(n, n): values[n] for n in names if n in values}

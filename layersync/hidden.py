@@ -64,7 +64,7 @@ class HiddenStates:
         return f"block {number} ({self.blocks.describe(number)})"
 
     def _calls(self, number: int, recorded: Outputs) -> list[Any]:
-        """The outputs of a block; of a module in several places, those of every round's turn."""
+        """Return a block's outputs; of a module in several places, those of every round's turn."""
         module = self.blocks[number - 1]
         places = [n for n, other in enumerate(self.blocks, start=1) if other is module]
         calls = recorded[self._first[number]]
@@ -107,7 +107,7 @@ class Recording:
             self.coefficient.at(step)
 
     def _weigh(self, losses: Tensor, similarity: Tensor, step: int | None) -> Tensor:
-        """`losses` times lambda; in training, `similarity` counts for what follows."""
+        """Return `losses` times lambda; in training, `similarity` counts for what follows."""
         if self.coefficient is None:
             return losses
         training = torch.is_grad_enabled()
@@ -119,7 +119,7 @@ class Recording:
         return weight * losses
 
     def _forget(self) -> None:
-        """Let go of what the last `loss()` left for logging."""
+        """Forget what the last `loss()` left for logging."""
 
     @contextmanager
     def capture(self):

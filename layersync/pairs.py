@@ -105,7 +105,7 @@ def check_weights(weights: Iterable[float], pairs: Sequence[Pair]) -> tuple[floa
 
 
 def is_positive(number) -> bool:
-    """Whether this is a finite int or float above 0 (a bool is neither)."""
+    """Return whether this is a finite int or float above 0 (a bool is neither)."""
     return type(number) in (int, float) and math.isfinite(number) and number > 0
 
 

@@ -37,7 +37,7 @@ class RunError(Exception):
 
 
 def program_name() -> str:
-    """Return the name it is called by: train.py, or python -m evaluation."""
+    """Return the name of this program as it was called: train.py, or python -m evaluation."""
     path = Path(sys.argv[0])
     return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
 
@@ -104,7 +104,7 @@ def parse_command(
 
 
 def complaint(framed: str) -> str:
-    """The parser's message in one line, out of the frame in which it is printed.
+    """Return the parser's message in one line, out of the frame in which it is printed.
 
     Args:
         framed: a title, sections between rules (the message, flags that may be meant, a hint), and

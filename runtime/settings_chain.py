@@ -30,7 +30,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Given:
-    """A value, and where it was found."""
+    """A value, and the place that gives it."""
 
     value: Any
     where: str
@@ -129,7 +129,7 @@ def named_settings(
 def without_replaced(
     settings: dict[str, Given], given: Iterable[str], groups: Iterable[tuple[str, ...]]
 ) -> dict[str, Given]:
-    """Return the settings but for those that `given` names, or for which it has an alternative."""
+    """Return the settings without those that `given` names or has an alternative to."""
     replaced = set(given)
     for group in groups:
         replaced |= set(group) if replaced & set(group) else set()

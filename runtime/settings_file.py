@@ -73,7 +73,7 @@ def put_before(
     known, given = types_of(config, word), flag_names(own)
     left = without_replaced(settings, given, alternatives(config))
     words = [words_of(key, setting, known) for key, setting in left.items()]
-    # what is no flag stays ahead: a flag that takes any number of values would take it too
+    # words before the first flag stay there: a flag that takes any number of values would take them
     first = next((i for i, each in enumerate(own) if each.startswith("-")), len(own))
     return [*own[:first], *itertools.chain.from_iterable(words), *own[first:]]
 

@@ -145,7 +145,7 @@ def check_numbers(path: Path, name: str, numbers: dict) -> None:
 
 
 def read_variant(path: Path, table: Any) -> Variant:
-    """Read {name = "0.1", train = "--reg-weight 0.1"}."""
+    """Read a variant: {name = "0.1", train = "--reg-weight 0.1"}."""
     known = {field.name for field in dataclasses.fields(Variant)}
     texts = isinstance(table, dict) and all(isinstance(value, str) for value in table.values())
     if not texts or "name" not in table or set(table) - known:

@@ -92,7 +92,7 @@ class Architecture:
         )
 
     def crepa(self, model: torch.nn.Module, **options) -> CREPA:
-        """For the videos of `batch`."""
+        """Return CREPA for the videos of `batch`."""
         frames = eval(self.frames, self.batch())
         given = dict(width=32, frames=frames, select=self.selector(), **self.options)
         return CREPA.from_names(model, self.names, self.pair, **given | options)

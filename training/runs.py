@@ -58,7 +58,7 @@ def claim_folder(config: TrainConfig, folder: Path) -> OutputLock:
 
 
 def find_checkpoint(config: TrainConfig, folder: Path) -> Path | None:
-    """The checkpoint to continue from, None for a run at step 0.
+    """Return the checkpoint to continue from, None for a run at step 0.
 
     `ValueError` when the run would write over another one, or over what cannot be read.
     """
@@ -79,7 +79,7 @@ def find_checkpoint(config: TrainConfig, folder: Path) -> Path | None:
 
 
 def holds_run(folder: Path) -> bool:
-    """A run is there from its first moment on, not only from its first checkpoint."""
+    """Return whether a folder holds a run, also one without a checkpoint yet."""
     return (folder / "config.json").exists() or any(folder.glob("checkpoints/*.pt"))
 
 
@@ -118,7 +118,7 @@ def read_config(path: Path) -> dict:
 
 
 def check_own_folder(path: Path, folder: Path) -> None:
-    """A certain checkpoint starts a new folder, or goes on as the newest of its own."""
+    """Refuse a checkpoint by name, unless the folder is new or holds it as its newest."""
     if not path.exists() or not holds_run(folder):
         return
     if path.resolve().parent != (folder / "checkpoints").resolve():
@@ -134,7 +134,7 @@ def check_own_folder(path: Path, folder: Path) -> None:
 
 
 def schedules_to_the_end(config: TrainConfig) -> list[str]:
-    """Schedules whose every value depends on where the run ends."""
+    """Return the names of schedules whose every value depends on where the run ends."""
     reg = config.reg_schedule
     names = ["cosine"] if config.optim.lr_schedule == "cosine" else []
     if reg.reg_scheduler != "constant" and reg.reg_decay_steps is None:

@@ -76,7 +76,7 @@ PartitionName=urgent Nodes=n1,n2 MaxTime=60 State=UP PriorityTier=10
 
 
 def missing() -> str | None:
-    """What this machine lacks to run it, in a few words; None if nothing."""
+    """Return what this machine lacks to run it, in a few words; None if nothing."""
     if os.geteuid() != 0:
         return "needs root"
     absent = [program for program in PROGRAMS if not shutil.which(program)]
@@ -178,7 +178,7 @@ class Cluster:
         return "is UP" in done.stdout
 
     def call(self, *words) -> str:
-        """What a command of SLURM prints."""
+        """Return what a command of SLURM prints."""
         done = subprocess.run(
             list(map(str, words)),
             env=self.environment,
@@ -213,7 +213,7 @@ class Job:
 
     @property
     def starts(self) -> int:
-        """How often the job was started so far."""
+        """Return how often the job was started so far."""
         return len(re.findall(r"^slurm\.sbatch: start \d+ of", self.log, re.M))
 
     def shown(self, name: str) -> str:

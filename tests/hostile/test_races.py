@@ -160,7 +160,7 @@ def test_a_killed_sampler_beside_one_that_waits(fork_server, checkpoint, samples
 
 @pytest.fixture(scope="module")
 def rows(fork_server, tmp_path_factory):
-    """What one training alone logs."""
+    """Return what one training alone logs."""
     results = tmp_path_factory.mktemp("alone")
     assert fork_server.start(trainer(results)).wait(120) == 0
     return logged_rows(results / "run")

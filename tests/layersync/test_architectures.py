@@ -16,7 +16,7 @@ every = pytest.mark.parametrize("arch", ARCHITECTURES, ids=lambda arch: arch.fam
 
 
 def out(model, batch) -> Tensor:
-    """What the model returns, one tensor whichever way it is wrapped."""
+    """Return what the model returns, one tensor whichever way it is wrapped."""
     returned = model(**batch)
     return returned if isinstance(returned, Tensor) else returned[0]
 
@@ -29,7 +29,7 @@ def captured_loss(arch, model, batch):
 
 
 def raw_outputs(arch, model, batch, numbers):
-    """What blocks return, by hooks: nothing of LayerSync is in the way."""
+    """Return what blocks return, by hooks: nothing of LayerSync is in the way."""
     blocks, outputs = find_blocks(model, arch.names), {}
     hooks = [
         blocks[n - 1].register_forward_hook(lambda m, a, o, n=n: outputs.update({n: o}))

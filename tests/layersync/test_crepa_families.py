@@ -33,7 +33,7 @@ def captured(arch, model, batch, crepa=None):
 
 
 def raw_states(arch, model, batch) -> list[Tensor]:
-    """What the pair's blocks return, by hooks, as (B, T, N, D)."""
+    """Return what the pair's blocks return, by hooks, as (B, T, N, D)."""
     blocks, outputs, select = find_blocks(model, arch.names), {}, arch.selector()
     hooks = [
         blocks[n - 1].register_forward_hook(lambda m, a, o, n=n: outputs.update({n: o}))

@@ -130,7 +130,7 @@ def test_the_state_is_three_numbers_that_a_new_one_goes_on_from():
 
 
 def test_the_mean_over_processes_is_what_counts():
-    """Of the given collective; test_processes.py has real ones."""
+    """Processes are those of the given collective; test_processes.py has real ones."""
     schedule = Schedule(similarity_threshold=0.5)
     weight = ScheduledWeight(schedule, reduce=lambda mean: (mean + 1.0) / 2)
     weight.update(torch.tensor(0.2))

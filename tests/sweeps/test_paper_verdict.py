@@ -23,7 +23,7 @@ def scored(*fids, variant="", step=400_000, half_width=0.3, **changes):
 
 
 def test_several_seeds_are_judged_by_two_standard_deviations():
-    """Of 29.5 and 30.1: mean 29.8, sd 0.424, so 29.8 +- 0.849."""
+    """The seeds give 29.5 and 30.1: mean 29.8, sd 0.424, so 29.8 +- 0.849."""
     estimate = ours(ROW, scored(29.5, 30.1), "fid")
     assert estimate.value == pytest.approx(29.8)
     assert estimate.half_width == pytest.approx(0.8485, abs=1e-4)

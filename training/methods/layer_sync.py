@@ -57,7 +57,7 @@ class LayerSyncSettings(Method):
 
     @property
     def acts(self) -> bool:
-        """Whether the loss names it."""
+        """True if the loss names it."""
         return self.several or "layer_sync" in self.loss_type.split("+")
 
     @property

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Diagnosis(Monitor):
-    """The pairs of blocks on the images of the step just made, as many as fit in one pass."""
+    """Diagnosis of the pairs of blocks on the step's images, as many as fit in one pass."""
 
     logs = "grad_angle_"
 

@@ -174,7 +174,7 @@ def test_repa_formula(network, batch):
 
 @pytest.mark.parametrize("method", ["dispersive", "sra", "repa"])
 def test_gradients_reach_the_blocks_up_to_the_student_and_the_head_only(network, batch, method):
-    """Of the regulariser alone: not the blocks after it, not the teacher, not the encoder."""
+    """The blocks after it, the teacher and the encoder get none from the regulariser alone."""
     ema = deepcopy(network).eval()
     if method == "dispersive":
         regularizer, last = DispersiveRegularizer(network, 4, DispersiveConfig()), 4
