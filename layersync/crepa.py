@@ -184,10 +184,6 @@ class CREPA(Recording):
         self._logged["loss"] = losses.detach().mean()
         return losses.mean() if reduction == "mean" else losses
 
-    def similarity(self) -> dict[Pair, float]:
-        """Return {pair: mean c[i, i]} at the last `loss()`, for logging; waits for the device."""
-        return {pair: value.item() for pair, value in self.similarity_tensors().items()}
-
     def similarity_tensors(self) -> dict[Pair, Tensor]:
         """Return `similarity()` as detached scalar tensors: nothing waits for the device."""
         if not self._logged:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from layersync.blocks import Blocks
 from layersync.capture import BlockRecorder, Outputs
+from layersync.pairs import Pair
 from layersync.schedule import ScheduledWeight
 
 Read = Callable[[Any], Tensor]
@@ -101,6 +102,17 @@ class Recording:
         """Take what `state_dict` gave; `ValueError` where something is missing."""
         if self.coefficient is not None:
             self.coefficient.load_state_dict(state)
+
+    def similarity(self) -> dict[Pair, float]:
+        """Return {pair: mean cosine} at the last `loss()`, for logging; waits for the device."""
+        return {pair: value.item() for pair, value in self.similarity_tensors().items()}
+
+    def similarity_tensors(self) -> dict[Pair, Tensor]:
+        """Return `similarity()` as detached scalar tensors: nothing waits for the device.
+
+        Raises `RuntimeError` before there was a `loss()`.
+        """
+        raise NotImplementedError
 
     def _check_step(self, step: int | None) -> None:
         if self.coefficient is not None:

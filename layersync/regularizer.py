@@ -136,10 +136,6 @@ class LayerSync(Recording):
         self._loss = losses.detach().mean()
         return losses.mean() if reduction == "mean" else losses
 
-    def similarity(self) -> dict[Pair, float]:
-        """The mean cosine of each pair at the last `loss()`, for logging; waits for the device."""
-        return {pair: value.item() for pair, value in self.similarity_tensors().items()}
-
     def similarity_tensors(self) -> dict[Pair, Tensor]:
         """Return `similarity()` as detached scalar tensors: nothing waits for the device."""
         if not self._similarity:

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from architectures import ARCHITECTURES, docs_table
+from architectures import ARCHITECTURES, cut_behind, docs_table
 from launching import ROOT
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -91,15 +91,8 @@ def test_loss_and_gradients_are_those_of_the_formula_and_end_at_the_student(arch
 @every
 def test_the_tokens_that_are_compared_are_those_the_output_is_made_of(arch):
     """Neither text nor registers: what the model returns does not depend on theirs."""
-    model, batch, leaves = arch.model(), arch.batch(), []
-
-    def cut(module, arguments, output):
-        """Start a new graph behind the block."""
-        several = output if isinstance(output, tuple) else (output,)
-        leaves.extend(None if t is None else t.detach().requires_grad_() for t in several)
-        return tuple(leaves) if isinstance(output, tuple) else leaves[0]
-
-    find_blocks(model, arch.names)[-1].register_forward_hook(cut)
+    model, batch = arch.model(), arch.batch()
+    leaves = cut_behind(find_blocks(model, arch.names)[-1])
     returned = out(model, batch)
     weights = torch.randn(returned.shape, generator=torch.Generator().manual_seed(0))
     (returned * weights).sum().backward()

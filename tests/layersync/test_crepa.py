@@ -3,20 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from emitting import Emit
 from torch import nn
 
 from layersync import CREPA, LayerSync, Schedule, capture
-
-
-class Emit(nn.Module):
-    """A block that returns what it is told to."""
-
-    def __init__(self, value=None):
-        super().__init__()
-        self.value = value
-
-    def forward(self):
-        return self.value
 
 
 def states(*shape, seed=0):

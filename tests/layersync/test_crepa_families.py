@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from architectures import ARCHITECTURES
+from architectures import ARCHITECTURES, cut_behind
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -110,15 +110,8 @@ def as_frames(arch, returned) -> list[Tensor]:
 
 @every
 def test_the_tokens_of_a_frame_are_those_the_output_frame_is_made_of(arch):
-    model, batch, leaves = arch.model(), arch.batch(), []
-
-    def cut(module, arguments, output):
-        """Start a new graph behind the last block."""
-        several = output if isinstance(output, tuple) else (output,)
-        leaves.extend(None if t is None else t.detach().requires_grad_() for t in several)
-        return tuple(leaves) if isinstance(output, tuple) else leaves[0]
-
-    find_blocks(model, arch.names)[-1].register_forward_hook(cut)
+    model, batch = arch.model(), arch.batch()
+    leaves = cut_behind(find_blocks(model, arch.names)[-1])
     frames = as_frames(arch, out(model, batch))
     select = arch.selector()
     leaf = leaves[0] if select is None else leaves[select]

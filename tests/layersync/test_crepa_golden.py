@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from emitting import Emit
 
 from layersync import CREPA, Schedule
 
@@ -25,17 +25,6 @@ PROJECTOR = {
 
 def golden(key):
     return torch.from_numpy(np.array(ARRAYS[key]))
-
-
-class Emit(nn.Module):
-    """A block that returns what it is told to."""
-
-    def __init__(self, value=None):
-        super().__init__()
-        self.value = value
-
-    def forward(self):
-        return self.value
 
 
 def with_weights(crepa, prefix="projector/"):

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from launching import check, run
+from random_sit import save_random_sit
 from test_readme import commands
 
 from models import SiT_models
@@ -34,14 +35,9 @@ EVALUATE = "python -m evaluation --ref digits"
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A tiny pixel-space SiT for 8 x 8 digits with random weights everywhere."""
-    torch.manual_seed(0)
-    model = SiT_models["SiT-Ti/2"](input_size=8, in_channels=1, num_classes=10)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.05)
     path = tmp_path_factory.mktemp("weights") / "tiny.pt"
     stored = {"num_classes": 10, "vae": "none", "image_size": 8, "transport": {}}
-    torch.save({"ema": model.state_dict(), "step": 7, "config": stored}, path)
+    save_random_sit(path, {"step": 7, "config": stored}, in_channels=1, num_classes=10)
     return path
 
 

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from launching import check
 from PIL import Image
+from random_sit import save_random_sit
 
 from evaluation.blocks.blocks_command import run_blocks
 from evaluation.blocks.blocks_config import BlocksConfig, SegmentationOptions
 from evaluation.blocks.masked_images import IGNORED, open_masked
 from evaluation.blocks.segmentation import Confusion, SegmentationHeads, mean_iou, score_maps
 from evaluation.blocks.trained_heads import HeadSettings
-from models import SiT_models
 from runtime.command import RunError
 from runtime.processes import Alone
 
@@ -111,14 +111,8 @@ def voc(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
-    torch.manual_seed(0)
-    model = SiT_models["SiT-Ti/1"](input_size=8, in_channels=3, num_classes=10)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.05)
     path = tmp_path_factory.mktemp("network") / "a.pt"
-    torch.save({"ema": model.state_dict()}, path)
-    return str(path)
+    return save_random_sit(path, name="SiT-Ti/1", in_channels=3, num_classes=10)
 
 
 FLAGS = dict(image_size=8, vae="none", num_workers=0, blocks=(2, 6), probes=("segmentation",))
