@@ -22,12 +22,12 @@ SCHEDULE = Schedule(0.5, similarity_threshold=2.0, convention="simpletuner")
 
 
 def test_two_processes_are_as_one_with_all_videos(tmp_path):
-    from launching import ENVIRONMENT, ROOT
+    from launching import ENVIRONMENT, ROOT, forked_python
 
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     ranks = [
         subprocess.Popen(
-            [sys.executable, __file__, tmp_path, str(rank)],
+            [forked_python(), __file__, tmp_path, str(rank)],
             env=ENVIRONMENT | {"PYTHONPATH": path},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
