@@ -26,7 +26,7 @@ from layersync.crepa_settings import read_crepa_settings, resolved_blocks
 from layersync.frames import Neighbours, as_video, check_frames, same_frames, same_tokens
 from layersync.hidden import HiddenStates, Recording
 from layersync.outputs import Select, TokenReader
-from layersync.pairs import Pair, check_numbers
+from layersync.pairs import Pair, check_crepa_pair
 from layersync.projector import Projector, device_of
 from layersync.schedule import Schedule, ScheduledWeight
 
@@ -82,7 +82,7 @@ class CREPA(Recording):
         device: torch.device | str | None = None,
     ):
         self.blocks = as_blocks(blocks)
-        self.pair = check_numbers(pair, len(self.blocks), summary=self.blocks.summary())
+        self.pair = check_crepa_pair(pair, len(self.blocks), summary=self.blocks.summary())
         self.frames, self.mode = check_frames(frames), mode
         if mode is not None and mode not in MODES:
             raise ValueError(f'mode: {mode!r} must be "video" or "image", or None')

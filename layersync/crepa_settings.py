@@ -21,7 +21,7 @@ from layersync.settings import as_bool, load, number, pick
 PREFIX = "crepa_"
 DEFAULT_LAMBDA = 0.5
 SOURCES = "backbone", "encoder", "self_flow"
-# of the external encoder: they change nothing when the features are the model's own
+# settings of the external encoder, without effect when the features are the model's own
 UNUSED = (
     "drop_vae_encoder", "encoder", "encoder_frames_batch_size", "encoder_image_size", "model",
     "self_flow_mask_ratio", "use_tae",

@@ -55,7 +55,7 @@ def check_pairs(pairs: Iterable[Pair], depth: int, summary: str = "") -> tuple[P
     return pairs
 
 
-def check_numbers(pair: Pair, depth: int, summary: str = "") -> Pair:
+def check_crepa_pair(pair: Pair, depth: int, summary: str = "") -> Pair:
     """Return CREPA's `pair` after checking it against a model of `depth` blocks.
 
     Student and teacher may be one block, for a projector stands between them. `summary` is as in

@@ -157,7 +157,7 @@ def usage_errors() -> Iterator[None]:
         raise SystemExit(EXIT_FAILED) from None
     except (ValueError, RunError, OSError) as error:
         if not is_first_process():
-            hold_back()  # still here after that: the first one has no such error
+            hold_back()  # not ended by the launcher: the first one has no such error
             print(f"[rank {rank()}] ", end="", file=sys.stderr)
         print(f"{program_name()}: error: {in_one_line(error)}", file=sys.stderr, flush=True)
         if not may_pass(error):

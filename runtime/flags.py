@@ -10,7 +10,7 @@ def free(default):
     return dataclasses.field(default=default, metadata={"free": True})
 
 
-def plain(value):
+def tuple_as_list(value):
     """Return a value as JSON gives it back: a tuple is a list there."""
     return list(value) if isinstance(value, tuple) else value
 

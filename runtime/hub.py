@@ -70,7 +70,7 @@ def connection_trouble() -> str:
         return ""  # then the client does not try either
     try:
         get_session().head(constants.ENDPOINT, timeout=PATIENCE_SECONDS)
-    except Exception as error:  # of whichever library the client's version uses
+    except Exception as error:  # of the library that the client's version uses
         return f"no connection: {' '.join(str(error).split()) or type(error).__name__}"[:200]
     return ""
 

@@ -94,8 +94,8 @@ def open_member(path: str | Path, name: str) -> "np.ndarray | CompressedArray":
             return CompressedArray(path, info, shape, dtype)
         with open(path, "rb") as file:
             file.seek(info.header_offset)
-            head = file.read(LOCAL_HEADER)  # which zipfile has looked at
-            lengths = struct.unpack("<HH", head[26:])  # of name and extra field
+            head = file.read(LOCAL_HEADER)  # zipfile has checked it
+            lengths = struct.unpack("<HH", head[26:])  # those of name and extra field
         offset = info.header_offset + LOCAL_HEADER + sum(lengths) + start
         return mapped(path, offset, shape, dtype)
 
@@ -205,7 +205,7 @@ class CompressedArray:
         self.path, self.info, self.shape, self.dtype = path, info, shape, dtype
         self.row_bytes = nbytes(shape[1:], dtype)
         self.file: IO[bytes] | None = None
-        self.row = 0  # the next that `file` gives
+        self.row = 0  # the row that `file` gives next
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -21,9 +21,9 @@ from runtime.launch import is_first_process
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C"}
 STEPS_BETWEEN_CHECKS = 8  # with several processes, which must agree and so wait for each other
-MARGIN_SECONDS = 30.0  # to spare at the end of a job's time, besides what is expected
-BYTES_PER_SECOND = 100e6  # of a disk, until a checkpoint has been written
-FORWARDING_SECONDS = 5.0  # in which torchrun passes on what its processes got themselves
+MARGIN_SECONDS = 30.0  # kept free at the end of a job's time, besides what saving takes
+BYTES_PER_SECOND = 100e6  # assumed of a disk, until a checkpoint has been written
+FORWARDING_SECONDS = 5.0  # within these torchrun repeats a signal that processes already got
 
 
 class StopRequest:
@@ -127,4 +127,4 @@ def obey_parent_only(worker: int) -> None:
 def _wait_for_parent(parent: int) -> None:
     while signal.sigwaitinfo(SIGNALS).si_pid != parent:
         pass
-    os._exit(0)  # or a run that ends by an error would wait for its workers for ever
+    os._exit(0)  # otherwise a run that ends by an error would wait for its workers for ever

@@ -210,7 +210,7 @@ def set_up_device(c: CacheConfig) -> torch.device:
     """Set up this process's device so that latents are the same bytes on each; return it."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = c.dtype == "float16"
     torch.backends.cudnn.deterministic = True
-    torch.set_num_threads(1)  # several add up in another order; torchrun makes use of more cores
+    torch.set_num_threads(1)  # several add up in another order; for more cores start more processes
     return choose_device()
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sweeps.cells import Cell, results, state, to_do
+from sweeps.metric_names import FID, PIXELS
 from sweeps.paper_rows import PaperRow, find_rows
 from sweeps.paper_settings import changed_settings
-from sweeps.paper_verdict import FID, PIXELS, Ours, Scored, ours, verdict
+from sweeps.paper_verdict import Ours, Scored, ours, verdict
 
 if TYPE_CHECKING:
     from sweeps.paper_study import PaperStudy

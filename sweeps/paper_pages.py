@@ -7,9 +7,9 @@ from pathlib import Path
 from sampling.presets import expand_preset
 from sweeps.paper_cost import BASIS, cost_line, hours_text, row_hours
 from sweeps.paper_findings import Finding
-from sweeps.paper_report import table
 from sweeps.paper_rows import PaperRow
 from sweeps.paper_settings import settle
+from sweeps.report_text import aligned_table
 from sweeps.seed_statistics import rounded
 
 METRICS = {
@@ -77,7 +77,7 @@ def markdown_lines(rows: Sequence[PaperRow], findings: Sequence[Finding] = ()) -
         hours = f"{hours_text(train)} + {hours_text(sample)}" if train else hours_text(sample)
         name = f"[{row.name}](../recipes/{row.name}.toml)"
         lines.append([name, row.title, row.value, hours, our_value(row, findings)])
-    return table(lines)
+    return aligned_table(lines)
 
 
 def show_lines(row: PaperRow) -> list[str]:
@@ -135,7 +135,7 @@ def command_lines(row: PaperRow) -> list[str]:
     lines = [f"The commands{f' of {variant}' if variant else ''}, presets spelt out:", ""]
     if not row.checkpoint:
         lines += [f"  python train.py {shlex.join(settings.train_words)} --data-path DATA"]
-    sample = in_force(expand_preset(list(settings.sample_words)))
+    sample = last_of_each_flag(expand_preset(list(settings.sample_words)))
     lines += [
         f"  python sample_ddp.py {shlex.join(sample)} --ckpt {row.checkpoint or 'CHECKPOINT'}"
     ]
@@ -149,7 +149,7 @@ def command_lines(row: PaperRow) -> list[str]:
             "What every row shares, and why: recipes/common.toml"]  # fmt: skip
 
 
-def in_force(words: Sequence[str]) -> list[str]:
+def last_of_each_flag(words: Sequence[str]) -> list[str]:
     """Return a command line without --preset, and with only the last of each flag."""
     flags: dict[str, list[str]] = {}
     name = ""

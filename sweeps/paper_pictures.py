@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeps.metric_names import label
+from sweeps.metric_names import PIXELS, label
 from sweeps.paper_findings import Finding
-from sweeps.paper_verdict import PIXELS
 
 PAPERS, OURS = "#888888", "C0"
 

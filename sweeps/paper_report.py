@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from runtime.files import write_text
 from sweeps.cells import Cell, state
-from sweeps.metric_names import label
+from sweeps.metric_names import FID, PIXELS, label
 from sweeps.paper_findings import Finding, find
 from sweeps.paper_miniature import SAYS
-from sweeps.paper_verdict import FID, PIXELS, REFERENCE_IMAGES, SAMPLES, Scored
-from sweeps.report_text import as_csv, failures, progress_line
+from sweeps.paper_verdict import REFERENCE_IMAGES, SAMPLES, Scored
+from sweeps.report_text import aligned_table, as_csv, failures, progress_line
 from sweeps.seed_statistics import rounded
 
 if TYPE_CHECKING:
@@ -45,7 +45,12 @@ def write_report(study: "PaperStudy", cells: Sequence[Cell]) -> list[str]:
     states = {cell.name: state(cell) for cell in cells}
     lines = [f"# The paper's rows in {folder}", ""]
     lines += [SAYS, ""] if study.config.miniature else []
-    lines += [progress_line(cells, states), "", *table([HEAD, *map(row_cells, findings)]), ""]
+    lines += [
+        progress_line(cells, states),
+        "",
+        *aligned_table([HEAD, *map(row_cells, findings)]),
+        "",
+    ]
     lines += [*samples_lines(findings), ""]
     for finding in findings:
         lines += details(finding)
@@ -100,16 +105,6 @@ def about_samples(scored: Sequence[Scored]) -> str:
     return ", ".join([*parts, f"{recipe['cfg_channels']} channels guided"] if guided else parts)
 
 
-def table(rows: list[list[str]]) -> list[str]:
-    """Return rows, of which the first is the head, as an aligned Markdown table."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
-
-
 def details(f: Finding) -> list[str]:
     """Return the values of a row's variants and steps, and what was guessed."""
     lines = []
@@ -122,7 +117,7 @@ def details(f: Finding) -> list[str]:
              f"{s.value(f.metric):.2f}", *([f"{curve[s.step]:g}"] if curve and s.step else [])]
             for s in f.scored
         ]  # fmt: skip
-        lines += [f"## {f.row.name}", "", *table([head, *rows]), ""]
+        lines += [f"## {f.row.name}", "", *aligned_table([head, *rows]), ""]
     if f.scored and f.metric == FID and len(f.row.published) > 1:
         lines += [f"{f.row.name}: {other_metrics(f)}", ""]
     if f.scored and f.metric == FID and f.row.guessed:

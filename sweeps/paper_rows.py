@@ -1,7 +1,7 @@
 """Rows of the paper's tables: recipes/NAME.toml, of which [paper] says what was published.
 
     rows = all_rows()                    # {name: PaperRow}, in the order of models and budgets
-    rows = find_rows(["b2-*"])           # those that are meant, or ValueError with the nearest
+    rows = find_rows(["b2-*"])           # the rows that match; ValueError names the nearest ones
 
 [train], [sample] and [evaluate] are settings of the three commands (runtime/settings_file.py); a
 file without [paper] is only for others to extend. No torch here.

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sweeps.metric_names import FID, PIXELS
 from sweeps.paper_rows import PaperRow
 
 SAMPLES = 50_000
 REFERENCE = ("mu", "sigma", "mu_s", "sigma_s")
 """statistics that ADM's reference holds, of the whole training set"""
 REFERENCE_IMAGES = 10_000
-FID, PIXELS = "fid", "pixel_frechet"
 
 
 @dataclass(frozen=True)

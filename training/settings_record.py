@@ -9,7 +9,7 @@ import dataclasses
 import typing
 from pathlib import Path
 
-from runtime.flags import flag, plain
+from runtime.flags import flag, tuple_as_list
 from runtime.settings_chain import Section
 from training.config import TrainConfig
 from training.methods.method import Setting
@@ -17,8 +17,8 @@ from training.methods.methods import methods_of
 
 OF_ONE_RUN = ("resume", "results_dir", "run_name", "wandb_run_name", "config")
 """Settings that another run does not take from a run's config.json."""
-PATHS = ("data_path", "val_data_path")  # that hold from any working directory
-MADE_BY = "made_by"  # of config.json: this project's version
+PATHS = ("data_path", "val_data_path")  # recorded so that they hold from any working directory
+MADE_BY = "made_by"  # key of config.json with this project's version
 
 
 def in_force(config: TrainConfig) -> TrainConfig:
@@ -163,6 +163,6 @@ def differences(config: typing.Any, stored: dict) -> list[str]:
         now, before = getattr(config, each.name), stored.get(each.name, default)
         if dataclasses.is_dataclass(now):
             lines += differences(now, before if isinstance(before, dict) else made_without(now))
-        elif not each.metadata.get("free") and plain(now) != plain(before):
+        elif not each.metadata.get("free") and tuple_as_list(now) != tuple_as_list(before):
             lines.append(f"{flag(each.name)}: {before} there, {now} here")
     return lines

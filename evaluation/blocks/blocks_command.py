@@ -52,7 +52,7 @@ def open_subjects(c: BlocksConfig, processes: Processes) -> list[Subject]:
     subjects = []
     for name, path in zip(c.names or default_names(c.ckpt), c.ckpt, strict=True):
         one = ProbedCheckpoint(path, c, device)
-        if set(c.probes) != {"segmentation"}:  # which looks at other images
+        if set(c.probes) != {"segmentation"}:  # segmentation looks at other images
             one.encoding  # noqa: B018 (made here, it refuses data that the network cannot see)
         depth = len(one.blocks)
         if c.labels == "null":

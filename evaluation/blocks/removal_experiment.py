@@ -21,7 +21,7 @@ from layersync.outputs import TokenReader
 from sampling.in_place import InPlaceSampler
 
 USUAL = 1_000  # images: each goes through the network half as often as there are blocks
-SCORES = ("fid", "pixel_frechet")  # what of the scores is shown: the first there is
+SCORES = ("fid", "pixel_frechet")  # the first of these that there is, is shown
 
 
 class Removal:

@@ -51,7 +51,7 @@ class Step:
         network = find_model(name)(input_size=LATENTS[1])
         ema = deepcopy(network).eval().requires_grad_(False)
         engine = EngineConfig(cast(Any, precision), compile=compiled, **(options or {}))
-        AcceleratorState._reset_state()  # it keeps a process's first precision
+        AcceleratorState._reset_state()  # otherwise it keeps a process's first precision
         accelerator = Accelerator(
             cpu=DEVICE.type == "cpu",
             mixed_precision="bf16" if precision == "bf16" else "no",

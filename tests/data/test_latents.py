@@ -14,14 +14,10 @@ import torch
 from launching import ROOT, forked_python, save_tiny_vae
 from torch.utils.data import DataLoader
 
+from data.cached_codec import weights_fingerprint
 from data.latent_manifest import CacheSettings, is_latent_cache
 from data.latent_writer import CacheWriter, ShardWriter
-from data.latents import (
-    LatentSource,
-    encode_moments,
-    sample_posterior,
-    weights_fingerprint,
-)
+from data.latents import LatentSource, encode_moments, sample_posterior
 from models.codecs import PixelCodec, VAECodec
 from runtime.command import RunError
 

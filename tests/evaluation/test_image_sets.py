@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from data.decoding import center_crop, read_image
-from evaluation.data_sets import open_source
+from evaluation.data_sets import open_any_images
 from evaluation.image_sets import content_hash, open_folder, open_images
 
 
@@ -209,7 +209,7 @@ def test_parquet_and_folder_of_it_are_data_sets(tmp_path, images, monkeypatch):
     (tmp_path / "data").mkdir()
     write_parquet(tmp_path / "data" / "train-0.parquet", array)
     for name in ("data", "data/train-0.parquet"):
-        opened = open_source(str(tmp_path / name), 12)
+        opened = open_any_images(str(tmp_path / name), 12)
         assert opened.shape == (12, 12, 3)
         np.testing.assert_array_equal(opened.images[1:5], array[1:])
         np.testing.assert_array_equal(opened.labels, [0, 1, 0, 1, 0])
@@ -218,6 +218,6 @@ def test_parquet_and_folder_of_it_are_data_sets(tmp_path, images, monkeypatch):
 def test_sources_that_do_not_fit_are_refused(tmp_path, images):
     np.savez(tmp_path / "a.npz", images(5, 0))
     with pytest.raises(ValueError, match=r"--image-size 8: .*a\.npz holds images of 12x12"):
-        open_source(str(tmp_path / "a.npz"), 8)
+        open_any_images(str(tmp_path / "a.npz"), 8)
     with pytest.raises(ValueError, match=r"nothing is no file or folder .* --image-size"):
-        open_source("nothing", None)
+        open_any_images("nothing", None)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
 from training.methods.schedule import RegScheduleConfig, reg_schedule
 
-# Published, by model family (paper, Sec. 4). S has B's 12 blocks and takes B's; Ti is of no paper.
+# Published, by model family (paper, Sec. 4). S has B's 12 blocks and takes B's; no paper has Ti.
 PUBLISHED_LAMBDAS = {"XL": 0.2, "L": 0.2, "B": 0.3, "S": 0.3, "Ti": 0.3}
 
 

@@ -22,17 +22,12 @@ from scripts.cache_latents import main as cache_latents
 from training.building import build_network
 from training.checkpoint import save_checkpoint
 from training.checks import check_train_config
-from training.config import (
-    DispersiveConfig,
-    EngineConfig,
-    OptimConfig,
-    RegScheduleConfig,
-    REPAConfig,
-    SaveConfig,
-    SRAConfig,
-    TrainConfig,
-)
+from training.config import EngineConfig, OptimConfig, SaveConfig, TrainConfig
+from training.methods.dispersive import DispersiveConfig
 from training.methods.layer_sync import layer_sync_settings
+from training.methods.repa import REPAConfig
+from training.methods.schedule import RegScheduleConfig
+from training.methods.sra import SRAConfig
 from training.speed import MEASURED
 from training.tracking import read_log
 

@@ -11,8 +11,8 @@ from launching import TINY_DIGITS, logged_rows
 import train
 from layersync import ScheduledWeight
 from training.checks import check_train_config
-from training.config import RegScheduleConfig, SaveConfig
-from training.methods.schedule import reg_schedule
+from training.config import SaveConfig
+from training.methods.schedule import RegScheduleConfig, reg_schedule
 from training.tracking import read_log
 
 
