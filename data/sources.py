@@ -163,9 +163,9 @@ class FolderSource(ImageSource, Dataset):
 
 
 def list_classes(root: str) -> tuple[list[str], list[str], list[int]]:
-    """Return the classes, and of each image its path from `root`, which others may call otherwise.
+    """Return the classes, each image's path below `root`, and each image's label.
 
-    The third list has their labels.
+    Paths are relative, for another process may see `root` under another name.
     """
     classes, images = class_images(root)
     names = [path.removeprefix(root).lstrip("/") for path, _ in images]

@@ -11,7 +11,7 @@ def free(default):
 
 
 def plain(value):
-    """JSON knows no tuples."""
+    """Return a value as JSON gives it back: a tuple is a list there."""
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -62,7 +62,7 @@ class StopRequest:
 
     @property
     def reason(self) -> str:
-        """Why the processes agreed to stop, as the first process knows it."""
+        """The reason why the processes agreed to stop, as the first process knows it."""
         if self.received:
             return NAMES.get(self.received, self.received.name)
         if self.out_of_time and self.end is not None:
@@ -102,7 +102,7 @@ class StopRequest:
             os.kill(os.getpid(), number)
 
     def _insists(self, number: int, now: float) -> bool:
-        """Whether somebody asks again, and not only a launcher or a scheduler that repeats."""
+        """Return whether somebody asks again, not a launcher or a scheduler that repeats."""
         if number == signal.SIGUSR1:
             return False
         if number == signal.SIGTERM and "SLURM_JOB_ID" in os.environ:
@@ -117,7 +117,7 @@ def say(text: str) -> None:
 
 
 def obey_parent_only(worker: int) -> None:
-    """For data loading workers: a signal to the whole job must not end them before the run does."""
+    """Let a data loading worker outlive a signal to the whole job: the run ends it."""
     if not hasattr(signal, "sigwaitinfo"):  # macOS, which has no such schedulers either
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -93,11 +93,11 @@ def changed_of(study: "PaperStudy", row: PaperRow) -> list[str]:
 
 def scored_of(study: "PaperStudy", cell: Cell) -> list[Scored]:
     """Return the evaluated sets of samples of a cell that count as done."""
-    point, found = study.load_points([cell.settings])[0], []
+    point, scored = study.load_points([cell.settings])[0], []
     done = results(cell)
     for command in cell.commands:
         if command.name in done:
             record = json.loads(cell.path(command.outputs[0]).read_text())
             step = command.expects.get("step")
-            found.append(Scored(point.variant, point.seed, step, record))
-    return found
+            scored.append(Scored(point.variant, point.seed, step, record))
+    return scored

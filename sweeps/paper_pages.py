@@ -35,9 +35,9 @@ def ordered(rows: Sequence[PaperRow]) -> list[PaperRow]:
     return sorted(rows, key=key)
 
 
-def our_value(row: PaperRow, found: Sequence[Finding]) -> str:
+def our_value(row: PaperRow, findings: Sequence[Finding]) -> str:
     """Return our value of a row with its verdict, or what it would take."""
-    own = [f for f in found if f.row.name == row.name and f.scored]
+    own = [f for f in findings if f.row.name == row.name and f.scored]
     if not own:
         return f"not run: needs {hours_text(sum(row_hours(row)))} GPU hours"
     mine = own[-1].ours
@@ -45,7 +45,7 @@ def our_value(row: PaperRow, found: Sequence[Finding]) -> str:
     return f"{value}{own[-1].verdict}"
 
 
-def list_lines(rows: Sequence[PaperRow], found: Sequence[Finding] = ()) -> list[str]:
+def list_lines(rows: Sequence[PaperRow], findings: Sequence[Finding] = ()) -> list[str]:
     """Return the list of rows for a terminal."""
     cells = [["row", "published", "GPU hours", "what"]]
     cells += [[r.name, r.value, hours_text(sum(row_hours(r))), r.title] for r in ordered(rows)]
@@ -55,7 +55,7 @@ def list_lines(rows: Sequence[PaperRow], found: Sequence[Finding] = ()) -> list[
         for row in cells
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    done = [f"  {f.row.name}: {our_value(f.row, [f])}" for f in found if f.scored]
+    done = [f"  {f.row.name}: {our_value(f.row, [f])}" for f in findings if f.scored]
     return [
         *lines,
         "",
@@ -68,7 +68,7 @@ def list_lines(rows: Sequence[PaperRow], found: Sequence[Finding] = ()) -> list[
     ]
 
 
-def markdown_lines(rows: Sequence[PaperRow], found: Sequence[Finding] = ()) -> list[str]:
+def markdown_lines(rows: Sequence[PaperRow], findings: Sequence[Finding] = ()) -> list[str]:
     """Return the table of docs/reproduce.md."""
     head = ["row", "what", "published FID", "GPU hours: training + sampling", "ours"]
     lines = [head]
@@ -76,7 +76,7 @@ def markdown_lines(rows: Sequence[PaperRow], found: Sequence[Finding] = ()) -> l
         train, sample = row_hours(row)
         hours = f"{hours_text(train)} + {hours_text(sample)}" if train else hours_text(sample)
         name = f"[{row.name}](../recipes/{row.name}.toml)"
-        lines.append([name, row.title, row.value, hours, our_value(row, found)])
+        lines.append([name, row.title, row.value, hours, our_value(row, findings)])
     return table(lines)
 
 
@@ -118,8 +118,8 @@ def loss_settings(row: PaperRow) -> str:
     from training.methods.methods import methods_of
 
     c = settle(row, row.variants[0]).train
-    found = [method.resolved(c.model) for method in methods_of(c)]
-    numbers = {name: value for part in found for name, value in part.items() if name != "pairs"}
+    resolved = [method.resolved(c.model) for method in methods_of(c)]
+    numbers = {name: value for part in resolved for name, value in part.items() if name != "pairs"}
     return ", ".join(f"{name} {value}" for name, value in numbers.items())
 
 

@@ -37,14 +37,17 @@ def write_report(study: "PaperStudy", cells: Sequence[Cell]) -> list[str]:
     """Write the report and its pictures; return its lines for the terminal."""
     from sweeps.paper_pictures import draw_curves, draw_rows
 
-    folder, found = study.folder, find(study, cells)
-    pictures = [draw_rows(found, folder / "rows.png"), draw_curves(found, folder / "curve.png")]
+    folder, findings = study.folder, find(study, cells)
+    pictures = [
+        draw_rows(findings, folder / "rows.png"),
+        draw_curves(findings, folder / "curve.png"),
+    ]
     states = {cell.name: state(cell) for cell in cells}
     lines = [f"# The paper's rows in {folder}", ""]
     lines += [SAYS, ""] if study.config.miniature else []
-    lines += [progress_line(cells, states), "", *table([HEAD, *map(row_cells, found)]), ""]
-    lines += [*samples_lines(found), ""]
-    for finding in found:
+    lines += [progress_line(cells, states), "", *table([HEAD, *map(row_cells, findings)]), ""]
+    lines += [*samples_lines(findings), ""]
+    for finding in findings:
         lines += details(finding)
     notes = READING[2:] if study.config.miniature else READING
     lines += [*notes, ""]
@@ -52,7 +55,7 @@ def write_report(study: "PaperStudy", cells: Sequence[Cell]) -> list[str]:
     broken = [f"- {line}" for line in failures(cells, states)]
     page = [*lines, *(f"![{path.stem}]({path.name})" for path in shown), "", *broken]
     write_text(folder / "report.md", "\n".join(page) + "\n")
-    write_text(folder / "report.csv", as_csv(CSV_HEAD, csv_rows(found)))
+    write_text(folder / "report.csv", as_csv(CSV_HEAD, csv_rows(findings)))
     beside = ", ".join(["report.csv", *(path.name for path in shown)])
     return [*lines, *broken, f"written to {folder / 'report.md'}, with {beside} beside it"]
 
@@ -74,10 +77,10 @@ def row_cells(f: Finding) -> list[str]:
     ]
 
 
-def samples_lines(found: Sequence[Finding]) -> list[str]:
+def samples_lines(findings: Sequence[Finding]) -> list[str]:
     """Return how each row's samples were made, rows of one way in a line."""
     ways: dict[str, list[str]] = {}
-    for f in found:
+    for f in findings:
         if f.scored:
             ways.setdefault(about_samples(f.scored), []).append(f.row.name)
     return [f"{way}: {', '.join(names)}" for way, names in ways.items()]
@@ -151,10 +154,10 @@ CSV_HEAD = [
 ]
 
 
-def csv_rows(found: Sequence[Finding]) -> list[list]:
+def csv_rows(findings: Sequence[Finding]) -> list[list]:
     """Return a line for each metric of each scored set of samples."""
     rows: list[list] = []
-    for f in found:
+    for f in findings:
         for s in f.scored:
             for metric, value in s.record["metrics"].items():
                 low, high = s.record.get("intervals", {}).get(metric, ("", ""))

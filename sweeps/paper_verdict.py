@@ -96,11 +96,11 @@ def verdict(
     problem = incomparable(scored, changed)
     if problem:
         return f"not comparable: {problem}"
-    found = ours(row, scored, FID)
-    assert found is not None  # a row with a published value has one of its own
-    if found.half_width is None:
+    estimate = ours(row, scored, FID)
+    assert estimate is not None  # a row with a published value has one of its own
+    if estimate.half_width is None:
         return "no interval: more --seeds, or --bootstrap in its [evaluate]"
-    near = abs(found.value - published) <= found.half_width
+    near = abs(estimate.value - published) <= estimate.half_width
     if row.summary == "best":
         return "a sweep: near" if near else "a sweep: not near"
     if row.guessed:

@@ -15,14 +15,12 @@ from data.source_protocol import ImageSource
 from models import find_model
 from models.compiling import compiled as compiled_work
 from runtime.randomness import step_streams
-from scripts.benchmarks.timing import (
-    DEVICE,
-    set_precision,
-)
-from training.config import EngineConfig, OptimConfig, REPAConfig, TrainConfig
+from scripts.benchmarks.timing import DEVICE, set_precision
+from training.config import EngineConfig, OptimConfig, TrainConfig
 from training.methods.heads import Heads
 from training.methods.method import Materials, as_given
 from training.methods.methods import make_regularizers
+from training.methods.repa import REPAConfig
 from training.objective import Objective
 from training.parallel import Parallel, gradient_exchange
 from training.update import Update

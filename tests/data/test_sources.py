@@ -1,4 +1,4 @@
-"""What --data-path and --dataset-name can name: folders, parquet files, the digits."""
+"""Sources that --data-path and --dataset-name can name: folders, parquet files, the digits."""
 
 import io
 

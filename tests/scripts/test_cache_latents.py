@@ -391,11 +391,11 @@ def test_latents_that_do_not_fit_into_the_dtype_are_refused(
 def test_commands_of_the_page_are_valid(monkeypatch):
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "latents.md").read_text(), re.S)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    found = [shlex.split(line, comments=True) for line in lines if SCRIPT in line]
-    for words in found:
+    calls = [shlex.split(line, comments=True) for line in lines if SCRIPT in line]
+    for words in calls:
         monkeypatch.setattr("sys.argv", words[words.index(SCRIPT) :])
         check_cache_config(parse_command(CacheConfig))
-    assert len(found) == 3
+    assert len(calls) == 3
 
 
 def test_verifying_names_an_altered_shard(images, vae, tmp_path, capsys):

@@ -57,7 +57,7 @@ class LayerSyncSettings(Method):
 
     @property
     def acts(self) -> bool:
-        """Whether the loss names it."""
+        """True if the loss names it."""
         return self.several or "layer_sync" in self.loss_type.split("+")
 
     @property
@@ -127,10 +127,10 @@ class LayerSyncSettings(Method):
 
     def resolved(self, model: str) -> dict[str, Setting]:
         pairs, weight = self.in_force(model)
-        found: dict[str, Setting] = {"pairs": ", ".join(f"{s} -> {t}" for s, t in pairs)}
+        settings: dict[str, Setting] = {"pairs": ", ".join(f"{s} -> {t}" for s, t in pairs)}
         if len(pairs) == 1:  # numbers, so that a table of runs can be sorted by them
-            ((found["encoder_depth"], found["gt_encoder_depth"]),) = pairs
-        return {**found, "reg_weight": weight}
+            ((settings["encoder_depth"], settings["gt_encoder_depth"]),) = pairs
+        return {**settings, "reg_weight": weight}
 
     def make(self, given: Materials) -> Regularizer:
         pairs, weight = self.in_force(given.config.model)
