@@ -45,8 +45,8 @@ if __name__ == "__main__":
 
 from tqdm import tqdm
 
-from scripts.benchmark import markdown
 from scripts.benchmarks.counting import Counted, count_step
+from scripts.benchmarks.tables import markdown
 from training.config import EngineConfig
 
 COLUMNS = dict(

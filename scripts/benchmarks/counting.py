@@ -37,10 +37,10 @@ from scripts.benchmarks.stand_ins import (
     read_features,
     stay,
 )
-from training.config import EngineConfig, OptimConfig, REPAConfig, TrainConfig
+from training.config import EngineConfig, OptimConfig, TrainConfig
 from training.methods.method import Materials, Regularizer, as_given
 from training.methods.methods import make_regularizers
-from training.methods.repa import FEATURES, ReadFeatures, REPARegularizer
+from training.methods.repa import FEATURES, ReadFeatures, REPAConfig, REPARegularizer
 from training.objective import Objective
 from training.parallel import Parallel
 from training.step import TrainStep

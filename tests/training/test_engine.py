@@ -64,13 +64,14 @@ def flags(tmp_path, name, *more):
     return [
         "--model", "SiT-Ti/2", "--dataset-name", "digits", "--image-size", 8, "--num-classes", 10,
         "--vae", "none", "--global-batch-size", 8, "--max-steps", 4, "--log-every", 1,
-        "--num-workers", 0, "--sample-every", 2, "--lr", 1e-2, "--results-dir", tmp_path,
+        "--num-workers", 0, "--sample-every", 0, "--lr", 1e-2, "--results-dir", tmp_path,
         "--ckpt-every", 2, "--run-name", name, *more,
     ]  # fmt: skip
 
 
 def test_sharded_run_equals_plain_one_and_each_resumes_the_other(tmp_path, plain):
     more = "--fsdp", "--max-grad-norm", 1e9, "--probe-every", 4, "--probe-samples", 40
+    more += "--sample-every", 4
     check("train.py", *flags(tmp_path, "fsdp", *more), processes=2)
     np.testing.assert_allclose(logged_rows(tmp_path / "fsdp"), plain, rtol=2e-4)
     assert (tmp_path / "fsdp" / "samples" / "0000004.png").exists()
@@ -206,7 +207,7 @@ def test_training_goes_on_during_a_slow_write_and_the_file_is_the_state_of_its_s
         assert release.wait(60)
         save_checkpoint(path, state, *rest)
 
-    monkeypatch.setattr("training.loop.save_checkpoint", slow)
+    monkeypatch.setattr("training.run_checkpoints.save_checkpoint", slow)
     saving = SaveConfig(ckpt_every=3, min_free_disk=0.0)
     training = train.Training(config(tmp_path, max_steps=6, saving=saving))
     make_step, expected = training.train_step, {}
@@ -239,7 +240,7 @@ def test_an_older_write_never_delays_the_last_one(tmp_path, monkeypatch):
             raise Cancelled
         save_checkpoint(path, state, min_free_disk, cancelled)
 
-    monkeypatch.setattr("training.loop.save_checkpoint", hanging)
+    monkeypatch.setattr("training.run_checkpoints.save_checkpoint", hanging)
     saving = SaveConfig(ckpt_every=2, min_free_disk=0.0)
     training = train.Training(config(tmp_path, max_steps=50, saving=saving))
     make_step = training.train_step
@@ -258,7 +259,7 @@ def test_a_write_that_fails_ends_the_run(tmp_path, monkeypatch):
     def full(path, state, *rest):
         raise OSError(f"checkpoint {path}: cannot be written (disk full)")
 
-    monkeypatch.setattr("training.loop.save_checkpoint", full)
+    monkeypatch.setattr("training.run_checkpoints.save_checkpoint", full)
     saving = SaveConfig(ckpt_every=2, min_free_disk=0.0)
     training = train.Training(config(tmp_path, max_steps=50, saving=saving))
     with pytest.raises(OSError, match="disk full"):
