@@ -113,7 +113,7 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
     width, height = round(image.width * scale), round(image.height * scale)
-    if width * height > LARGEST:  # of a strip that is thousands of times longer than wide
+    if width * height > LARGEST:  # the image is a strip, thousands of times longer than wide
         raise ValueError(f"{image.width}x{image.height} pixels, too long for a crop of {size}")
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2

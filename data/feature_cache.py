@@ -43,7 +43,7 @@ class FeatureSettings:
 
 
 class CachedFeatures:
-    """Features of chosen images, read from a complete cache by whoever has a copy of this.
+    """Features of chosen images, read from a complete cache; loaders' workers get copies of this.
 
     Args:
         mirrors: whether the data is mirrored at all.

@@ -1,4 +1,4 @@
-"""Images in batches of which some may be unreadable: those are told apart, not raised."""
+"""Images in batches of which some may be unreadable: these are listed, and no error is raised."""
 
 import torch
 from torch.utils.data import Dataset

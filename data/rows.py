@@ -84,7 +84,7 @@ def load_rows(given: str, name: str, c: DataConfig, streaming: bool):
     return open_rows(given, name, location, streaming)
 
 
-@lru_cache(maxsize=1)  # data is looked at before it is opened
+@lru_cache(maxsize=1)  # the same data is opened twice: to look at it, then for use
 def open_rows(given: str, name: str, c: DataLocation, streaming: bool):
     import datasets
 

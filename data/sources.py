@@ -5,6 +5,7 @@ its own, and a line in `open_source`.
 """
 
 import hashlib
+import importlib.util
 import os
 from pathlib import Path
 from typing import TypeVar
@@ -162,9 +163,9 @@ class FolderSource(ImageSource, Dataset):
 
 
 def list_classes(root: str) -> tuple[list[str], list[str], list[int]]:
-    """Return the classes, and of each image its path from `root`, which others may call otherwise.
+    """Return the classes, each image's path below `root`, and each image's label.
 
-    The third list has their labels.
+    Paths are relative, for another process may see `root` under another name.
     """
     classes, images = class_images(root)
     names = [path.removeprefix(root).lstrip("/") for path, _ in images]
@@ -197,14 +198,11 @@ class DigitsSource(ImageSource, Dataset):
     channels, num_classes, mirrors = 1, 10, False
 
     def __init__(self, image_size: int = 8):
-        from sklearn.datasets import load_digits
-
         if image_size != 8:
             raise ValueError(f"--image-size {image_size}: the digits are 8x8 images")
-        digits, self.image_size = load_digits(), image_size
-        pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # they come as 0..16
-        self.images = torch.from_numpy(pixels).unsqueeze(1)  # (1797, 1, 8, 8)
-        self.labels = digits.target
+        (values, self.labels), self.image_size = read_digits(), image_size
+        pixels = np.round(values * (255 / 16)).astype(np.uint8)
+        self.images = torch.from_numpy(pixels).reshape(-1, 1, 8, 8)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -214,3 +212,20 @@ class DigitsSource(ImageSource, Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index], int(self.labels[index])
+
+
+def read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return scikit-learn's digits, (1797, 64) in 0..16, and their classes, (1797,).
+
+    They are read from its file, since importing scikit-learn and what it imports (pandas, pyarrow)
+    takes longer than the start of a small run; by its function where it has no such file.
+    """
+    package = importlib.util.find_spec("sklearn")
+    for folder in (package and package.submodule_search_locations) or []:
+        path = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            table = np.loadtxt(path, delimiter=",")
+            return table[:, :-1], table[:, -1].astype(int)
+    from sklearn.datasets import load_digits
+
+    return load_digits(return_X_y=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from data.sources import RowSource
 
 
-def open_source(data: str, image_size: int | None, array: str = "arr_0") -> ImageSet:
+def open_any_images(data: str, image_size: int | None, array: str = "arr_0") -> ImageSet:
     """Open the images of a folder, a parquet file, an .npz, an .npy or a data set on the hub.
 
     Args:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.decoding import LARGEST
-from runtime.command import is_first_process
+from runtime.launch import is_first_process
 from runtime.npz import (
     CompressedArray,
     array_names,
@@ -167,11 +167,11 @@ def open_folder(folder: Path, image_size: int | None = None) -> ImageSet:
     """
 
     def look() -> tuple[list[str], tuple[int, int]]:
-        found = image_paths(folder)
-        if len(found) < 2:
-            raise ValueError(f"{folder}: {len(found)} images in it, at least 2 are needed")
-        size = (image_size, image_size) if image_size else common_size(found)
-        return [str(path.relative_to(folder)) for path in found], size
+        files = image_paths(folder)
+        if len(files) < 2:
+            raise ValueError(f"{folder}: {len(files)} images in it, at least 2 are needed")
+        size = (image_size, image_size) if image_size else common_size(files)
+        return [str(path.relative_to(folder)) for path in files], size
 
     names, height_width = told_by_first(look)
     paths = [folder / name for name in names]

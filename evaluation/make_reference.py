@@ -50,14 +50,14 @@ def make_reference(config: MakeReference) -> None:
         raise ValueError(f"--out {out} exists: remove it, or give another name")
     check_ranges(config, COMMON | {"images": Range(4, 10**9)})
     check_writable(out, f"--out {out}")
-    from evaluation.data_sets import open_source
+    from evaluation.data_sets import open_any_images
     from evaluation.evaluator import load_extractors
     from evaluation.features import extract
     from evaluation.reference import STATISTICS
     from runtime.processes import Processes, choose_device, join_group
 
     join_group()  # the first process lists the images, and tells the others
-    source = open_source(config.data, config.image_size, config.array)
+    source = open_any_images(config.data, config.image_size, config.array)
     if source.shape[2] != 3:
         raise ValueError(f"{config.data}: images of one channel, Inception needs RGB")
     extractors = load_extractors(config.networks)

@@ -51,7 +51,7 @@ class Moments:
         self.count, self.mean = int(total), mean
 
     def _shift(self, count: int, mean: Tensor) -> None:
-        """Add the count and the mean of a set; its squares are added by the caller."""
+        """Add the count and the mean of a set; the caller adds its squares."""
         total, difference = self.count + count, mean - self.mean
         if not total:
             return

@@ -230,6 +230,6 @@ def markdown_table(lines: list[dict]) -> str:
 
 def format_cell(column: str, value: str) -> str:
     if column in TITLES and value:
-        with suppress(ValueError):  # of a hand that wrote text there
+        with suppress(ValueError):  # somebody may have written text there
             return f"{float(value):.{TITLES[column][1]}f}"
     return value.replace("|", r"\|")

@@ -55,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def captioned_digits() -> TensorDataset:
-    """Images (M, 1, 8, 8) in [-1, 1] and their captions' embeddings (M, 3, WIDTH)."""
+    """Return images (M, 1, 8, 8) in [-1, 1] and their captions' embeddings (M, 3, WIDTH)."""
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 8 - 1
     words = torch.Generator().manual_seed(0)

@@ -61,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
 
 @torch.no_grad()
 def token_smoothness(transformer: WanTransformer3DModel, number: int, data: dict) -> float:
-    """Mean cosine of a block's tokens in neighbouring frames, at 64 fixed noises and times."""
+    """Return the mean cosine of a block's tokens in neighbouring frames, at 64 fixed times."""
     recorder = BlockRecorder({number: transformer.blocks[number - 1]})
     with recorder.recording():
         torch.manual_seed(1)
@@ -73,7 +73,7 @@ def token_smoothness(transformer: WanTransformer3DModel, number: int, data: dict
 
 @torch.no_grad()
 def sample(transformer: WanTransformer3DModel, texts: Tensor, shape: tuple) -> Tensor:
-    """Videos (B, C, F, H, W) by Euler's method, from noise at sigma 1 to data at sigma 0."""
+    """Sample videos (B, C, F, H, W) by Euler's method, from noise at sigma 1 to data at sigma 0."""
     torch.manual_seed(2)
     x = torch.randn(len(texts), *shape, device=DEVICE)
     for i in range(EULER_STEPS):
@@ -83,20 +83,20 @@ def sample(transformer: WanTransformer3DModel, texts: Tensor, shape: tuple) -> T
 
 
 def frame_smoothness(videos: Tensor) -> float:
-    """Mean cosine of neighbouring frames of videos (B, C, F, H, W), as vectors."""
+    """Return the mean cosine of neighbouring frames of videos (B, C, F, H, W), as vectors."""
     frames = videos.transpose(1, 2).flatten(2)  # (B, F, C H W)
     return F.cosine_similarity(frames[:, :-1], frames[:, 1:], dim=-1).mean().item()
 
 
 def measure(seed: int, args: argparse.Namespace) -> dict[str, tuple[float | None, float]]:
-    """{way: (tokens, frames)} of one seed."""
+    """Return {way: (tokens, frames)} of one seed."""
     torch.manual_seed(seed)
     base = WanTransformer3DModel(**TINY).to(DEVICE)
     sideways = drifting_squares([(0, 1), (0, -1)])
     upright = drifting_squares([(1, 0), (-1, 0)])
     pair = args.student, args.teacher
     train(base, LayerSync(base.blocks, [pair]), sideways, args, args.base_steps, weight=0)
-    found: dict[str, tuple[float | None, float]] = {
+    measured: dict[str, tuple[float | None, float]] = {
         "the real videos": (None, frame_smoothness(upright["latents"]))
     }
     for way, (weight, crepa_weight) in WAYS.items():
@@ -112,8 +112,8 @@ def measure(seed: int, args: argparse.Namespace) -> dict[str, tuple[float | None
         train(transformer, sync, upright, args, args.steps, weight, crepa)
         videos = sample(transformer, upright["texts"][:VIDEOS], upright["latents"].shape[1:])
         tokens = token_smoothness(transformer, args.student, upright)
-        found[way] = tokens, frame_smoothness(videos)
-    return found
+        measured[way] = tokens, frame_smoothness(videos)
+    return measured
 
 
 def main() -> None:

@@ -65,7 +65,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def drifting_squares(directions: list[tuple[int, int]], count: int = 256) -> dict[str, Tensor]:
-    """Bright squares on a torus, three frames of 8 x 8 latents, and a "text" for each direction."""
+    """Draw bright squares on a torus, 3 frames of 8 x 8 latents, and a "text" per direction."""
     words = torch.randn(len(directions), 5, 32)  # what a frozen text encoder would return
     labels = torch.randint(len(directions), (count,))
     square = -torch.ones(4, 8, 8)
@@ -78,7 +78,7 @@ def drifting_squares(directions: list[tuple[int, int]], count: int = 256) -> dic
 
 
 def flow_matching_batch(latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(x_sigma, velocity, timestep) as Wan counts time: sigma 0 is data, sigma 1 is noise."""
+    """Return (x_sigma, velocity, timestep) in Wan's time: sigma 0 is data, sigma 1 is noise."""
     noise = torch.randn_like(latents)
     sigma = torch.rand(len(latents), device=latents.device)
     level = sigma.view(-1, 1, 1, 1, 1)
@@ -92,7 +92,7 @@ def flow_loss(transformer: WanTransformer3DModel, latents: Tensor, texts: Tensor
 
 
 def report(step: int, transformer: WanTransformer3DModel, used: list, data: dict) -> None:
-    """On the same 64 samples, noises and times at every call."""
+    """Print loss and similarities, of the same 64 samples, noises and times at every call."""
     with torch.random.fork_rng(), torch.no_grad(), capture(*used):
         torch.manual_seed(1)
         flow = flow_loss(transformer, data["latents"][:64], data["texts"][:64])
@@ -115,7 +115,7 @@ def train(
     weight: float,
     crepa: CREPA | None = None,
 ) -> None:
-    """AdamW on the parameters that require a gradient; with weight 0, without LayerSync."""
+    """Train by AdamW the parameters that require a gradient; with weight 0, without LayerSync."""
     trained = [p for p in transformer.parameters() if p.requires_grad]
     trained += [] if crepa is None else crepa.parameters()
     used = [sync] if crepa is None else [sync, crepa]
@@ -146,7 +146,7 @@ def add_adapters(transformer: WanTransformer3DModel, rank: int) -> None:
 def make_crepa(
     transformer: WanTransformer3DModel, pair: tuple[int, int], latents: Tensor, weight: float
 ) -> CREPA:
-    """CREPA for these latents (M, C, F, H, W): Wan's blocks return frames and tokens in a row."""
+    """Make CREPA for latents (M, C, F, H, W): Wan's blocks return frames and tokens in a row."""
     config = transformer.config
     return CREPA.from_names(
         transformer,

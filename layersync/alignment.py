@@ -54,9 +54,9 @@ def split_mask(mask: Mask | None, shapes: Sequence[tuple[int, int]]) -> list[Ten
         masks = list(mask)
     for given in masks:
         if not isinstance(given, Tensor) or given.dtype != torch.bool:
-            found = given.dtype if isinstance(given, Tensor) else type(given).__name__
+            kind = given.dtype if isinstance(given, Tensor) else type(given).__name__
             raise TypeError(
-                f"mask: expected a bool tensor (N, T), True where a token counts, got {found}; "
+                f"mask: expected a bool tensor (N, T), True where a token counts, got {kind}; "
                 f"mask.bool() makes one of numbers"
             )
     given_shapes = [tuple(given.shape) for given in masks]

@@ -1,4 +1,4 @@
-"""Which modules are a model's blocks: given as lists, or by their names in the model."""
+"""Choice of a model's blocks: given as lists, or by their names in the model."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -40,7 +40,7 @@ def span(first: int, last: int) -> str:
 
 
 def as_blocks(blocks: Iterable) -> Blocks:
-    """Modules, or lists of modules in a row, as one sequence.
+    """Return modules, or lists of modules one after the other, as one sequence.
 
     A ModuleList, list or tuple within `blocks` is opened; any other module, an nn.Sequential too,
     is one block. Raises `TypeError` for what is no sequence of modules, `ValueError` for none.
@@ -70,7 +70,7 @@ def as_blocks(blocks: Iterable) -> Blocks:
 
 
 def find_blocks(model: nn.Module, names: str | Iterable[str]) -> Blocks:
-    """The blocks of `model` whose names match, in the order of `names`, then of the model.
+    """Return the blocks of `model` whose names match, in the order of `names`, then of the model.
 
     Args:
         model: any module, wrapped or not; names are those of `model.named_modules()`.
@@ -89,18 +89,18 @@ def find_blocks(model: nn.Module, names: str | Iterable[str]) -> Blocks:
     if not patterns:
         raise ValueError(f"names: got none. {module_tree(model)} Name one or more of them")
     modules = dict(model.named_modules(remove_duplicate=False))
-    found: dict[str, nn.Module] = {}
+    chosen: dict[str, nn.Module] = {}
     for pattern in patterns:
         matched = [name for name in modules if name and matches(name, pattern)]
         if not matched:
             raise ValueError(no_match(model, pattern, list(modules)))
         for name in open_lists(matched, modules):
-            if name in found:
+            if name in chosen:
                 raise ValueError(
                     f"names {patterns}: {name!r} is matched twice; every block has one number"
                 )
-            found[name] = modules[name]
-    return Blocks(list(found.values()), list(found))
+            chosen[name] = modules[name]
+    return Blocks(list(chosen.values()), list(chosen))
 
 
 def flatten(blocks: Iterable) -> Iterable:
@@ -117,7 +117,7 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def open_lists(names: Iterable[str], modules: dict[str, nn.Module]) -> Iterable[str]:
-    """`names`, with the modules of a ModuleList in place of the list."""
+    """Return `names`, with the modules of a ModuleList in place of the list."""
     for name in names:
         if isinstance(modules[name], nn.ModuleList):
             children = [f"{name}.{child}" for child, _ in modules[name].named_children()]
@@ -134,7 +134,7 @@ def no_match(model: nn.Module, pattern: str, names: list[str]) -> str:
 
 
 def module_tree(model: nn.Module) -> str:
-    """One sentence on what a model consists of: its lists of modules, else its children."""
+    """Return a sentence on what a model consists of: its lists of modules, else its children."""
     lists: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{other}.") for other in lists)

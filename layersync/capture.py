@@ -62,7 +62,7 @@ class BlockRecorder:
                 setattr(block, names[block], record)
             yield
         except BaseException:
-            for recorder in together:  # half a forward pass is no use, and it holds memory
+            for recorder in together:  # half a forward pass is useless, and it holds memory
                 recorder.clear()
             raise
         finally:
@@ -77,7 +77,7 @@ class BlockRecorder:
         return taken
 
     def clear(self) -> None:
-        """Let go of every recorded output."""
+        """Forget every recorded output."""
         self.outputs.clear()  # the recording forwards hold this very dict
 
     def missing(self) -> Iterable[Hashable]:
@@ -114,15 +114,16 @@ def make_forward(block: nn.Module, shadowed: Callable | None, sinks: Sinks) -> M
 
 
 def in_backward() -> bool:
-    """Whether autograd is at work: then activation checkpointing repeats a pass, it is no new one.
+    """Return whether autograd runs: then activation checkpointing repeats a pass.
 
-    There is no public name for it; torch.utils.checkpoint asks the same function.
+    Such a pass is not recorded as a new one. There is no public name for this question;
+    torch.utils.checkpoint asks the same function.
     """
     return torch._C._current_graph_task_id() != -1
 
 
 def called_name(block: nn.Module) -> str:
-    """Name of the attribute that a call of the block runs: its forward, or that one compiled."""
+    """Return the attribute that a call of the block runs: its forward, or that one compiled."""
     return "forward" if vars(block).get(COMPILED) is None else COMPILED
 
 

@@ -26,7 +26,7 @@ from layersync.crepa_settings import read_crepa_settings, resolved_blocks
 from layersync.frames import Neighbours, as_video, check_frames, same_frames, same_tokens
 from layersync.hidden import HiddenStates, Recording
 from layersync.outputs import Select, TokenReader
-from layersync.pairs import Pair, check_numbers
+from layersync.pairs import Pair, check_crepa_pair
 from layersync.projector import Projector, device_of
 from layersync.schedule import Schedule, ScheduledWeight
 
@@ -82,7 +82,7 @@ class CREPA(Recording):
         device: torch.device | str | None = None,
     ):
         self.blocks = as_blocks(blocks)
-        self.pair = check_numbers(pair, len(self.blocks), found=self.blocks.summary())
+        self.pair = check_crepa_pair(pair, len(self.blocks), summary=self.blocks.summary())
         self.frames, self.mode = check_frames(frames), mode
         if mode is not None and mode not in MODES:
             raise ValueError(f'mode: {mode!r} must be "video" or "image", or None')
@@ -153,7 +153,7 @@ class CREPA(Recording):
     def loss(
         self, reduction: str = "mean", step: int | None = None, frames: int | None = None
     ) -> Tensor:
-        """Minus lambda times the mean over videos of their score, in float32 under autocast too.
+        """Return minus lambda times the mean score of the videos, in float32 under autocast too.
 
         Args:
             reduction: "mean" for a scalar, "none" for one value per video, (B,).
@@ -175,18 +175,14 @@ class CREPA(Recording):
         students, teachers = (states[number] for number in self.pair)
         self._hidden.require_gradient(self.pair[0], students)
         passes = zip(students, teachers, strict=True)
-        found = [self._scores(*both, frames) for both in passes]
-        videos = torch.cat([self.neighbours.per_video(scores) for scores, _ in found])  # (B,)
+        scored = [self._scores(*both, frames) for both in passes]
+        videos = torch.cat([self.neighbours.per_video(scores) for scores, _ in scored])  # (B,)
         for name, i in (("score", 0), ("self", 1)):
-            values = torch.cat([each[i].detach().mean(dim=1) for each in found])
+            values = torch.cat([each[i].detach().mean(dim=1) for each in scored])
             self._logged[name] = values.mean()
         losses = self._weigh(-videos, self._logged["score"], step)
         self._logged["loss"] = losses.detach().mean()
         return losses.mean() if reduction == "mean" else losses
-
-    def similarity(self) -> dict[Pair, float]:
-        """Return {pair: mean c[i, i]} at the last `loss()`, for logging; waits for the device."""
-        return {pair: value.item() for pair, value in self.similarity_tensors().items()}
 
     def similarity_tensors(self) -> dict[Pair, Tensor]:
         """Return `similarity()` as detached scalar tensors: nothing waits for the device."""
@@ -226,7 +222,7 @@ class CREPA(Recording):
     def _scores(
         self, student: Tensor, teacher: Tensor, frames: int | None
     ) -> tuple[Tensor, Tensor]:
-        """S and c[i, i] of each frame, (B, T), of what the two blocks returned in a pass."""
+        """Return S and c[i, i] of each frame, (B, T), of what the two blocks returned in a pass."""
         student = self._as_video(self.pair[0], student, frames, self.mode)
         mode = "image" if self.mode == "video" else self.mode  # as SimpleTuner reads a teacher
         teacher = self._as_video(self.pair[1], teacher.detach(), frames, mode)
@@ -244,7 +240,7 @@ class CREPA(Recording):
     def _as_video(
         self, number: int, states: Tensor, frames: int | None, mode: str | None
     ) -> Tensor:
-        """(B, T, N, D), of the states of a block; `ValueError` where frames cannot be told."""
+        """Return a block's states as (B, T, N, D); `ValueError` where frames cannot be told."""
         try:
             return as_video(states, frames, mode)
         except ValueError as error:

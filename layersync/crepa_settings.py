@@ -21,7 +21,7 @@ from layersync.settings import as_bool, load, number, pick
 PREFIX = "crepa_"
 DEFAULT_LAMBDA = 0.5
 SOURCES = "backbone", "encoder", "self_flow"
-# of the external encoder: they change nothing when the features are the model's own
+# settings of the external encoder, without effect when the features are the model's own
 UNUSED = (
     "drop_vae_encoder", "encoder", "encoder_frames_batch_size", "encoder_image_size", "model",
     "self_flow_mask_ratio", "use_tae",
@@ -92,7 +92,7 @@ def read_crepa_settings(
 
 
 def read(name: str, value: Any) -> Any:
-    """The value of a setting, of a text too; what is of another type is refused later."""
+    """Return a setting's value, also of a text; a value of another type is refused later."""
     kind: Any = READ[name]
     if kind is bool:
         return as_bool(f"{PREFIX}{name}", value)
@@ -130,7 +130,7 @@ def check_source(values: Mapping[str, Any]) -> None:
 def read_schedule(
     values: Mapping[str, Any], loaded: Mapping[str, Any], last_step: int | None
 ) -> Schedule:
-    """Course of lambda, in SimpleTuner's convention; 0 steps stand for none."""
+    """Return the course of lambda, in SimpleTuner's convention; 0 steps stand for none."""
     names = ("scheduler", "warmup_steps", "decay_steps", "lambda_end", "power", "cutoff_step",
              "similarity_threshold", "similarity_ema_decay", "threshold_mode")  # fmt: skip
     given = {RENAMED.get(n, n): values[n] for n in names if n in values}
@@ -162,7 +162,7 @@ def read_schedule(
 
 def resolved_blocks(settings: CREPASettings, blocks: Blocks) -> str:
     """Return one line on which modules the indices mean; `ValueError` for one beyond the model."""
-    found = []
+    meanings = []
     for name in ("block_index", "teacher_block_index"):
         i = getattr(settings, name)
         if i >= len(blocks):
@@ -171,5 +171,5 @@ def resolved_blocks(settings: CREPASettings, blocks: Blocks) -> str:
                 f"blocks, 0 to {len(blocks) - 1} as SimpleTuner counts; found, counted from 1: "
                 f"{blocks.summary()}"
             )
-        found.append(f"{PREFIX}{name} {i} is block {i + 1} ({blocks.describe(i + 1)})")
-    return f"CREPA: {', '.join(found)}; indices count from 0, blocks from 1"
+        meanings.append(f"{PREFIX}{name} {i} is block {i + 1} ({blocks.describe(i + 1)})")
+    return f"CREPA: {', '.join(meanings)}; indices count from 0, blocks from 1"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from layersync.blocks import Blocks
 from layersync.capture import BlockRecorder, Outputs
+from layersync.pairs import Pair
 from layersync.schedule import ScheduledWeight
 
 Read = Callable[[Any], Tensor]
@@ -64,7 +65,7 @@ class HiddenStates:
         return f"block {number} ({self.blocks.describe(number)})"
 
     def _calls(self, number: int, recorded: Outputs) -> list[Any]:
-        """The outputs of a block; of a module in several places, those of every round's turn."""
+        """Return a block's outputs; of a module in several places, those of every round's turn."""
         module = self.blocks[number - 1]
         places = [n for n, other in enumerate(self.blocks, start=1) if other is module]
         calls = recorded[self._first[number]]
@@ -102,12 +103,23 @@ class Recording:
         if self.coefficient is not None:
             self.coefficient.load_state_dict(state)
 
+    def similarity(self) -> dict[Pair, float]:
+        """Return {pair: mean cosine} at the last `loss()`, for logging; waits for the device."""
+        return {pair: value.item() for pair, value in self.similarity_tensors().items()}
+
+    def similarity_tensors(self) -> dict[Pair, Tensor]:
+        """Return `similarity()` as detached scalar tensors: nothing waits for the device.
+
+        Raises `RuntimeError` before there was a `loss()`.
+        """
+        raise NotImplementedError
+
     def _check_step(self, step: int | None) -> None:
         if self.coefficient is not None:
             self.coefficient.at(step)
 
     def _weigh(self, losses: Tensor, similarity: Tensor, step: int | None) -> Tensor:
-        """`losses` times lambda; in training, `similarity` counts for what follows."""
+        """Return `losses` times lambda; in training, `similarity` counts for what follows."""
         if self.coefficient is None:
             return losses
         training = torch.is_grad_enabled()
@@ -119,7 +131,7 @@ class Recording:
         return weight * losses
 
     def _forget(self) -> None:
-        """Let go of what the last `loss()` left for logging."""
+        """Forget what the last `loss()` left for logging."""
 
     @contextmanager
     def capture(self):

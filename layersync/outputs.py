@@ -47,12 +47,12 @@ class TokenReader:
             )
 
     def tokens(self, output: Any) -> Tensor:
-        """(N, T, D); `ValueError` or `TypeError` with what `output` consists of otherwise."""
+        """Return tokens (N, T, D); `ValueError` or `TypeError` says what `output` holds instead."""
         hidden = self.states(output)
         return hidden if hidden.dim() == 3 else hidden.flatten(1, 2)
 
     def states(self, output: Any) -> Tensor:
-        """(N, T, P, D) where an axis stands for frames, else (N, S, D); errors as `tokens`.
+        """Return (N, T, P, D) where an axis stands for frames, else (N, S, D); errors as `tokens`.
 
         Axes between the second and the last are flattened.
         """
@@ -72,7 +72,7 @@ class TokenReader:
 
 
 def choose(output: Any, select: Select | None) -> Tensor:
-    """The one tensor in `output` that holds the tokens."""
+    """Return the one tensor in `output` that holds the tokens."""
     if callable(select):
         chosen, how = select(output), "select(output)"
     elif select is not None:
@@ -120,7 +120,7 @@ def only_tensor(output: Any) -> Tensor:
 
 
 def contents(output: Any) -> dict[int | str, Any]:
-    """The entries of a tuple by position (and name), of a dict or dataclass by name."""
+    """Return the entries of a tuple by position (and name), of a dict or dataclass by name."""
     if isinstance(output, Mapping):
         return dict(output)
     if is_dataclass(output) and not isinstance(output, type):
@@ -131,7 +131,7 @@ def contents(output: Any) -> dict[int | str, Any]:
 
 
 def describe(output: Any) -> str:
-    """Its type and, of tensors, the shapes."""
+    """Return the type of an output and, of tensors, the shapes."""
     if isinstance(output, Tensor):
         return str(tuple(output.shape))
     entries = contents(output)

@@ -10,10 +10,10 @@ PUBLISHED_PAIRS: dict[int, Pair] = {28: (8, 16), 24: (8, 18), 12: (4, 7)}
 """By number of blocks: those of SiT-XL, L and B (arXiv 2510.12581, Sec. 4)."""
 
 
-def check_pairs(pairs: Iterable[Pair], depth: int, found: str = "") -> tuple[Pair, ...]:
+def check_pairs(pairs: Iterable[Pair], depth: int, summary: str = "") -> tuple[Pair, ...]:
     """Return `pairs` as a tuple, after checking them against a model of `depth` blocks.
 
-    `found` describes the blocks, for the message when a number is outside 1..depth.
+    `summary` describes the blocks, for the message when a number is outside 1..depth.
 
     Raises `ValueError` for an empty list, a student that is not shallower than its teacher, a
     number outside 1..depth, or a pair given twice.
@@ -48,17 +48,17 @@ def check_pairs(pairs: Iterable[Pair], depth: int, found: str = "") -> tuple[Pai
             raise ValueError(
                 f"pair {pair}: LayerSync could not find layer {beyond(pair, depth)}: the model "
                 f"has {depth} blocks, numbered 1 to {depth}; "
-                f"1 <= student < teacher <= {depth} is needed{found and f'. Found: {found}'}"
+                f"1 <= student < teacher <= {depth} is needed{summary and f'. Found: {summary}'}"
             )
     if len(set(pairs)) < len(pairs):
         raise ValueError(f"pairs {list(pairs)}: a pair is given twice")
     return pairs
 
 
-def check_numbers(pair: Pair, depth: int, found: str = "") -> Pair:
+def check_crepa_pair(pair: Pair, depth: int, summary: str = "") -> Pair:
     """Return CREPA's `pair` after checking it against a model of `depth` blocks.
 
-    Student and teacher may be one block, for a projector stands between them. `found` is as in
+    Student and teacher may be one block, for a projector stands between them. `summary` is as in
     `check_pairs`. Raises `ValueError` for anything else.
     """
     if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -75,7 +75,7 @@ def check_numbers(pair: Pair, depth: int, found: str = "") -> Pair:
     if student < 1 or teacher > depth:
         raise ValueError(
             f"pair {pair}: CREPA could not find layer {beyond(pair, depth)}: the model has {depth} "
-            f"blocks, numbered 1 to {depth}{found and f'. Found: {found}'}"
+            f"blocks, numbered 1 to {depth}{summary and f'. Found: {summary}'}"
         )
     return pair
 
@@ -105,7 +105,7 @@ def check_weights(weights: Iterable[float], pairs: Sequence[Pair]) -> tuple[floa
 
 
 def is_positive(number) -> bool:
-    """Whether this is a finite int or float above 0 (a bool is neither)."""
+    """Return whether this is a finite int or float above 0 (a bool is neither)."""
     return type(number) in (int, float) and math.isfinite(number) and number > 0
 
 

@@ -79,10 +79,10 @@ class Projector(nn.Sequential):
         if not len(self) and given.get("0.weight") is not None:
             self.make(len(given["0.weight"]))
         expected = {name: tuple(value.shape) for name, value in self.state_dict().items()}
-        found = {name: tuple(value.shape) for name, value in given.items()}
-        if expected != found:
+        stored = {name: tuple(value.shape) for name, value in given.items()}
+        if expected != stored:
             raise ValueError(
-                f"the state of the projector holds {found}, but this one needs {expected}"
+                f"the state of the projector holds {stored}, but this one needs {expected}"
             )
         self.load_state_dict(given)
 

@@ -60,7 +60,7 @@ class LayerSync(Recording):
         self.cosine = cosine
         self.blocks = as_blocks(blocks)
         self.depth = len(self.blocks)
-        self.pairs = check_pairs(pairs, self.depth, found=self.blocks.summary())
+        self.pairs = check_pairs(pairs, self.depth, summary=self.blocks.summary())
         self.weights = None if weights is None else check_weights(weights, self.pairs)
         reader = TokenReader(select, batch_first, channels_first)
         numbers = {number for pair in self.pairs for number in pair}
@@ -86,7 +86,7 @@ class LayerSync(Recording):
         settings: Mapping[str, Any] | str | os.PathLike,
         **options,
     ) -> "LayerSync | None":
-        """One pair from SimpleTuner's settings, see `read_settings`; None if they disable it.
+        """Make one of SimpleTuner's settings, see `read_settings`; None if they disable it.
 
         `layersync_lambda` is the pair's weight: `loss()` is to be added as it is. `blocks` and
         `options` are as in the class; `find_blocks` finds them by name.
@@ -107,7 +107,7 @@ class LayerSync(Recording):
     def loss(
         self, reduction: str = "mean", mask: Mask | None = None, step: int | None = None
     ) -> Tensor:
-        """Minus the mean cosine, in float32 whatever the autocast dtype.
+        """Return minus the mean cosine, in float32 whatever the autocast dtype.
 
         In [-1, 1]; with `weights`, in plus or minus their sum; with a schedule, times lambda.
 
@@ -136,10 +136,6 @@ class LayerSync(Recording):
         self._loss = losses.detach().mean()
         return losses.mean() if reduction == "mean" else losses
 
-    def similarity(self) -> dict[Pair, float]:
-        """The mean cosine of each pair at the last `loss()`, for logging; waits for the device."""
-        return {pair: value.item() for pair, value in self.similarity_tensors().items()}
-
     def similarity_tensors(self) -> dict[Pair, Tensor]:
         """Return `similarity()` as detached scalar tensors: nothing waits for the device."""
         if not self._similarity:
@@ -147,7 +143,7 @@ class LayerSync(Recording):
         return self._similarity
 
     def logs(self) -> dict[str, float]:
-        """The last loss, weighted, and the mean cosine over pairs, under SimpleTuner's names."""
+        """Return the last weighted loss and the mean cosine over pairs, by SimpleTuner's names."""
         similarity = torch.stack(list(self.similarity_tensors().values())).mean()
         assert self._loss is not None  # set with the similarities, before them
         logs = {"layersync_loss": self._loss.item(), "layersync_similarity": similarity.item()}
@@ -156,35 +152,35 @@ class LayerSync(Recording):
         return logs
 
     def _combine(self, cosines: list[Tensor]) -> Tensor:
-        """The mean over pairs, or their weighted sum, (N,); in float32 under autocast too."""
+        """Return the mean over pairs, or their weighted sum, (N,); float32 under autocast too."""
         if self.weights is None:
             return torch.stack(cosines).mean(dim=0)
         first, *others = (w * cosine for w, cosine in zip(self.weights, cosines, strict=True))
         return sum(others, start=first)
 
     def _cosine(self, tokens: dict[int, list[Tensor]], pair: Pair, mask: Mask | None) -> Tensor:
-        """The cosine of a pair for each sample of each pass, (N,)."""
+        """Return the cosine of a pair for each sample of each pass, (N,)."""
         students, teachers = (tokens[number] for number in pair)
         masks = split_mask(mask, [(len(student), student.shape[1]) for student in students])
         passes = zip(students, teachers, masks, strict=True)
         return torch.cat([self.cosine(*tensors) for tensors in passes])
 
     def _tokens(self) -> dict[int, list[Tensor]]:
-        """{number: tokens (N, T, D) of each of its calls}, checked."""
+        """Return {number: tokens (N, T, D) of each of its calls}, checked."""
         outputs, tokens = self._hidden.take()
         for pair in self.pairs:
             for i in range(len(outputs[pair[0]])):
-                found = {n: (outputs[n][i], tuple(tokens[n][i].shape)) for n in pair}
-                if len({shape for _, shape in found.values()}) > 1:
-                    raise ValueError(self._mismatch(pair, found))
+                by_block = {n: (outputs[n][i], tuple(tokens[n][i].shape)) for n in pair}
+                if len({shape for _, shape in by_block.values()}) > 1:
+                    raise ValueError(self._mismatch(pair, by_block))
         for student in sorted({student for student, _ in self.pairs}):
             self._hidden.require_gradient(student, tokens[student])
         return tokens
 
-    def _mismatch(self, pair: Pair, found: dict[int, tuple[Any, tuple]]) -> str:
+    def _mismatch(self, pair: Pair, by_block: dict[int, tuple[Any, tuple]]) -> str:
         returned = " and ".join(
             f"{self._hidden.name(number)} returned {describe(output)}, tokens {tuple(shape)}"
-            for number, (output, shape) in found.items()
+            for number, (output, shape) in by_block.items()
         )
         return (
             f"pair {pair}: student and teacher must have the same tokens and width (N, T, D), but "

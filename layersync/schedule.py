@@ -94,13 +94,13 @@ class Schedule:
 
     @property
     def needs_step(self) -> bool:
-        """Whether lambda depends on the step."""
+        """True if lambda depends on the step."""
         cut = self.cutoff_step is not None
         return self.scheduler != "constant" or self.warmup_steps > 0 or cut
 
     @property
     def tracks(self) -> bool:
-        """Whether an average of the similarity is kept: SimpleTuner logs it in any case."""
+        """True if an average of the similarity is kept: SimpleTuner logs it in any case."""
         return self.similarity_threshold is not None or self.convention == "simpletuner"
 
     def at(self, step: int) -> float:

@@ -54,7 +54,7 @@ class Settings:
 
     @property
     def pair(self) -> Pair:
-        # numbers, not None: checked when it was made
+        # both are numbers, as was checked when this was made
         return self.student_block, self.teacher_block  # type: ignore[return-value]
 
 

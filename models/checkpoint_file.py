@@ -15,7 +15,7 @@ from runtime.hub import WEIGHTS, fetch, is_hub_name
 
 
 def read_checkpoint(path: str | Path, mmap: bool = False) -> dict:
-    """The dict in a checkpoint file, on the CPU, without unpickling anything but tensors.
+    """Read the dict in a checkpoint file, on the CPU, without unpickling anything but tensors.
 
     The path may be a name that `locate` knows. `ValueError` for a missing, truncated or
     foreign file, and for one of this project's that holds what it never wrote.
@@ -76,7 +76,7 @@ def read_pickled(path: str | Path, mmap: bool) -> dict:
 
 
 def load_tensors(path: str | Path, mmap: bool) -> dict:
-    mmap = mmap and zipfile.is_zipfile(path)  # files from before torch 1.6 are no zip archives
+    mmap = mmap and zipfile.is_zipfile(path)  # files from before torch 1.6 are not zip archives
     # official files hold their command line as a Namespace: plain data
     with torch.serialization.safe_globals([argparse.Namespace]):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)

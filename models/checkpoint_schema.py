@@ -38,7 +38,7 @@ def check_finite(content: dict) -> None:
 
 
 def tensors(value, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in nested dicts and lists, with its keys."""
+    """Yield every tensor in nested dicts and lists, with its keys."""
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, dict | list | tuple):
@@ -85,7 +85,7 @@ def states(name: str, value) -> None:
 
 
 def record(**fields: Callable[[str, object], None]) -> Callable[[str, object], None]:
-    """A dict in which these keys, where they are there, are what they should be."""
+    """Return a check of a dict by a check of each of these keys, which may be missing."""
 
     def check(name: str, value) -> None:
         named = isinstance(value, dict) and all(isinstance(key, str) for key in value)

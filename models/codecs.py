@@ -17,7 +17,7 @@ STABILITY_VAES = {"ema": "stabilityai/sd-vae-ft-ema", "mse": "stabilityai/sd-vae
 
 
 class Codec(Protocol):
-    """Between images and what the network sees of them, x_1."""
+    """Conversion between images and what the network sees of them, x_1."""
 
     name: str
     """as --vae names it"""
@@ -57,7 +57,7 @@ class Codec(Protocol):
 
 
 class PixelCodec(Codec):
-    """No codec: the network sees the pixels in [-1, 1]."""
+    """The codec of pixels: the network sees them in [-1, 1]."""
 
     factor = 1
     name = PIXELS
@@ -124,7 +124,7 @@ class VAECodec(Codec):
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> Tensor:
-        """Mean and standard deviation of the posterior, not scaled: float32 (N, 2, C, h, w)."""
+        """Return the posterior's mean and deviation, not scaled: float32 (N, 2, C, h, w)."""
         pixels = to_unit_range(images)
         if not self.bf16:
             posterior = self.vae.encode(pixels).latent_dist
@@ -160,5 +160,5 @@ def to_unit_range(images: Tensor) -> Tensor:
 
 
 def to_bytes(x: Tensor) -> Tensor:
-    """(N, C, H, W) in [-1, 1] to uint8 (N, H, W, C)."""
+    """Convert (N, C, H, W) in [-1, 1] to uint8 (N, H, W, C)."""
     return (127.5 * x.float() + 128).clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8)

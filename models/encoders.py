@@ -12,7 +12,7 @@ from runtime.files import check_file
 def load_vision_transformer(
     name: str, weights: str | None, what: str, weights_flag: str, **settings
 ) -> nn.Module:
-    """timm's network `name`, without a classifier, in eval mode, its weights frozen.
+    """Load timm's network `name`, without a classifier, in eval mode, its weights frozen.
 
     Args:
         weights: a local file; None takes timm's from the Hugging Face hub.
@@ -37,7 +37,9 @@ def load_vision_transformer(
 
 
 class PatchEncoder(nn.Module):
-    """uint8 images (N, 1 or 3, H, W) to features of side x side patches, (N, side^2, D), float32.
+    """Network from images to features, float32 (N, side^2, D), of side x side patches.
+
+    The images are uint8 (N, 1 or 3, H, W).
 
     Images are normalised with the network's mean and deviation and then resized, bicubic and
     without antialiasing, until its patches form that grid: 256 pixels to 224 for patches of 14 and

@@ -6,7 +6,7 @@ elementwise is not counted. A backward pass counts as two forward passes.
 
 from models.sizes import dimensions
 
-BACKWARD = 2  # a backward pass in forward passes
+BACKWARD = 2  # cost of a backward pass, in forward passes
 FREQUENCIES = 256  # of the time embedding's input (models/sit.py)
 
 

@@ -105,7 +105,7 @@ class SiT(nn.Module):
         return self.num_classes
 
     def initialize_weights(self) -> None:
-        """DiT's initialisation: blocks start as the identity, the output as zero (adaLN-Zero)."""
+        """Initialise as DiT does: blocks start as the identity, the output as zero (adaLN-Zero)."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -147,7 +147,7 @@ class SiT(nn.Module):
     def forward_with_cfg(
         self, x: Tensor, t: Tensor, y: Tensor, cfg_scale: float, cfg_channels: int | None = 3
     ) -> Tensor:
-        """Classifier-free guidance, with SiT's calling convention.
+        """Predict with classifier-free guidance, by SiT's calling convention.
 
         Args:
             x: (2N, C, H, W); only the first half is looked at.
@@ -168,7 +168,7 @@ class SiT(nn.Module):
         )
 
     def unpatchify(self, x: Tensor) -> Tensor:
-        """(N, T, p * p * C) to (N, C, H, W)."""
+        """Put patches together: (N, T, p * p * C) to (N, C, H, W)."""
         p, side = self.patch_size, math.isqrt(x.shape[1])
         x = x.reshape(len(x), side, side, p, p, -1)  # (N, rows, columns, p, p, C)
         return torch.einsum("nhwpqc->nchpwq", x).reshape(len(x), -1, side * p, side * p)
@@ -194,7 +194,7 @@ class SiTBlock(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Tokens to patches: (N, T, D) to (N, T, p * p * C)."""
+    """The last layer, from tokens to patches: (N, T, D) to (N, T, p * p * C)."""
 
     def __init__(self, hidden_size: int, patch_size: int, out_channels: int):
         super().__init__()
@@ -226,7 +226,7 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """Classes to vectors, (N,) to (N, D); the last row of the table is the null label."""
+    """Embedding of classes, (N,) to (N, D); the last row of the table is the null label."""
 
     def __init__(self, num_classes: int, hidden_size: int, dropout_prob: float):
         super().__init__()
@@ -248,7 +248,7 @@ class TanhGELU(nn.GELU):
 
 
 def sincos_2d(width: int, side: int) -> Tensor:
-    """Fixed position embedding of a side x side grid, (side^2, width).
+    """Return the fixed position embedding of a side x side grid, (side^2, width).
 
     The first half of the width encodes the column and the second half the row, each as sines and
     then cosines of frequencies 10000^(-k / (width / 4)); computed in float64.

@@ -60,7 +60,7 @@ class Trained:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of what the network takes and gives."""
+        """The shape (C, H, W) of what the network takes and gives."""
         return self.arch["in_channels"], self.arch["input_size"], self.arch["input_size"]
 
     @cached_property
@@ -119,7 +119,7 @@ def load_trained(path: str | Path, kind: Kind = "ema", num_classes: int | None =
 
 
 def weights_of(checkpoint: dict, path: str | Path, kind: Kind = "ema") -> dict[str, Tensor]:
-    """The network's state dict: `kind` ("ema" or "model") of a dict that has it, else the whole.
+    """Return the network's state dict: the entry `kind` ("ema" or "model"), else the whole.
 
     Prefixes left by DDP and torch.compile are removed and REPA's projector keys dropped.
     """
@@ -138,7 +138,7 @@ def weights_of(checkpoint: dict, path: str | Path, kind: Kind = "ema") -> dict[s
 
 
 def settings_of(checkpoint: dict) -> dict:
-    """The training run's settings: our config, or what the command line that SiT stores tells."""
+    """Return the training run's settings: our config, or what SiT's stored command line tells."""
     if "config" in checkpoint:
         codec = {"vae": checkpoint["codec"]} if "codec" in checkpoint else {}  # a folder, resolved
         return checkpoint["config"] | codec
@@ -151,14 +151,14 @@ def settings_of(checkpoint: dict) -> dict:
 
 
 def is_reversed(checkpoint: dict) -> bool:
-    """Whether the network's time runs from data to noise: REPA's, known by its projectors."""
+    """Return whether time runs from data to noise: in REPA's networks, known by projectors."""
     weights = checkpoint.get("ema") or checkpoint.get("model") or checkpoint
     projectors = any(PREFIXES.sub("", key).startswith(PROJECTORS) for key in weights)
     return projectors or bool(checkpoint.get("reversed_time"))
 
 
 def hash_weights(weights: dict[str, Tensor]) -> str:
-    """SHA-256 over names and values: the same for the same weights in another file format."""
+    """Return the SHA-256 over names and values: equal for equal weights in any file format."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())

@@ -19,14 +19,14 @@ def find_model(name: str) -> partial:
 
 
 def build_model(arch: dict) -> SiT:
-    """The network that `arch` describes: the `name` of its size, and the arguments of `SiT`."""
+    """Build the network that `arch` describes by its size's `name` and the arguments of `SiT`."""
     return find_model(arch["name"])(**{key: arch[key] for key in arch if key != "name"})
 
 
 def describe_weights(
     weights: dict, num_classes: int | None = None, where: str = "these weights"
 ) -> dict:
-    """The network that a state dict belongs to: what rebuilds it, with its name.
+    """Return what rebuilds the network that a state dict belongs to, with its name.
 
     Args:
         weights: a SiT's state dict.

@@ -7,9 +7,7 @@ hold back for a moment, because the launcher stops the first when another one ex
 is said here also goes to the launcher's outcome file (runtime/outcome.py), unless it may pass.
 """
 
-import errno
 import io
-import os
 import re
 import signal
 import sys
@@ -19,6 +17,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from runtime.error_text import ended_elsewhere, in_one_line, may_pass
 from runtime.flags import COMMON, check_numbers, check_ranges
 from runtime.launch import is_first_process, rank
 from runtime.outcome import failed, finished
@@ -38,7 +37,7 @@ class RunError(Exception):
 
 
 def program_name() -> str:
-    """Return the name it is called by: train.py, or python -m evaluation."""
+    """Return the name of this program as it was called: train.py, or python -m evaluation."""
     path = Path(sys.argv[0])
     return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
 
@@ -105,7 +104,7 @@ def parse_command(
 
 
 def complaint(framed: str) -> str:
-    """The parser's message in one line, out of the frame in which it is printed.
+    """Return the parser's message in one line, out of the frame in which it is printed.
 
     Args:
         framed: a title, sections between rules (the message, flags that may be meant, a hint), and
@@ -158,7 +157,7 @@ def usage_errors() -> Iterator[None]:
         raise SystemExit(EXIT_FAILED) from None
     except (ValueError, RunError, OSError) as error:
         if not is_first_process():
-            hold_back()  # still here after that: the first one has no such error
+            hold_back()  # not ended by the launcher: the first one has no such error
             print(f"[rank {rank()}] ", end="", file=sys.stderr)
         print(f"{program_name()}: error: {in_one_line(error)}", file=sys.stderr, flush=True)
         if not may_pass(error):
@@ -198,57 +197,6 @@ def run_errors(remedy: str) -> Iterator[None]:
     if not passes:
         failed(reason, EXIT_FAILED)
     raise SystemExit(EXIT_FAILED)
-
-
-def ended_elsewhere(error: Exception) -> str:
-    """Say it in a line if a process group reports that one of its processes is gone; else ""."""
-    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out")
-    sign = next((sign for sign in signs if sign.lower() in str(error).lower()), "")
-    torchs = any(kind.__name__ == "DistError" for kind in type(error).__mro__)
-    if not isinstance(error, RuntimeError) or not (sign or torchs):
-        return ""
-    sign = sign or (str(error).splitlines() or [""])[0]
-    return f"another process of this launch has ended or cannot be reached ({sign})"
-
-
-PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLCK, errno.EINTR, errno.EREMOTEIO)
-
-
-def may_pass(error: Exception) -> bool:
-    """Return whether the same command might succeed later: a network file system, a busy output."""
-    return getattr(error, "errno", None) in PASSING or getattr(error, "may_pass", False)
-
-
-REFUSALS = {  # what the operating system refuses: why, and what to do
-    errno.EACCES: "no permission; give a path where you may read and write",
-    errno.EPERM: "no permission; give a path where you may read and write",
-    errno.EROFS: "on a file system that is read-only; give another path",
-    errno.EISDIR: "it is a folder, where a file is meant; give the name of a file",
-    errno.ENOTDIR: "a part of this path is a file, where a folder is needed; give another path",
-    errno.ENOENT: "no such file or folder",
-    errno.EEXIST: "it is there already; remove it, or give another name",
-    errno.ENOSPC: "no space left on the disk; make room, or give a path on another disk",
-    errno.EDQUOT: "the disk quota is used up; make room, or give a path on another disk",
-    errno.EFBIG: "too large for its file system or for the limit of the shell (ulimit -f)",
-    errno.EMFILE: "too many open files; raise the limit of the shell (ulimit -n)",
-    errno.ENAMETOOLONG: "the name is too long; give a shorter one",
-    errno.ELOOP: "a symbolic link that leads back to itself; give the file that is meant",
-    errno.EIO: "the disk reports an error",
-    errno.ESTALE: "the network file system has lost it; look at the mount",
-}
-
-
-def in_one_line(error: Exception) -> str:
-    """Say what an error is to a user: for the operating system's, which file and what to do."""
-    if not isinstance(error, OSError) or error.errno is None:
-        return str(error)
-    reason = REFUSALS.get(error.errno, error.strerror or os.strerror(error.errno))
-    if error.filename is None:
-        return reason[0].upper() + reason[1:]
-    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
-    if error.errno == errno.EINVAL and error.strerror != os.strerror(errno.EINVAL):
-        reason = error.strerror or reason  # of this project, which says more
-    return f"{name}: {reason}"
 
 
 def warn(text: str) -> None:

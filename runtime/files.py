@@ -25,8 +25,8 @@ from typing import BinaryIO
 
 LEFTOVER = re.compile(r"\.(?P<host>[^.]+)-(?P<pid>\d+)-[0-9a-f]{16}\.tmp$")
 LONGEST_NAME = 255  # bytes, of nearly every file system
-ABANDONED_SECONDS = 24 * 3600  # without a write, by a process that cannot be asked from here
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a file system without flock
+ABANDONED_SECONDS = 24 * 3600  # without a write, by a process of another machine
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of a file system without flock
 PROBE_BYTES = 4096
 
 

@@ -10,8 +10,8 @@ def free(default):
     return dataclasses.field(default=default, metadata={"free": True})
 
 
-def plain(value):
-    """JSON knows no tuples."""
+def tuple_as_list(value):
+    """Return a value as JSON gives it back: a tuple is a list there."""
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from runtime.command import RunError, is_first_process
+from runtime.command import RunError
+from runtime.launch import is_first_process
 
 WEIGHTS = "model.safetensors"  # what scripts/share.py calls a network's file
 ENDINGS = (".pt", ".pth", ".safetensors")
@@ -58,7 +59,7 @@ def fetch(name: str) -> Path:
 
 
 def connection_trouble() -> str:
-    """Say why the hub cannot be reached, after seconds; empty if it can, or if it is not asked.
+    """Say within seconds why the hub cannot be reached; empty if it can, or if it is not asked.
 
     Its client would try five times, which takes half a minute.
     """
@@ -69,7 +70,7 @@ def connection_trouble() -> str:
         return ""  # then the client does not try either
     try:
         get_session().head(constants.ENDPOINT, timeout=PATIENCE_SECONDS)
-    except Exception as error:  # of whichever library the client's version uses
+    except Exception as error:  # of the library that the client's version uses
         return f"no connection: {' '.join(str(error).split()) or type(error).__name__}"[:200]
     return ""
 
@@ -98,13 +99,13 @@ def the_one_file(source: str, name: str) -> str:
 
 
 def is_hub_name(name: str | Path) -> bool:
-    """ORG/NAME or ORG/NAME/FILE, unless it begins with a folder that is here."""
+    """Return whether it is ORG/NAME or ORG/NAME/FILE; not if it begins with a folder here."""
     plain = re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w.-]+)*", str(name))
     return bool(plain) and not str(name).startswith(".") and not Path(Path(name).parts[0]).exists()
 
 
 def check_push(name: str) -> None:
-    """Raise `ValueError` unless something can be published as ORG/NAME by whoever asks."""
+    """Raise `ValueError` unless this user can publish something as ORG/NAME."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 

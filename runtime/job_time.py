@@ -1,4 +1,4 @@
-"""When the time of a SLURM job is up."""
+"""The end of a SLURM job's time."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Which process of a launch this is: the one place that knows the launchers.
+"""This process's place in its launch: the one module that knows the launchers.
 
 torchrun says it by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. `srun python
 train.py` says it by variables of SLURM's own; `join_launch` then sets those five, before anything
@@ -62,7 +62,7 @@ def describe_task(env: Mapping[str, str]) -> dict[str, str]:
     visible = [name for name in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     hosts = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", "")
     job, step = int(env.get("SLURM_JOB_ID", 0)), int(env.get("SLURM_STEP_ID", 0))
-    step += 7 * int(env.get("SLURM_RESTART_COUNT") or 0)  # not the port of its own remains
+    step += 7 * int(env.get("SLURM_RESTART_COUNT") or 0)  # not the earlier run's port
     described = {
         "RANK": env["SLURM_PROCID"],
         "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"],
@@ -90,11 +90,11 @@ def first_host(nodes: str) -> str:
 
 def tasks_per_node(counts: str) -> list[int]:
     """Return the number of tasks of each node: "8(x2),4" is [8, 8, 4]."""
-    found = []
+    tasks = []
     for part in counts.split(","):
         count, _, times = part.rstrip(")").partition("(x")
-        found += [int(count)] * int(times or 1)
-    return found
+        tasks += [int(count)] * int(times or 1)
+    return tasks
 
 
 def address_of(host: str) -> str:

@@ -32,7 +32,7 @@ from runtime.launch import is_first_process, world_size
 
 PATIENCE = "LAYERSYNC_LOCK_SECONDS"
 PATIENCE_SECONDS = 120.0
-GRACE_SECONDS = 60.0  # which the others wait longer, for the first process to start
+GRACE_SECONDS = 60.0  # the other processes wait this much longer, for the first may start later
 POLL_SECONDS = 0.1
 LAUNCH_NAMES = (
     "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT",

@@ -52,7 +52,7 @@ HEADER_ERRORS = (
 
 
 class Refused(ValueError):
-    """A file that says of itself what cannot be; `str(error)` does not name it yet."""
+    """A file whose header cannot be true; `str(error)` does not name it yet."""
 
 
 @contextmanager
@@ -72,14 +72,14 @@ def readable(path: str | Path, kind: str = ".npz") -> Iterator[None]:
 
 
 def array_names(path: str | Path) -> list[str]:
-    """Names of the arrays in an .npz; `ValueError` if it is none."""
+    """Return the names of the arrays in an .npz; `ValueError` for another file."""
     with readable(path), zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     return [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
 
 
 def open_member(path: str | Path, name: str) -> "np.ndarray | CompressedArray":
-    """The array `name` of an .npz: to be sliced along its first axis, otherwise left on disk.
+    """Open the array `name` of an .npz: to be sliced along its first axis, otherwise left on disk.
 
     `ValueError` names the file when the header does not fit the bytes there are.
     """
@@ -94,8 +94,8 @@ def open_member(path: str | Path, name: str) -> "np.ndarray | CompressedArray":
             return CompressedArray(path, info, shape, dtype)
         with open(path, "rb") as file:
             file.seek(info.header_offset)
-            head = file.read(LOCAL_HEADER)  # which zipfile has looked at
-            lengths = struct.unpack("<HH", head[26:])  # of name and extra field
+            head = file.read(LOCAL_HEADER)  # zipfile has checked it
+            lengths = struct.unpack("<HH", head[26:])  # those of name and extra field
         offset = info.header_offset + LOCAL_HEADER + sum(lengths) + start
         return mapped(path, offset, shape, dtype)
 
@@ -115,7 +115,7 @@ def check_member(path: str | Path, name: str) -> None:
 
 
 def open_npy(path: str | Path) -> np.ndarray:
-    """The array of an .npy, memory-mapped; `ValueError` names a file that is none."""
+    """Open the array of an .npy, memory-mapped; `ValueError` names another file."""
     with readable(path, ".npy"), open(path, "rb") as file:
         shape, dtype, fortran = read_header(file)
         start = file.tell()
@@ -136,7 +136,7 @@ def mapped(path, offset: int, shape: tuple[int, ...], dtype: np.dtype, order="C"
 
 
 def read_small(path: str | Path, name: str, limit: int = SMALL) -> np.ndarray:
-    """A whole array of an .npz in memory; `ValueError` if it would take more than `limit` bytes."""
+    """Read a whole array of an .npz into memory; `ValueError` if it takes over `limit` bytes."""
     with readable(path), zipfile.ZipFile(path) as archive:
         info = archive.getinfo(f"{name}.npy")
         if info.file_size > limit:
@@ -152,7 +152,7 @@ def read_small(path: str | Path, name: str, limit: int = SMALL) -> np.ndarray:
 
 
 def read_header(file) -> tuple[tuple[int, ...], np.dtype, bool]:
-    """Shape, type and whether in Fortran order, of an open .npy at its start."""
+    """Read shape, type and whether in Fortran order, of an open .npy at its start."""
     try:
         version = npy.read_magic(file)
     except ValueError as error:
@@ -205,7 +205,7 @@ class CompressedArray:
         self.path, self.info, self.shape, self.dtype = path, info, shape, dtype
         self.row_bytes = nbytes(shape[1:], dtype)
         self.file: IO[bytes] | None = None
-        self.row = 0  # the next that `file` gives
+        self.row = 0  # the row that `file` gives next
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -1,4 +1,4 @@
-"""Outcome of a command, for whoever started it: a small file instead of an exit code.
+"""Outcome of a command, for the program that started it: a small file, not an exit code.
 
 Launchers lose exit codes (torchrun ends with 1 whatever its processes ended with) and cannot tell a
 run that was preempted from one that failed. A launcher therefore names a file in LAYERSYNC_OUTCOME

@@ -40,7 +40,7 @@ def save_figure(figure: "Figure", path: Path, kind: str, dpi: int = 110) -> None
 
 
 def check_picture(path: Path, kind: str, name: str = "") -> None:
-    """Raise `ValueError` if there is a file that is no picture of this project of the same kind.
+    """Raise `ValueError` for a file there that is not a picture by this project of this kind.
 
     Args:
         kind: as the functions above were given it.

@@ -41,12 +41,12 @@ class Processes:
         return self.rank == 0
 
     def share(self, total: int, rank: int | None = None) -> range:
-        """Which of `total` images a process takes, this one unless `rank` says another."""
+        """Return which of `total` images a process takes, this one unless `rank` says another."""
         rank = self.rank if rank is None else rank
         return range(total * rank // self.count, total * (rank + 1) // self.count)
 
     def batches(self, images, batch_size: int, what: str) -> Iterator[np.ndarray]:
-        """This process's share of `images`, batch by batch; the first one shows its progress."""
+        """Yield this process's share of `images` in batches; the first one shows its progress."""
         share = self.share(len(images))
         with Progress(what, len(share), "image", shown=self.first) as progress:
             for start in range(share.start, share.stop, batch_size):
@@ -55,7 +55,7 @@ class Processes:
                 progress.update(len(batch))
 
     def collect(self, tensor: Tensor) -> list[Tensor]:
-        """Everyone's tensor (same dtype, any shapes of one rank), by rank; [] but on the first."""
+        """Return all tensors (one dtype, any shapes of one rank) by rank; [] but on the first."""
         tensor = tensor.contiguous().cpu()
         if self.count == 1:
             return [tensor]
@@ -64,14 +64,14 @@ class Processes:
             dist.send(shape, 0, self.group)
             dist.send(tensor, 0, self.group)
             return []
-        found = [tensor]
+        tensors = [tensor]
         for rank in range(1, self.count):
             their_shape = torch.empty_like(shape)
             dist.recv(their_shape, rank, self.group)
             theirs = tensor.new_empty(their_shape.tolist())
             dist.recv(theirs, rank, self.group)
-            found.append(theirs)
-        return found
+            tensors.append(theirs)
+        return tensors
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum of everyone's tensor, of one shape, on every process."""
@@ -85,9 +85,9 @@ class Processes:
         """Return everyone's tensor, of any shape, by rank, on every process."""
         if self.count == 1:
             return [tensor]
-        found: list = [None] * self.count
-        dist.all_gather_object(found, tensor.detach().cpu(), group=self.group)
-        return [theirs.to(tensor.device) for theirs in found]
+        tensors: list = [None] * self.count
+        dist.all_gather_object(tensors, tensor.detach().cpu(), group=self.group)
+        return [theirs.to(tensor.device) for theirs in tensors]
 
     def close(self) -> None:
         """Leave every group; for programs that end here."""
@@ -117,7 +117,7 @@ def joined_for_a_moment() -> Iterator[None]:
 
 
 class Alone(Processes):
-    """This process by itself, whatever others there are: for work that each one does whole."""
+    """A process that works without the others: for work that each one does whole."""
 
     def __init__(self):
         self.group, self.rank, self.count = None, 0, 1
@@ -145,7 +145,7 @@ def told_by_first(decide: Callable[[], T]) -> T:
 
 
 def choose_device() -> torch.device:
-    """This process's GPU, counted on its own machine; the CPU where there is none."""
+    """Return this process's GPU, counted on its own machine; the CPU where there is none."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", local_rank())
@@ -155,7 +155,7 @@ def choose_device() -> torch.device:
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Convolutions and products in float32 proper: TF32 would show in the third digit of FID."""
+    """Keep products and convolutions in full float32: TF32 changes the third digit of FID."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:

@@ -90,7 +90,7 @@ class Progress:
 
     @property
     def due(self) -> bool:
-        """Whether the last line is so long ago that one about the same work may follow."""
+        """Return whether the last line is so long ago that one about the same work may follow."""
         return time.monotonic() - self.last_line >= LINE_SECONDS
 
     def say(self, text: str) -> None:
@@ -104,7 +104,7 @@ class Progress:
             print(f"{datetime.now():%m-%d %H:%M:%S} {text}", flush=True)
 
     def status(self) -> str:
-        """Count, speed and time left, in a line."""
+        """Return count, speed and time left, in a line."""
         units = f" {plural(self.unit)}" if self.unit else ""
         parts = [f"{self.name}: {self.done:,} of {self.total:,}{units}"]
         if rate := self.rate():
@@ -112,12 +112,12 @@ class Progress:
         return ", ".join(parts)
 
     def rate(self) -> float:
-        """Units per second since the start of this process's work."""
+        """Return the units per second since the start of this process's work."""
         seconds = time.monotonic() - self.started
         return (self.done - self.initial) / seconds if seconds > 0 else 0.0
 
     def left(self) -> str:
-        """The time that the rest takes at this speed."""
+        """Return the time that the rest takes at this speed."""
         rate = self.rate()
         return f"{duration((self.total - self.done) / rate)} left" if rate else "time left unknown"
 

@@ -6,7 +6,7 @@ import math
 import typing
 from pathlib import Path
 
-LARGEST = 2**53  # of whole numbers: JSON's, in other languages than Python
+LARGEST = 2**53  # the largest whole number of JSON in other languages than Python
 
 
 def read_json(path: str | Path):

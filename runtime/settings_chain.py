@@ -30,7 +30,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Given:
-    """A value, and where it was found."""
+    """A value, and the place that gives it."""
 
     value: Any
     where: str
@@ -112,7 +112,7 @@ def named_settings(
     path: Path, content: dict, section: Section, known: tuple[str, ...]
 ) -> dict[str, Given]:
     """Return settings by the names of their fields; `ValueError` for an unknown key."""
-    found: dict[str, Given] = {}
+    named: dict[str, Given] = {}
     for key, value in content.items():
         name = key.removeprefix("--").replace("-", "_")
         if name not in known or name == FLAG.removeprefix("--"):
@@ -120,17 +120,17 @@ def named_settings(
             meant = near[0].replace("_", "-") if near else ""
             remedy = f"did you mean {meant}?" if meant else "the flags of --help are known"
             raise ValueError(f"{path}: {key}: no setting of [{section.name}]; {remedy}")
-        if name in found:
+        if name in named:
             raise ValueError(f"{path}: {key}: given twice, with and without dashes")
-        found[name] = Given(value, f"{path}: {key}")
-    return found
+        named[name] = Given(value, f"{path}: {key}")
+    return named
 
 
 def without_replaced(
     settings: dict[str, Given], given: Iterable[str], groups: Iterable[tuple[str, ...]]
 ) -> dict[str, Given]:
-    """Return the settings but for those that `given` names, or for which it has an alternative."""
+    """Return the settings without those that `given` names or has an alternative to."""
     replaced = set(given)
     for group in groups:
         replaced |= set(group) if replaced & set(group) else set()
-    return {name: found for name, found in settings.items() if name not in replaced}
+    return {name: setting for name, setting in settings.items() if name not in replaced}

@@ -52,10 +52,10 @@ def inline_config(
     settings = read_settings_file(Path(name), section, config)
     word, own = first_word(own, settings, config, section)
     known = types_of(config, word)
-    for key, found in settings.items():
+    for key, setting in settings.items():
         if key not in known:
-            raise ValueError(f"{found.where}: {word} has no such flag")
-    settings = {key: found for key, found in settings.items() if key not in ignored}
+            raise ValueError(f"{setting.where}: {word} has no such flag")
+    settings = {key: setting for key, setting in settings.items() if key not in ignored}
     return [*([word] if word else []), *put_before(own, settings, config, word)]
 
 
@@ -72,8 +72,8 @@ def put_before(
     """
     known, given = types_of(config, word), flag_names(own)
     left = without_replaced(settings, given, alternatives(config))
-    words = [words_of(key, found, known) for key, found in left.items()]
-    # what is no flag stays ahead: a flag that takes any number of values would take it too
+    words = [words_of(key, setting, known) for key, setting in left.items()]
+    # words before the first flag stay there: a flag that takes any number of values would take them
     first = next((i for i, each in enumerate(own) if each.startswith("-")), len(own))
     return [*own[:first], *itertools.chain.from_iterable(words), *own[first:]]
 
@@ -112,13 +112,13 @@ def first_word(
     """Return the word that chooses among commands, and the others; it is taken from `settings`."""
     if not isinstance(config, dict):
         return None, own
-    found = settings.pop(section.word, None) if section.word else None
-    if found and found.value not in config:
-        raise ValueError(f"{found.where}: {found.value!r} must be one of {', '.join(config)}")
+    chosen = settings.pop(section.word, None) if section.word else None
+    if chosen and chosen.value not in config:
+        raise ValueError(f"{chosen.where}: {chosen.value!r} must be one of {', '.join(config)}")
     typed = own[0] if own and own[0] in config else None
-    if found and typed and found.value != typed:
-        raise ValueError(f"{found.where}: it is {found.value}, not {typed}: leave out {typed}")
-    return (found.value if found else typed), own[1:] if typed else own
+    if chosen and typed and chosen.value != typed:
+        raise ValueError(f"{chosen.where}: it is {chosen.value}, not {typed}: leave out {typed}")
+    return (chosen.value if chosen else typed), own[1:] if typed else own
 
 
 def read_settings_file(
@@ -151,9 +151,9 @@ def flag_names(words: list[str]) -> list[str]:
     return [*flags, *(name.removeprefix("no_") for name in flags)]
 
 
-def words_of(name: str, found: Given, known: dict[str, FieldType]) -> list[str]:
+def words_of(name: str, setting: Given, known: dict[str, FieldType]) -> list[str]:
     """Return a setting as words of a command line; `ValueError` for a value of another type."""
     try:
-        return known[name].words(name, found.value)
+        return known[name].words(name, setting.value)
     except ValueError as error:
-        raise ValueError(f"{found.where}: {error}") from None
+        raise ValueError(f"{setting.where}: {error}") from None

@@ -47,7 +47,7 @@ def field_types(config: Callable) -> dict[str, FieldType]:
 
     Positional words of a command line are left out: no file gives them.
     """
-    found: dict[str, FieldType] = {}
+    kinds: dict[str, FieldType] = {}
     for name, kind in typing.get_type_hints(config, include_extras=True).items():
         marks: tuple[Any, ...] = ()
         if typing.get_origin(kind) is Annotated:
@@ -56,10 +56,10 @@ def field_types(config: Callable) -> dict[str, FieldType]:
         if typing.get_origin(kind) is typing.ClassVar or tyro.conf.Positional in marks_of(marks):
             continue
         if dataclasses.is_dataclass(kind):
-            found |= field_types(typing.cast(Callable, kind))
+            kinds |= field_types(typing.cast(Callable, kind))
         else:
-            found[name] = FieldType(kind)
-    return found
+            kinds[name] = FieldType(kind)
+    return kinds
 
 
 def marks_of(marks: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -21,9 +21,9 @@ from runtime.launch import is_first_process
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C"}
 STEPS_BETWEEN_CHECKS = 8  # with several processes, which must agree and so wait for each other
-MARGIN_SECONDS = 30.0  # to spare at the end of a job's time, besides what is expected
-BYTES_PER_SECOND = 100e6  # of a disk, until a checkpoint has been written
-FORWARDING_SECONDS = 5.0  # in which torchrun passes on what its processes got themselves
+MARGIN_SECONDS = 30.0  # kept free at the end of a job's time, besides what saving takes
+BYTES_PER_SECOND = 100e6  # assumed of a disk, until a checkpoint has been written
+FORWARDING_SECONDS = 5.0  # within these torchrun repeats a signal that processes already got
 
 
 class StopRequest:
@@ -62,7 +62,7 @@ class StopRequest:
 
     @property
     def reason(self) -> str:
-        """Why the processes agreed to stop, as the first process knows it."""
+        """The reason why the processes agreed to stop, as the first process knows it."""
         if self.received:
             return NAMES.get(self.received, self.received.name)
         if self.out_of_time and self.end is not None:
@@ -102,7 +102,7 @@ class StopRequest:
             os.kill(os.getpid(), number)
 
     def _insists(self, number: int, now: float) -> bool:
-        """Whether somebody asks again, and not only a launcher or a scheduler that repeats."""
+        """Return whether somebody asks again, not a launcher or a scheduler that repeats."""
         if number == signal.SIGUSR1:
             return False
         if number == signal.SIGTERM and "SLURM_JOB_ID" in os.environ:
@@ -117,7 +117,7 @@ def say(text: str) -> None:
 
 
 def obey_parent_only(worker: int) -> None:
-    """For data loading workers: a signal to the whole job must not end them before the run does."""
+    """Let a data loading worker outlive a signal to the whole job: the run ends it."""
     if not hasattr(signal, "sigwaitinfo"):  # macOS, which has no such schedulers either
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -127,4 +127,4 @@ def obey_parent_only(worker: int) -> None:
 def _wait_for_parent(parent: int) -> None:
     while signal.sigwaitinfo(SIGNALS).si_pid != parent:
         pass
-    os._exit(0)  # or a run that ends by an error would wait for its workers for ever
+    os._exit(0)  # otherwise a run that ends by an error would wait for its workers for ever

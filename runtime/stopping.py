@@ -34,7 +34,7 @@ def signals_raise() -> Iterator[None]:
             os.kill(os.getpid(), number)
             return
         for each in before:
-            signal.signal(each, signal.SIG_IGN)  # schedulers say it twice; the end has begun
+            signal.signal(each, signal.SIG_IGN)  # schedulers repeat it while the program ends
         raise Stopped(signal.Signals(number).name)
 
     for number in before:
@@ -43,5 +43,5 @@ def signals_raise() -> Iterator[None]:
         yield
     finally:
         for number in before:
-            if signal.getsignal(number) == stop:  # not that of a run which began in between
+            if signal.getsignal(number) == stop:  # a run that began meanwhile has its own
                 signal.signal(number, signal.SIG_DFL)

@@ -7,13 +7,9 @@ not talk to each other: they see what is finished by looking. A set belongs to o
 time, and parts are removed only when the .npz has been read back and holds them.
 """
 
-import json
 import math
 import os
 import shutil
-import zipfile
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +21,19 @@ from runtime.files import (
     check_writable,
     remove_leftovers,
     replace_file,
-    replacing,
     write_json,
 )
 from runtime.launch import is_first_process
 from runtime.locks import OutputLock, lock_output
-from runtime.npz import open_member, write_array
+from runtime.npz import open_member
 from runtime.outcome import progressed
 from runtime.png import check_picture
+from sampling.assembling import write_set
 from sampling.pictures import Pictures
-from sampling.read_back import damaged_member, read_back
-from sampling.stored_recipe import (
-    DAMAGED,
-    check_same_recipe,
-    read_recipe,
-    read_recipe_file,
-)
+from sampling.read_back import damaged_member
+from sampling.stored_recipe import DAMAGED, check_same_recipe, read_recipe, read_recipe_file
 
 PREVIEW_KIND = "first samples"  # kind of the picture beside the .npz
-COUNTS = ("nfe", "network_passes")  # columns of which the recipe keeps mean and maximum
 
 
 class SampleParts:
@@ -195,40 +185,11 @@ class SampleParts:
     def assemble(self) -> dict:
         """Write the .npz from all parts, one part in memory at a time; return its recipe.
 
-        The file gets its name, and the parts are removed, only after it has been read back and
-        compared with them. Raises `RunError` for a damaged part, which is removed, and for a file
-        that is read back different.
+        The parts are removed only after the file has been read back and compared with them. Raises
+        `RunError` for a damaged part, which is removed, and for a file that is read back different.
         """
-        checksums: dict[int, int] = {}
-        columns: dict[str, list] = {n: [] for n in self._load_or_remove(0) if n != "images"}
-
-        def blocks() -> Iterator[np.ndarray]:
-            for k in range(self.batches):
-                part = self._load_or_remove(k)
-                for name in columns:
-                    columns[name].append(part[name])
-                checksums[k] = zlib.crc32(np.ascontiguousarray(part["images"]).data)
-                yield part["images"]
-
-        with replacing(self.out) as temporary:
-            with zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
-                shape = (self.count, *self.image_shape)
-                write_array(archive, "arr_0", shape, np.dtype(np.uint8), blocks())
-                joined = {name: np.concatenate(blocks) for name, blocks in columns.items()}
-                counts = {name: joined.pop(name) for name in COUNTS}
-                recipe = self.recipe | {
-                    name: {"mean": float(values.mean()), "max": int(values.max())}
-                    for name, values in counts.items()
-                }
-                for name, column in {**joined, "recipe": np.array(json.dumps(recipe))}.items():
-                    write_array(archive, name, column.shape, column.dtype, [column])
-            sizes = [len(self.images_of(k)) * math.prod(self.image_shape) for k in checksums]
-            try:
-                read_back(temporary, list(zip(sizes, checksums.values(), strict=True)), joined)
-            except DAMAGED as error:
-                raise RunError(
-                    f"{self.out}: what was written does not read back ({error}); the parts are kept"
-                ) from None
+        parts = (self._load_or_remove(k) for k in range(self.batches))
+        recipe = write_set(self.out, parts, (self.count, *self.image_shape), self.recipe)
         self.clean_up()
         return recipe
 

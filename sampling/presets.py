@@ -22,7 +22,7 @@ EULER_MARUYAMA_250 = UNGUIDED | {
 
 PRESETS: dict[Preset, tuple[str, dict[str, str]]] = {
     "paper-ode-heun250": ("ODE", HEUN_250),  # LayerSync's table without guidance
-    "paper-sde-em250": ("SDE", EULER_MARUYAMA_250),  # its SDE row
+    "paper-sde-em250": ("SDE", EULER_MARUYAMA_250),  # that table's SDE row
     "sit-ode-dopri5": ("ODE", DOPRI5),  # SiT's default
     "sit-sde-em250": ("SDE", EULER_MARUYAMA_250),  # SiT-XL/2: FID 8.3
     "sit-sde-cfg1.5": ("SDE", EULER_MARUYAMA_250 | {"--cfg-scale": "1.5"}),  # SiT-XL/2: FID 2.06

@@ -62,7 +62,7 @@ def output_path(c: ODE | SDE, recipe: dict) -> Path:
     name = weights_name(recipe["model"].replace("/", "-"), recipe["step"], c.ckpt or SIT_NAME)
     name += f"-{type(c).__name__}-{c.sampling_method}-{c.num_sampling_steps}"
     name += f"-cfg{c.cfg_scale:g}-seed{c.global_seed}"
-    # what else makes the samples, and above all which run the weights are of
+    # a hash of all else that makes the samples, such as the run that the weights are from
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     return Path(c.sample_dir) / f"{name}-{digest[:8]}.npz"
 

@@ -32,11 +32,11 @@ def settings_of_samples(content: dict) -> dict | None:
     if not isinstance(recipe, dict) or "weights_sha256" not in recipe:
         return None
     solver = recipe.get("solver")
-    found = dict(solver) if isinstance(solver, dict) else {}
-    found |= {key: recipe[key] for key in SAME if key in recipe}
-    found |= {flag: recipe[key] for key, flag in RENAMED.items() if key in recipe}
+    settings = dict(solver) if isinstance(solver, dict) else {}
+    settings |= {key: recipe[key] for key in SAME if key in recipe}
+    settings |= {flag: recipe[key] for key, flag in RENAMED.items() if key in recipe}
     dtype = str(recipe.get("dtype", ""))
-    return found | {"bf16": dtype.startswith("bfloat16")}
+    return settings | {"bf16": dtype.startswith("bfloat16")}
 
 
 def read_npz(path: Path) -> dict:

@@ -17,7 +17,7 @@ from typing import Any, cast
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.data_config import DataConfig
 from runtime.command import parse_command, run_errors, usage_errors
-from training.config import REPAConfig
+from training.methods.repa import REPAConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ from data.source_protocol import NamedSource
 from data.sources import open_source
 from models.encoders import PatchEncoder, load_vision_transformer
 from runtime.files import check_folder_writable, replacing
-from runtime.flags import require
+from runtime.flags import COMMON, check_ranges, require
 from runtime.launch import join_launch
 from runtime.locks import lock_output
 from runtime.outcome import finished, progressed
@@ -178,11 +178,8 @@ def begun_shape(folder: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def check_config(c: FeatureConfig) -> None:
     c.check_location()
-    for name in ("image_size", "batch_size"):
-        require(c, name, getattr(c, name) is None or getattr(c, name) >= 1, "at least 1")
+    check_ranges(c, COMMON)
     require(c, "side", c.side is None or c.side >= 1, "at least 1")
-    for name in ("num_workers", "min_free_disk"):
-        require(c, name, getattr(c, name) >= 0, "at least 0")
 
 
 def check_side(c: FeatureConfig) -> None:

@@ -7,9 +7,8 @@
 
 The first process lists the images and tells the others. Shards of consecutive images are dealt out
 to the processes, which never wait for each other again; the first one writes the manifest when all
-shards are there. A run that was killed continues when the
-same command is given again, on any number of processes, and the files are the same. The format is
-described in data/latents.py.
+shards are there. A run that was killed continues when the same command is given again, on any
+number of processes, and the files are the same. The format is described in data/latents.py.
 """
 
 # ruff: noqa: E402 (the command line is parsed before torch is imported)
@@ -20,12 +19,7 @@ from typing import Literal, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.data_config import DataConfig
-from runtime.command import (
-    RunError,
-    parse_command,
-    run_errors,
-    usage_errors,
-)
+from runtime.command import RunError, parse_command, run_errors, usage_errors
 from runtime.launch import is_first_process, rank, world_size
 from runtime.outcome import finished
 from runtime.progress import Progress, over
@@ -77,7 +71,7 @@ from data.source_protocol import NamedSource
 from data.sources import list_fingerprint, open_source
 from models import load_codec
 from models.codecs import PIXELS, VAECodec, latent_size
-from runtime.flags import require
+from runtime.flags import COMMON, check_ranges
 from runtime.processes import choose_device, joined_for_a_moment
 from runtime.signals import obey_parent_only
 
@@ -216,7 +210,7 @@ def set_up_device(c: CacheConfig) -> torch.device:
     """Set up this process's device so that latents are the same bytes on each; return it."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = c.dtype == "float16"
     torch.backends.cudnn.deterministic = True
-    torch.set_num_threads(1)  # several add up in another order; torchrun makes use of more cores
+    torch.set_num_threads(1)  # several add up in another order; for more cores start more processes
     return choose_device()
 
 
@@ -224,10 +218,7 @@ def check_cache_config(c: CacheConfig) -> None:
     c.check_location()
     if c.vae == PIXELS:
         raise ValueError(f"--vae {PIXELS}: pixels need no cache; train.py reads the images")
-    for name in ("image_size", "shard_size", "batch_size"):
-        require(c, name, getattr(c, name) is None or getattr(c, name) >= 1, "at least 1")
-    for name in ("num_workers", "min_free_disk"):
-        require(c, name, getattr(c, name) >= 0, "at least 0")
+    check_ranges(c, COMMON)
 
 
 def verify(root: str) -> None:

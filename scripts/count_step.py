@@ -37,8 +37,8 @@ class CountStep:
 if __name__ == "__main__":
     CONFIG = parse_command(CountStep)
 
-from scripts.benchmark import markdown
 from scripts.benchmarks.counting import count_step
+from scripts.benchmarks.tables import markdown
 
 COLUMNS = dict(
     loss="", launches=",d", elementwise_gb=".2f", over_vanilla="+.2%", saved_gb=".3f",
@@ -48,7 +48,7 @@ COLUMNS = dict(
 
 def rows(c: CountStep) -> list[dict]:
     """Count a step of each loss type."""
-    found: list[dict] = []
+    counted: list[dict] = []
     base = count_step(c.model, "vanilla", c.batch)
     for loss in c.losses:
         whole = base if loss == "vanilla" else count_step(c.model, loss, c.batch)
@@ -62,8 +62,8 @@ def rows(c: CountStep) -> list[dict]:
         if loss != "vanilla":
             row["over_vanilla"] = whole.traffic / base.traffic - 1
             row["saved_over_vanilla"] = whole.saved / base.saved - 1
-        found.append(row)
-    return found
+        counted.append(row)
+    return counted
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 STEPS = 20
-# columns of metrics.jsonl that no two runs share
+# columns of metrics.jsonl that differ from run to run
 SPEEDS = ("images_per_second", "seconds_per_step", "gpu_memory_gb")
 
 TRAIN = (

@@ -87,11 +87,11 @@ def work_through(tree: Path, inputs: Path, out: Path, quick: bool) -> None:
         words = [word.replace("{out}", str(out)) for word in words]
         code = run_command(tree, words, log)
         try:
-            found = {job.name: failure(code, log)} if code else job.read(out)
+            job_rows = {job.name: failure(code, log)} if code else job.read(out)
         except (OSError, KeyError, ValueError) as error:
-            found = {job.name: {"failed": f"it ended well, but {error!r}"}}
-        rows |= found
-        quick_rows += found if job.quick else []
+            job_rows = {job.name: {"failed": f"it ended well, but {error!r}"}}
+        rows |= job_rows
+        quick_rows += job_rows if job.quick else []
     results = json.dumps({"rows": rows, "quick": quick_rows})
     (out / "results.json").write_text(results.replace(str(inputs), "inputs"))
 
@@ -167,9 +167,9 @@ def compare(old: dict, new: dict) -> dict[str, str | None]:
 def print_table(table: dict[str, str | None]) -> int:
     """Print a line for each row; return the exit code."""
     width = max(map(len, table))
-    for row, found in table.items():
-        print(f"{row:{width}s}  {'same' if found is None else 'differs  ' + found}")
-    differing = sum(found is not None for found in table.values())
+    for row, change in table.items():
+        print(f"{row:{width}s}  {'same' if change is None else 'differs  ' + change}")
+    differing = sum(change is not None for change in table.values())
     print(f"{len(table)} compared, {differing} differ" if differing else f"all {len(table)} same")
     return int(differing > 0)
 

@@ -98,14 +98,14 @@ def list_rows(c: List) -> int:
     from sweeps.paper_study import PaperStudy
     from sweeps.sweep_folder import load_sweep
 
-    found = []
+    findings = []
     with usage_errors():
         if (Path(c.folder) / "sweep.json").exists():
             study, cells = load_sweep(PaperStudy, Path(c.folder))
             assert isinstance(study, PaperStudy)
-            found = find(study, cells)
+            findings = find(study, cells)
         make = markdown_lines if c.markdown else list_lines
-        lines = make(list(all_rows().values()), found)
+        lines = make(list(all_rows().values()), findings)
     print("\n".join(lines))
     return 0
 
@@ -123,7 +123,7 @@ def show(c: Show) -> int:
 
 
 def run(c: Run) -> int:
-    from sweeps.pair_grid import check_values
+    from sweeps.grid_values import check_values
     from sweeps.paper_miniature import SAYS
     from sweeps.paper_points import PaperConfig, PaperGrid
     from sweeps.paper_rows import find_rows

@@ -8,7 +8,8 @@ import io
 import shlex
 from pathlib import Path
 
-from runtime.command import in_one_line, parse_command
+from runtime.command import parse_command
+from runtime.error_text import in_one_line
 from runtime.settings_chain import Section
 from runtime.settings_file import inline_config
 from sampling.presets import expand_preset

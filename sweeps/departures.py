@@ -5,7 +5,7 @@ Recipes of cells are made of these, so a setting that a later version adds chang
 
 import dataclasses
 
-from runtime.flags import plain
+from runtime.flags import tuple_as_list
 from sampling.sample_config import ODE, SDE
 from sampling.solver_config import solver_settings
 from training.config import TrainConfig
@@ -30,7 +30,7 @@ def departures(config, free: bool = True) -> dict:
         if dataclasses.is_dataclass(value):
             changed |= departures(value, free)
         elif value != default and (free or not field.metadata.get("free")):
-            changed[field.name] = plain(value)
+            changed[field.name] = tuple_as_list(value)
     return changed
 
 

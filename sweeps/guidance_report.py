@@ -27,7 +27,7 @@ class GuidanceFindings:
     def __init__(self, study: GuidanceStudy, cells: Sequence[Cell]):
         self.study, self.cells = study, list(cells)
         self.states = {cell.name: state(cell) for cell in cells}
-        self.rows: dict[GuidancePoint, dict] = {}  # what it cost, then all metrics
+        self.rows: dict[GuidancePoint, dict] = {}  # cost and all metrics of each point
         for cell in cells:
             if metrics := results(cell):
                 recipe = json.loads((cell.folder / "samples.metrics.json").read_text())["recipe"]

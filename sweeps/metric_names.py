@@ -2,14 +2,15 @@
 
 import re
 
+FID, PIXELS = "fid", "pixel_frechet"  # the first of each kind
 PIXEL_METRICS = (
-    "pixel_frechet",
+    PIXELS,
     "pixel_precision",
     "pixel_recall",
     "classifier_score",
     "label_agreement",
 )
-METRICS = ("fid", "sfid", "inception_score", "precision", "recall")
+METRICS = (FID, "sfid", "inception_score", "precision", "recall")
 RISING = ("inception_score", "precision", "recall", *PIXEL_METRICS[1:])  # more is better
 
 

@@ -1,10 +1,10 @@
 """Points of a study of layer pairs: (student, teacher) x lambda x seed, and vanilla by seed."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.flags import require
+from sweeps.grid_values import check_values
 
 Pair = tuple[int, int]  # (student, teacher), counted from 1
 
@@ -96,14 +96,3 @@ def grid_points(g: PairGrid, depth: int, usual_weight: float) -> list[PairPoint]
         points.append(PairPoint(None, 0.0, seed))
         points += [PairPoint(pair, weight, seed) for weight in weights for pair in pairs]
     return points
-
-
-def check_values(flag: str, values: Sequence, holds, what: str) -> None:
-    if not values:
-        raise ValueError(f"the grid is empty: {flag} names none")
-    for value in values:
-        if not holds(value):
-            raise ValueError(f"{flag} {value}: it must be {what}")
-    if len({f"{value:g}" for value in values}) < len(values):
-        given = " ".join(f"{value:g}" for value in values)
-        raise ValueError(f"{flag} {given}: one is given twice")

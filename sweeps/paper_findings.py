@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sweeps.cells import Cell, results, state, to_do
+from sweeps.metric_names import FID, PIXELS
 from sweeps.paper_rows import PaperRow, find_rows
 from sweeps.paper_settings import changed_settings
-from sweeps.paper_verdict import FID, PIXELS, Ours, Scored, ours, verdict
+from sweeps.paper_verdict import Ours, Scored, ours, verdict
 
 if TYPE_CHECKING:
     from sweeps.paper_study import PaperStudy
@@ -93,11 +94,11 @@ def changed_of(study: "PaperStudy", row: PaperRow) -> list[str]:
 
 def scored_of(study: "PaperStudy", cell: Cell) -> list[Scored]:
     """Return the evaluated sets of samples of a cell that count as done."""
-    point, found = study.load_points([cell.settings])[0], []
+    point, scored = study.load_points([cell.settings])[0], []
     done = results(cell)
     for command in cell.commands:
         if command.name in done:
             record = json.loads(cell.path(command.outputs[0]).read_text())
             step = command.expects.get("step")
-            found.append(Scored(point.variant, point.seed, step, record))
-    return found
+            scored.append(Scored(point.variant, point.seed, step, record))
+    return scored

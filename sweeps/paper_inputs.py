@@ -78,8 +78,8 @@ def check_data(row: PaperRow, settings: RowSettings, data: str, features: str | 
 def check_latents(row: PaperRow, settings: RowSettings, data: str, manifest: Path) -> None:
     c = settings.train
     try:
-        found = json.loads(manifest.read_text())
-        there = {name: found[name] for name in ("image_size", "num_classes")}
+        content = json.loads(manifest.read_text())
+        there = {name: content[name] for name in ("image_size", "num_classes")}
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"--data-path {data}: manifest.json is not of a latent cache") from None
     for name, what in (("image_size", "pixels"), ("num_classes", "classes")):

@@ -16,7 +16,7 @@ SAYS = (
     "MINIATURE: the embedded digits, width 32, a few steps, pixel space. It shows that each stage "
     "of a recipe runs; its numbers are not FID and say nothing about the paper."
 )
-BATCH, FULL_BATCH = 16, 256  # of which the row's batch is the same multiple
+BATCH, FULL_BATCH = 16, 256  # a miniature's batch is to the first as its row's is to the second
 STEPS, FULL_STEPS = 6, 400_000
 MOST_STEPS = 16
 MOST = 3  # variants of a row and points of a curve

@@ -7,9 +7,9 @@ from pathlib import Path
 from sampling.presets import expand_preset
 from sweeps.paper_cost import BASIS, cost_line, hours_text, row_hours
 from sweeps.paper_findings import Finding
-from sweeps.paper_report import table
 from sweeps.paper_rows import PaperRow
 from sweeps.paper_settings import settle
+from sweeps.report_text import aligned_table
 from sweeps.seed_statistics import rounded
 
 METRICS = {
@@ -35,9 +35,9 @@ def ordered(rows: Sequence[PaperRow]) -> list[PaperRow]:
     return sorted(rows, key=key)
 
 
-def our_value(row: PaperRow, found: Sequence[Finding]) -> str:
+def our_value(row: PaperRow, findings: Sequence[Finding]) -> str:
     """Return our value of a row with its verdict, or what it would take."""
-    own = [f for f in found if f.row.name == row.name and f.scored]
+    own = [f for f in findings if f.row.name == row.name and f.scored]
     if not own:
         return f"not run: needs {hours_text(sum(row_hours(row)))} GPU hours"
     mine = own[-1].ours
@@ -45,7 +45,7 @@ def our_value(row: PaperRow, found: Sequence[Finding]) -> str:
     return f"{value}{own[-1].verdict}"
 
 
-def list_lines(rows: Sequence[PaperRow], found: Sequence[Finding] = ()) -> list[str]:
+def list_lines(rows: Sequence[PaperRow], findings: Sequence[Finding] = ()) -> list[str]:
     """Return the list of rows for a terminal."""
     cells = [["row", "published", "GPU hours", "what"]]
     cells += [[r.name, r.value, hours_text(sum(row_hours(r))), r.title] for r in ordered(rows)]
@@ -55,7 +55,7 @@ def list_lines(rows: Sequence[PaperRow], found: Sequence[Finding] = ()) -> list[
         for row in cells
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    done = [f"  {f.row.name}: {our_value(f.row, [f])}" for f in found if f.scored]
+    done = [f"  {f.row.name}: {our_value(f.row, [f])}" for f in findings if f.scored]
     return [
         *lines,
         "",
@@ -68,7 +68,7 @@ def list_lines(rows: Sequence[PaperRow], found: Sequence[Finding] = ()) -> list[
     ]
 
 
-def markdown_lines(rows: Sequence[PaperRow], found: Sequence[Finding] = ()) -> list[str]:
+def markdown_lines(rows: Sequence[PaperRow], findings: Sequence[Finding] = ()) -> list[str]:
     """Return the table of docs/reproduce.md."""
     head = ["row", "what", "published FID", "GPU hours: training + sampling", "ours"]
     lines = [head]
@@ -76,8 +76,8 @@ def markdown_lines(rows: Sequence[PaperRow], found: Sequence[Finding] = ()) -> l
         train, sample = row_hours(row)
         hours = f"{hours_text(train)} + {hours_text(sample)}" if train else hours_text(sample)
         name = f"[{row.name}](../recipes/{row.name}.toml)"
-        lines.append([name, row.title, row.value, hours, our_value(row, found)])
-    return table(lines)
+        lines.append([name, row.title, row.value, hours, our_value(row, findings)])
+    return aligned_table(lines)
 
 
 def show_lines(row: PaperRow) -> list[str]:
@@ -118,8 +118,8 @@ def loss_settings(row: PaperRow) -> str:
     from training.methods.methods import methods_of
 
     c = settle(row, row.variants[0]).train
-    found = [method.resolved(c.model) for method in methods_of(c)]
-    numbers = {name: value for part in found for name, value in part.items() if name != "pairs"}
+    resolved = [method.resolved(c.model) for method in methods_of(c)]
+    numbers = {name: value for part in resolved for name, value in part.items() if name != "pairs"}
     return ", ".join(f"{name} {value}" for name, value in numbers.items())
 
 
@@ -135,7 +135,7 @@ def command_lines(row: PaperRow) -> list[str]:
     lines = [f"The commands{f' of {variant}' if variant else ''}, presets spelt out:", ""]
     if not row.checkpoint:
         lines += [f"  python train.py {shlex.join(settings.train_words)} --data-path DATA"]
-    sample = in_force(expand_preset(list(settings.sample_words)))
+    sample = last_of_each_flag(expand_preset(list(settings.sample_words)))
     lines += [
         f"  python sample_ddp.py {shlex.join(sample)} --ckpt {row.checkpoint or 'CHECKPOINT'}"
     ]
@@ -149,7 +149,7 @@ def command_lines(row: PaperRow) -> list[str]:
             "What every row shares, and why: recipes/common.toml"]  # fmt: skip
 
 
-def in_force(words: Sequence[str]) -> list[str]:
+def last_of_each_flag(words: Sequence[str]) -> list[str]:
     """Return a command line without --preset, and with only the last of each flag."""
     flags: dict[str, list[str]] = {}
     name = ""

@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeps.metric_names import label
+from sweeps.metric_names import PIXELS, label
 from sweeps.paper_findings import Finding
-from sweeps.paper_verdict import PIXELS
 
 PAPERS, OURS = "#888888", "C0"
 
 
-def draw_rows(found: Sequence[Finding], path: Path) -> Path | None:
+def draw_rows(findings: Sequence[Finding], path: Path) -> Path | None:
     """Draw how far rows lie from the published FID; return the picture, or None without one."""
-    rows = [f for f in found if f.difference is not None]
+    rows = [f for f in findings if f.difference is not None]
     if not rows:
         return None
     figure, axes = new_figure(figsize=(8, 1.4 + 0.38 * len(rows)))
@@ -44,9 +43,9 @@ def draw_rows(found: Sequence[Finding], path: Path) -> Path | None:
     return save(figure, path)
 
 
-def draw_curves(found: Sequence[Finding], path: Path) -> Path | None:
+def draw_curves(findings: Sequence[Finding], path: Path) -> Path | None:
     """Draw our curves beside the paper's points; return the picture, or None without a curve."""
-    curves = [f for f in found if f.row.curve and f.scored]
+    curves = [f for f in findings if f.row.curve and f.scored]
     if not curves:
         return None
     miniature = curves[0].metric == PIXELS

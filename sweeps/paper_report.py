@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from runtime.files import write_text
 from sweeps.cells import Cell, state
-from sweeps.metric_names import label
+from sweeps.metric_names import FID, PIXELS, label
 from sweeps.paper_findings import Finding, find
 from sweeps.paper_miniature import SAYS
-from sweeps.paper_verdict import FID, PIXELS, REFERENCE_IMAGES, SAMPLES, Scored
-from sweeps.report_text import as_csv, failures, progress_line
+from sweeps.paper_verdict import REFERENCE_IMAGES, SAMPLES, Scored
+from sweeps.report_text import aligned_table, as_csv, failures, progress_line
 from sweeps.seed_statistics import rounded
 
 if TYPE_CHECKING:
@@ -37,14 +37,22 @@ def write_report(study: "PaperStudy", cells: Sequence[Cell]) -> list[str]:
     """Write the report and its pictures; return its lines for the terminal."""
     from sweeps.paper_pictures import draw_curves, draw_rows
 
-    folder, found = study.folder, find(study, cells)
-    pictures = [draw_rows(found, folder / "rows.png"), draw_curves(found, folder / "curve.png")]
+    folder, findings = study.folder, find(study, cells)
+    pictures = [
+        draw_rows(findings, folder / "rows.png"),
+        draw_curves(findings, folder / "curve.png"),
+    ]
     states = {cell.name: state(cell) for cell in cells}
     lines = [f"# The paper's rows in {folder}", ""]
     lines += [SAYS, ""] if study.config.miniature else []
-    lines += [progress_line(cells, states), "", *table([HEAD, *map(row_cells, found)]), ""]
-    lines += [*samples_lines(found), ""]
-    for finding in found:
+    lines += [
+        progress_line(cells, states),
+        "",
+        *aligned_table([HEAD, *map(row_cells, findings)]),
+        "",
+    ]
+    lines += [*samples_lines(findings), ""]
+    for finding in findings:
         lines += details(finding)
     notes = READING[2:] if study.config.miniature else READING
     lines += [*notes, ""]
@@ -52,7 +60,7 @@ def write_report(study: "PaperStudy", cells: Sequence[Cell]) -> list[str]:
     broken = [f"- {line}" for line in failures(cells, states)]
     page = [*lines, *(f"![{path.stem}]({path.name})" for path in shown), "", *broken]
     write_text(folder / "report.md", "\n".join(page) + "\n")
-    write_text(folder / "report.csv", as_csv(CSV_HEAD, csv_rows(found)))
+    write_text(folder / "report.csv", as_csv(CSV_HEAD, csv_rows(findings)))
     beside = ", ".join(["report.csv", *(path.name for path in shown)])
     return [*lines, *broken, f"written to {folder / 'report.md'}, with {beside} beside it"]
 
@@ -74,10 +82,10 @@ def row_cells(f: Finding) -> list[str]:
     ]
 
 
-def samples_lines(found: Sequence[Finding]) -> list[str]:
+def samples_lines(findings: Sequence[Finding]) -> list[str]:
     """Return how each row's samples were made, rows of one way in a line."""
     ways: dict[str, list[str]] = {}
-    for f in found:
+    for f in findings:
         if f.scored:
             ways.setdefault(about_samples(f.scored), []).append(f.row.name)
     return [f"{way}: {', '.join(names)}" for way, names in ways.items()]
@@ -97,16 +105,6 @@ def about_samples(scored: Sequence[Scored]) -> str:
     return ", ".join([*parts, f"{recipe['cfg_channels']} channels guided"] if guided else parts)
 
 
-def table(rows: list[list[str]]) -> list[str]:
-    """Return rows, of which the first is the head, as an aligned Markdown table."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
-
-
 def details(f: Finding) -> list[str]:
     """Return the values of a row's variants and steps, and what was guessed."""
     lines = []
@@ -119,7 +117,7 @@ def details(f: Finding) -> list[str]:
              f"{s.value(f.metric):.2f}", *([f"{curve[s.step]:g}"] if curve and s.step else [])]
             for s in f.scored
         ]  # fmt: skip
-        lines += [f"## {f.row.name}", "", *table([head, *rows]), ""]
+        lines += [f"## {f.row.name}", "", *aligned_table([head, *rows]), ""]
     if f.scored and f.metric == FID and len(f.row.published) > 1:
         lines += [f"{f.row.name}: {other_metrics(f)}", ""]
     if f.scored and f.metric == FID and f.row.guessed:
@@ -151,10 +149,10 @@ CSV_HEAD = [
 ]
 
 
-def csv_rows(found: Sequence[Finding]) -> list[list]:
+def csv_rows(findings: Sequence[Finding]) -> list[list]:
     """Return a line for each metric of each scored set of samples."""
     rows: list[list] = []
-    for f in found:
+    for f in findings:
         for s in f.scored:
             for metric, value in s.record["metrics"].items():
                 low, high = s.record.get("intervals", {}).get(metric, ("", ""))

@@ -1,7 +1,7 @@
 """Rows of the paper's tables: recipes/NAME.toml, of which [paper] says what was published.
 
     rows = all_rows()                    # {name: PaperRow}, in the order of models and budgets
-    rows = find_rows(["b2-*"])           # those that are meant, or ValueError with the nearest
+    rows = find_rows(["b2-*"])           # the rows that match; ValueError names the nearest ones
 
 [train], [sample] and [evaluate] are settings of the three commands (runtime/settings_file.py); a
 file without [paper] is only for others to extend. No torch here.
@@ -74,8 +74,8 @@ class PaperRow:
 def all_rows() -> dict[str, PaperRow]:
     """Return every row by name, by file name; `ValueError` for a file that cannot be read."""
     paths = sorted(RECIPES.glob("*.toml"))
-    found = [row for path in paths if (row := read_row(path))]
-    return {row.name: row for row in found}
+    rows = [row for path in paths if (row := read_row(path))]
+    return {row.name: row for row in rows}
 
 
 def find_rows(names: Sequence[str]) -> list[PaperRow]:
@@ -84,7 +84,7 @@ def find_rows(names: Sequence[str]) -> list[PaperRow]:
     Raises `ValueError` with the nearest names for one that does not exist.
     """
     rows = all_rows()
-    found: dict[str, PaperRow] = {}
+    chosen: dict[str, PaperRow] = {}
     for name in names:
         name = Path(name).stem if name.endswith(".toml") else name
         matching = fnmatch.filter(rows, name)
@@ -94,8 +94,8 @@ def find_rows(names: Sequence[str]) -> list[PaperRow]:
                 f"did you mean {' or '.join(near)}?" if near else "see scripts/reproduce.py list"
             )
             raise ValueError(f"{name}: there is no such row; {meant}")
-        found |= {match: rows[match] for match in matching}
-    return list(found.values())
+        chosen |= {match: rows[match] for match in matching}
+    return list(chosen.values())
 
 
 @cache
@@ -107,7 +107,7 @@ def read_row(path: Path) -> PaperRow | None:
     if "paper" not in content:
         return None
     known = tuple(f.name for f in dataclasses.fields(PaperRow) if f.name not in ("name", "path"))
-    given = {n: found.value for n, found in named_settings(path, facts, PAPER, known).items()}
+    given = {n: setting.value for n, setting in named_settings(path, facts, PAPER, known).items()}
     for name in ("title", "source"):
         check_kind(path, name, given.get(name), str, "a text")
     for name in ("published", "curve"):
@@ -126,7 +126,7 @@ def read_row(path: Path) -> PaperRow | None:
         raise ValueError(f"{path}: [paper] curve: {', '.join(curve)} must be numbers of steps")
     given["curve"] = {int(step): value for step, value in curve.items()}
     given["variants"] = tuple(
-        read_variant(path, found) for found in given.get("variants", [{"name": ""}])
+        read_variant(path, variant) for variant in given.get("variants", [{"name": ""}])
     )
     for name in ("silent", "guessed"):
         given[name] = tuple(given.get(name, ()))
@@ -138,20 +138,20 @@ def check_kind(path: Path, name: str, value: Any, kind: type, what: str) -> None
         raise ValueError(f"{path}: [paper] {name}: {value!r} must be {what}")
 
 
-def check_numbers(path: Path, name: str, found: dict) -> None:
-    for key, value in found.items():
+def check_numbers(path: Path, name: str, numbers: dict) -> None:
+    for key, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{path}: [paper] {name}: {key}: {value!r} must be a number")
 
 
-def read_variant(path: Path, found: Any) -> Variant:
-    """Read {name = "0.1", train = "--reg-weight 0.1"}."""
+def read_variant(path: Path, table: Any) -> Variant:
+    """Read a variant: {name = "0.1", train = "--reg-weight 0.1"}."""
     known = {field.name for field in dataclasses.fields(Variant)}
-    texts = isinstance(found, dict) and all(isinstance(value, str) for value in found.values())
-    if not texts or "name" not in found or set(found) - known:
+    texts = isinstance(table, dict) and all(isinstance(value, str) for value in table.values())
+    if not texts or "name" not in table or set(table) - known:
         raise ValueError(
-            f'{path}: [paper] variants: {found!r} must be {{name = "...", train = "--flag ...", '
+            f'{path}: [paper] variants: {table!r} must be {{name = "...", train = "--flag ...", '
             f'sample = "--flag ..."}}'
         )
-    words = {key: tuple(found.get(key, "").split()) for key in ("train", "sample")}
-    return Variant(found["name"], **words)
+    words = {key: tuple(table.get(key, "").split()) for key in ("train", "sample")}
+    return Variant(table["name"], **words)

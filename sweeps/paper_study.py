@@ -241,5 +241,5 @@ def training_commands(
 
 def without(words: Sequence[str], flag: str) -> list[str]:
     """Return a command's words without a flag and its value."""
-    found = [i for i, word in enumerate(words) if word == flag]
-    return [word for i, word in enumerate(words) if i not in found and i - 1 not in found]
+    places = [i for i, word in enumerate(words) if word == flag]
+    return [word for i, word in enumerate(words) if i not in places and i - 1 not in places]

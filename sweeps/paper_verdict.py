@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sweeps.metric_names import FID, PIXELS
 from sweeps.paper_rows import PaperRow
 
 SAMPLES = 50_000
 REFERENCE = ("mu", "sigma", "mu_s", "sigma_s")
 """statistics that ADM's reference holds, of the whole training set"""
 REFERENCE_IMAGES = 10_000
-FID, PIXELS = "fid", "pixel_frechet"
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,11 @@ def verdict(
     problem = incomparable(scored, changed)
     if problem:
         return f"not comparable: {problem}"
-    found = ours(row, scored, FID)
-    assert found is not None  # a row with a published value has one of its own
-    if found.half_width is None:
+    estimate = ours(row, scored, FID)
+    assert estimate is not None  # a row with a published value has one of its own
+    if estimate.half_width is None:
         return "no interval: more --seeds, or --bootstrap in its [evaluate]"
-    near = abs(found.value - published) <= found.half_width
+    near = abs(estimate.value - published) <= estimate.half_width
     if row.summary == "best":
         return "a sweep: near" if near else "a sweep: not near"
     if row.guessed:

@@ -41,9 +41,9 @@ class CellRun:
     def __init__(self, cell: Cell, launch: Launch):
         self.cell, self.launch, self.started = cell, launch, time.monotonic()
         self.outcome: End | None = None
-        self.kill_at: float | None = None  # when it is being stopped: time after which it is killed
+        self.kill_at: float | None = None  # while it is being stopped: the time to kill it at
         self.told = cell.folder / "outcome.json"  # where a command says how it ended
-        self.tries = 0  # that ended without a word and without progress
+        self.tries = 0  # starts that ended without an outcome and without progress
         self.lock = lock(cell)
         self.shared = None  # lock of what the running command writes for other cells too
         if self.lock is None:
@@ -69,7 +69,7 @@ class CellRun:
             if self.kill_at and time.monotonic() > self.kill_at:
                 signal_group(self.process, signal.SIGKILL)
             return None
-        signal_group(self.process, signal.SIGKILL)  # whatever of it is left
+        signal_group(self.process, signal.SIGKILL)  # processes of it that are left
         command = self.waiting[0]
         name, spent = command.name, self.record.setdefault("spent", {})
         spent[name] = spent.get(name, 0) + time.monotonic() - self.clock

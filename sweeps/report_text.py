@@ -16,6 +16,16 @@ def as_csv(head: list[str], rows: list[list]) -> str:
     return text.getvalue()
 
 
+def aligned_table(rows: list[list[str]]) -> list[str]:
+    """Return rows, of which the first is the head, as an aligned Markdown table."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
+
+
 def failure(cell: Cell) -> str:
     """Return the failed command of a cell and the reason, empty if none failed."""
     failed = read_record(cell)["failure"]

@@ -52,7 +52,7 @@ def grid_note(runs: list[RunRecord], grids: dict[str, Path]) -> str:
 
 
 def results(runs: list[RunRecord], smoothing: float | None) -> list[str]:
-    """The last value of each number, averaged as in the picture; of FID the best one too."""
+    """Return the last value of each number, averaged as in the picture; of FID the best one too."""
     patterns = [p for p in NUMBERS if any(run.keys(p) for run in runs)]
     head = ["", "step", *(NUMBERS[p] for p in patterns)]
     rows = []
@@ -76,6 +76,6 @@ def results(runs: list[RunRecord], smoothing: float | None) -> list[str]:
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Lines of a Markdown table."""
+    """Return the lines of a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]

@@ -39,8 +39,8 @@ class RunRecord:
     def series(self, key: str) -> tuple[list[int], list[float]]:
         """Return the steps at which a number was logged, and its values; not finite ones are left
         out."""
-        found = [(row["step"], row[key]) for row in self.rows if is_number(row.get(key))]
-        return [step for step, _ in found], [value for _, value in found]
+        points = [(row["step"], row[key]) for row in self.rows if is_number(row.get(key))]
+        return [step for step, _ in points], [value for _, value in points]
 
     def keys(self, pattern: str) -> list[str]:
         """Return the names of logged numbers that match a regular expression, in order."""

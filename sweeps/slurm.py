@@ -32,7 +32,7 @@ from sweeps.slurm_nodes import check_nodes, ways_to_launch
 ANNOUNCED_SECONDS = 300  # before its end a job is told; so long saving may take
 REQUEUES = 1000  # after time-outs; nothing is lost by one
 SECONDS_BETWEEN_LOOKS = 10.0
-SECONDS_FOR_LOCK = 120.0  # that a cell may be held by what is left of the job before
+SECONDS_FOR_LOCK = 120.0  # for an earlier job's last processes to release a cell
 
 
 @dataclass(frozen=True)

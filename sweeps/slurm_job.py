@@ -112,7 +112,7 @@ def main(args: list[str]) -> int:
     signal.signal(signal.SIGTERM, leave)
     options, words = args[: args.index("--")], args[args.index("--") + 1 :]
     told = Path(os.environ[VARIABLE]).resolve()
-    os.environ[VARIABLE] = str(told)  # which sbatch hands on
+    os.environ[VARIABLE] = str(told)  # sbatch hands the environment on to the job
     memory = told.with_name("job.json")
     number = remembered(memory, words)
     if number is None:

@@ -92,7 +92,7 @@ class Architecture:
         )
 
     def crepa(self, model: torch.nn.Module, **options) -> CREPA:
-        """For the videos of `batch`."""
+        """Return CREPA for the videos of `batch`."""
         frames = eval(self.frames, self.batch())
         given = dict(width=32, frames=frames, select=self.selector(), **self.options)
         return CREPA.from_names(model, self.names, self.pair, **given | options)
@@ -410,8 +410,21 @@ ARCHITECTURES = [
 ]
 
 
+def cut_behind(block: torch.nn.Module) -> list[torch.Tensor | None]:
+    """Start a new graph behind a block; return its leaves, which a forward pass appends."""
+    leaves: list[torch.Tensor | None] = []
+
+    def cut(module, arguments, output):
+        several = output if isinstance(output, tuple) else (output,)
+        leaves.extend(None if t is None else t.detach().requires_grad_() for t in several)
+        return tuple(leaves) if isinstance(output, tuple) else leaves[0]
+
+    block.register_forward_hook(cut)
+    return leaves
+
+
 def docs_table() -> str:
-    """The Markdown table of the families, their blocks, and what the regularisers are told."""
+    """Return the Markdown table of families, their blocks, and what the regularisers are told."""
     head = ["family", "model", "names of the blocks", "options", "CREPA"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for arch in ARCHITECTURES:

@@ -176,7 +176,7 @@ class GaussianFlow:
         return self.exact(x, t)[self.prediction]
 
     def transported(self, x, start: float, stop: float):
-        """Where the probability-flow ODE takes x: it keeps the z-score of a coordinate."""
+        """Return where the probability-flow ODE takes x: it keeps the z-score of a coordinate."""
         (mean_0, std_0), (mean_1, std_1) = self.moments(start), self.moments(stop)
         return mean_1 + std_1 / std_0 * (x - mean_0)
 

@@ -116,7 +116,7 @@ def wait_until(condition, process: subprocess.Popen) -> None:
 
 
 def logged_rows(folder: Path) -> list[list[float]]:
-    """What a run logged at each step, of `LOGGED`."""
+    """Return what a run logged at each step, of `LOGGED`."""
     rows = read_log(folder / "metrics.jsonl")
     return [[row[name] for name in LOGGED] for row in rows if "loss" in row]
 

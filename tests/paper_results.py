@@ -34,9 +34,9 @@ def finish_cell(cell, fids: dict[int | None, float], half_width: float | None = 
         if not command.result or step not in fids:
             continue
         path = cell.path(command.outputs[0])
-        found = record_of(fids[step], half_width)
-        found["recipe"] |= command.expects
-        path.write_text(json.dumps(found))
+        scored = record_of(fids[step], half_width)
+        scored["recipe"] |= command.expects
+        path.write_text(json.dumps(scored))
         outputs = {path.name: fingerprint(path)}
         record["done"][command.name] = {"words": [], "seconds": 10.0, "outputs": outputs}
     write_record(cell, record)

@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
     (root / "base.toml").write_text(RECIPE)
     recipe = root / "recipe.toml"
     recipe.write_text('extends = "base.toml"\n[train]\nreg-weight = 0.5\nlr = "None"\n')
-    check("train.py", "--config", recipe, "--results-dir", root, "--run-name", "run", real=True)
+    check("train.py", "--config", recipe, "--results-dir", root, "--run-name", "run")
     ckpt = root / "run" / "checkpoints" / "0000002.pt"
     check("sample_ddp.py", "--config", recipe, "--ckpt", ckpt, "--out", root / "a.npz")
     check("-m", "evaluation", root / "a.npz", "--config", recipe, "--out", root / "a.metrics.json")

@@ -32,7 +32,7 @@ def program(code: str = "0") -> str:
 
 
 def both(*words, **rest) -> list[subprocess.CompletedProcess]:
-    """What a forked process makes of these words, and what a new interpreter does."""
+    """Return what a forked process makes of these words, and what a new interpreter does."""
     start = dict(capture_output=True, text=True, timeout=60, env=ENVIRONMENT) | rest
     return [
         subprocess.run([python, *words], **start) for python in (forked_python(), sys.executable)

@@ -43,8 +43,8 @@ def checkpoint(tmp_path_factory):
 def check_rows(then: Path, now: Path) -> None:
     """The last lines of a metrics.jsonl say what a file of lines made before says."""
     rows = [json.loads(line) for line in then.read_text().splitlines()]
-    found = [json.loads(line) for line in now.read_text().splitlines()][-len(rows) :]
-    for old, new in zip(rows, found, strict=True):
+    actual = [json.loads(line) for line in now.read_text().splitlines()][-len(rows) :]
+    for old, new in zip(rows, actual, strict=True):
         assert new["step"] == old["step"]
         expected = {name: old[name] for name in LOSSES if name in old}
         assert {name: new[name] for name in expected} == pytest.approx(expected, rel=1e-4)

@@ -51,9 +51,9 @@ def test_plugging_in_takes_six_lines_that_run():
 
 @pytest.mark.parametrize("page", ["README.md", "docs/training.md"])
 def test_training_commands_are_valid(page, monkeypatch):
-    found = [args for args in commands(page, "train.py") if args != ["--help"] and args != ["..."]]
-    assert found
-    for args in found:
+    calls = [args for args in commands(page, "train.py") if args != ["--help"] and args != ["..."]]
+    assert calls
+    for args in calls:
         monkeypatch.setattr("sys.argv", ["train.py", *args])
         config = parse_command(TrainConfig)
         check_train_config(config)
@@ -91,19 +91,19 @@ def test_commands_of_the_comparisons_are_valid(monkeypatch):
 
 @pytest.mark.parametrize("page", ["README.md", "docs/sampling.md"])
 def test_sampling_commands_are_valid(page, monkeypatch):
-    found = [args for args in commands(page, "sample_ddp.py") if "--help" not in args]
-    assert found
-    for args in found:
+    calls = [args for args in commands(page, "sample_ddp.py") if "--help" not in args]
+    assert calls
+    for args in calls:
         monkeypatch.setattr("sys.argv", ["sample_ddp.py", *args])
         check_sample_config(parse_command({"ODE": ODE, "SDE": SDE}, expand_preset(args)))
 
 
 def test_commands_for_pictures_are_valid(monkeypatch):
-    found = [
+    calls = [
         line for page in ("README.md", "docs/sampling.md") for line in commands(page, "sample.py")
     ]
-    assert len(found) >= 2
-    for args in found:
+    assert len(calls) >= 2
+    for args in calls:
         monkeypatch.setattr("sys.argv", ["sample.py", *args])
         words = name_solver(expand_preset(args))
         check_picture_config(parse_command({"ODE": PictureODE, "SDE": PictureSDE}, words))

@@ -4,12 +4,11 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from random_sit import save_random_sit
 
 import sample_ddp
 from evaluation.samples import read_samples
-from models import SiT_models
 from runtime.command import parse_command
 from runtime.png import save_grid
 from sampling.picture import Picture
@@ -23,14 +22,8 @@ COUNT = 6
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A tiny pixel-space SiT with random weights everywhere."""
-    torch.manual_seed(0)
-    model = SiT_models["SiT-Ti/2"](input_size=8, in_channels=3, num_classes=5)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.05)
     path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    torch.save({"ema": model.state_dict()}, path)
-    return str(path)
+    return save_random_sit(path, in_channels=3, num_classes=5)
 
 
 def settings(checkpoint, method):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from launching import check, kill_when, run
 from PIL import Image
+from random_sit import random_sit, save_random_sit
 
 import sample_ddp
 from evaluation.samples import read_samples
@@ -26,13 +27,8 @@ COUNT, BATCH = 22, 4
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A tiny pixel-space SiT with random weights everywhere, saved as official files are."""
-    torch.manual_seed(0)
-    model = SiT_models["SiT-Ti/2"](input_size=8, in_channels=3, num_classes=5)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.05)
     path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    torch.save({"ema": model.state_dict()}, path)
+    save_random_sit(path, in_channels=3, num_classes=5)
     return path
 
 
@@ -63,8 +59,8 @@ def sample_here(config, order=(0,)) -> bytes:
 
 def test_one_and_two_processes_and_a_killed_run_write_the_same_bytes(checkpoint, tmp_path):
     outs = [tmp_path / name for name in ("one.npz", "two.npz", "killed.npz")]
-    check("sample_ddp.py", *flags(checkpoint, outs[0]))
-    check("sample_ddp.py", *flags(checkpoint, outs[1]), processes=2, real=True)
+    check("sample_ddp.py", *flags(checkpoint, outs[0]), real=True)
+    check("sample_ddp.py", *flags(checkpoint, outs[1]), processes=2)
     parts = tmp_path / "killed.npz.parts"
     kill_when(
         lambda: len(list(parts.glob("*.npz"))) >= 1,
@@ -283,7 +279,7 @@ def test_files_of_others_beside_the_npz_are_not_touched(checkpoint, tmp_path, th
 
 def test_a_file_that_reads_back_different_keeps_its_parts(checkpoint, tmp_path, monkeypatch):
     """The parts go only when the .npz was proven to hold them."""
-    from sampling import parts as module
+    from sampling import assembling as module
 
     def write_black(archive, name, shape, dtype, blocks):
         if name == "arr_0":
@@ -428,13 +424,7 @@ def test_command_line_errors_are_one_line(tmp_path):
 
 def test_repa_checkpoints_are_sampled_with_time_turned_around(checkpoint, tmp_path):
     """REPA: no unused output channels, projectors beside the network, t from data to noise."""
-    torch.manual_seed(1)
-    model = SiT_models["SiT-Ti/2"](
-        input_size=8, in_channels=3, num_classes=5, learn_sigma=False
-    ).eval()
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.05)
+    model = random_sit(seed=1, in_channels=3, num_classes=5, learn_sigma=False)
     weights = model.state_dict() | {"projectors.0.0.weight": torch.zeros(3)}
     torch.save({"ema": weights, "steps": 7}, tmp_path / "repa.pt")
     settings = dict(cfg_scale=1.0, sampling_method="euler", num_sampling_steps=9)

@@ -1,4 +1,4 @@
-"""What goes wrong in a long run: bad data, a full disk, killed processes. Nothing may be lost."""
+"""Troubles of a long run: bad data, a full disk, killed processes. Nothing may be lost."""
 
 import dataclasses
 import os
@@ -41,7 +41,7 @@ def flags(images, results, *more) -> list:
 
 
 def uninterrupted(images, steps: int) -> list[list[float]]:
-    """What the same run logs in this process, to whose numbers others agree up to rounding."""
+    """Return what the same run logs in this process; others agree with it up to rounding."""
     alone = dict(data_path=str(images), dataset_name=None, num_classes=3, max_steps=steps)
     results = dict(results_dir=str(images.parent / "whole"), run_name="run")
     optim = OptimConfig(lr=1e-3)

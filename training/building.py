@@ -160,7 +160,7 @@ def share_of_batch(config: TrainConfig, accelerator: Accelerator) -> range:
 
 
 def check_same_data(source: Source) -> None:
-    """`ValueError` on a process that sees another number of images than the first one."""
+    """Raise `ValueError` on a process that sees another number of images than the first one."""
     first = told_by_first(lambda: len(source))
     if len(source) != first:
         raise ValueError(

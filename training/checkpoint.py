@@ -37,7 +37,7 @@ BEST = "best.pt"  # a link to the best checkpoint, where a run keeps one
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """Return the checkpoints of a folder by name; the link to the best one is none of its own."""
+    """Return the checkpoints of a folder by name, without the link to the best one."""
     every = sorted(folder.glob("*.pt"))
     return [path for path in every if not (path.name == BEST and path.is_symlink())]
 
@@ -73,7 +73,7 @@ def save_checkpoint(
 
 
 def tensor_bytes(state) -> int:
-    """Bytes of the tensors in nested dicts and lists."""
+    """Return the bytes of the tensors in nested dicts and lists."""
     if isinstance(state, torch.Tensor):
         return state.numel() * state.element_size()
     children = state.values() if isinstance(state, dict) else state
@@ -93,7 +93,7 @@ def check_disk(folder: Path, needed: int, min_free_disk: float) -> None:
 def prune_checkpoints(
     folder: Path, step: int, whole: set[str], keep_last: int | None, keep_every: int | None
 ) -> None:
-    """Remove what lies before the newest `keep_last`, but for multiples of `keep_every` steps.
+    """Remove all before the newest `keep_last`, except multiples of `keep_every` steps.
 
     The one that best.pt links to stays too.
 

@@ -4,14 +4,13 @@ Flags that the original train.py has keep their names and meaning. Hyphens and u
 same thing on the command line.
 """
 
-import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from data.data_config import TrainingData
-from runtime.flags import flag, free, plain
+from runtime.flags import free
 from runtime.switches import SWITCH
 from training.methods.dispersive import DispersiveConfig
 from training.methods.repa import REPAConfig
@@ -236,22 +235,3 @@ class TrainConfig(TrainingData):
     newest of the run's own"""
     fine_tune: bool = False
     """start a new run, with a new optimizer, from the EMA weights of --ckpt"""
-
-
-def made_without(settings: Any) -> dict:
-    """Return the defaults of settings that a checkpoint does not know: it was made with them."""
-    return dataclasses.asdict(type(settings)())
-
-
-def differences(config: Any, stored: dict) -> list[str]:
-    """Settings in which a checkpoint's config differs, of those that shape what a run computes."""
-    found = []
-    for each in dataclasses.fields(config):
-        default = None if each.default is dataclasses.MISSING else each.default
-        # a setting that the checkpoint does not know had no other value
-        now, before = getattr(config, each.name), stored.get(each.name, default)
-        if dataclasses.is_dataclass(now):
-            found += differences(now, before if isinstance(before, dict) else made_without(now))
-        elif not each.metadata.get("free") and plain(now) != plain(before):
-            found.append(f"{flag(each.name)}: {before} there, {now} here")
-    return found

@@ -8,26 +8,21 @@ What a run consists of is made in training/building.py.
 import dataclasses
 import math
 import sys
-import time
-from pathlib import Path
-from threading import Event
 
 from data.loader import make_step_loader
 from data.order import StepBatches
 from runtime.outcome import failed
 from runtime.processes import told_by_first
-from runtime.progress import Progress, duration
+from runtime.progress import Progress
 from runtime.signals import StopRequest
 from runtime.stopping import EXIT_PREEMPTED
-from training.best_checkpoint import BestCheckpoint
 from training.building import build_run
-from training.checkpoint import prune_checkpoints, save_checkpoint, tensor_bytes
-from training.checkpoint_writer import CheckpointWriter
+from training.checkpoint import tensor_bytes
 from training.config import TrainConfig
 from training.monitors.monitor import Moment, Watched
 from training.monitors.monitors import Monitors
 from training.objective import Objective
-from training.originals import original_args
+from training.run_checkpoints import RunCheckpoints
 from training.run_lines import step_line
 from training.runs import is_own
 from training.speed import Speed
@@ -86,7 +81,14 @@ class Training:
             lines=False,
         )
         self.log = RunLog(self.accelerator, self.folder, self.config, self.step, self.progress.say)
-        self.best = BestCheckpoint(self.config, self.folder, self.step)
+        self.checkpoints = RunCheckpoints(
+            self.config,
+            self.folder,
+            self.step,
+            start=built.start_path,
+            took=self.stop.checkpoint_took,
+            say=self.progress.say,
+        )
         self.speed = Speed(
             self.accelerator,
             batch=config.global_batch_size,
@@ -94,9 +96,6 @@ class Training:
             arch=self.arch,
             step=self.step,
         )
-        self.writer = CheckpointWriter(self.write_checkpoint)
-        # names of checkpoints that are known to be readable: the one just read, then those written
-        self.whole = {built.start_path.name} if built.start_path else set()
         # the folder may have another name on another node
         self.goes_on = told_by_first(lambda: is_own(built.start_path, self.folder))
 
@@ -111,7 +110,7 @@ class Training:
 
     def run(self) -> int:
         """Train to the last step, or until told to stop; returns the exit code."""
-        with self.writer:  # the last checkpoint is waited for, however the run ends
+        with self.checkpoints.writer:  # the last checkpoint is waited for, however the run ends
             return self.steps()
 
     def steps(self) -> int:
@@ -125,7 +124,7 @@ class Training:
             self.look_again(sizes)
         with self.progress as progress:
             for packed in self.speed.waiting(loader):
-                self.writer.check()
+                self.checkpoints.writer.check()
                 placed = self.batches.place(packed)
                 self.meter.add(self.train_step(placed, self.step), self.step)
                 self.step += 1
@@ -142,7 +141,8 @@ class Training:
                 if stopping:
                     break
                 self.monitors(Moment(self.step, placed["images"], placed["labels"]), self.log)
-                if self.best.improved(self.step, self.log) and not self.save_best(written=due):
+                best = self.checkpoints.best.improved(self.step, self.log)
+                if best and not self.save_best(written=due):
                     return self.not_finite()
         unseen = stopping and bool(self.monitors.due(self.step))
         return self.ended(stopping and (self.step < self.last_step or unseen))
@@ -163,7 +163,7 @@ class Training:
             self.monitors.look(missed, now, self.log)
         for row in told_by_first(lambda: self.log.rows(self.step)):
             self.log.seen |= row
-        if self.best.improved(self.step, self.log):
+        if self.checkpoints.best.improved(self.step, self.log):
             self.save_best(written=True)
 
     def write_log(self) -> bool:
@@ -177,8 +177,8 @@ class Training:
         return math.isfinite(values["loss"])
 
     def ended(self, stopped: bool) -> int:
-        """Say how and why the run ended, on all processes at the same time; the exit code."""
-        self.writer.wait()
+        """Say how and why the run ended, on all processes at once; return the exit code."""
+        self.checkpoints.writer.wait()
         self.log.close()
         place = f"step {self.step} of {self.last_step}"
         if not stopped:
@@ -213,40 +213,17 @@ class Training:
                 meter=meter,
                 regularizers=self.objective.state(),
             )
-            self.writer.submit(self.checkpoint_path, state, hurry)
+            self.checkpoints.submit(state, hurry)
         return True
 
     def save_best(self, written: bool) -> bool:
-        """As `save`, of a step that is the best so far; only its link is made if it is written."""
+        """Save a step that is the best so far; only link its checkpoint if that is written."""
         if not written:
             return self.save()
-        self.writer.wait()
+        self.checkpoints.writer.wait()
         if self.accelerator.is_main_process:
-            self.best.link(self.checkpoint_path)
-            self.prune(self.step)
+            self.checkpoints.link_best(self.step)
         return True
-
-    @property
-    def checkpoint_path(self) -> Path:
-        return self.folder / "checkpoints" / f"{self.step:07d}.pt"
-
-    def write_checkpoint(self, path: Path, state: dict, cancelled: Event) -> None:
-        """Write a checkpoint and then remove older ones, on the writer's thread."""
-        saving, start = self.config.saving, time.monotonic()
-        state["args"] = original_args(self.config)
-        save_checkpoint(path, state, saving.min_free_disk, cancelled)
-        seconds = time.monotonic() - start
-        self.stop.checkpoint_took(seconds)
-        self.progress.say(f"checkpoint {path} written in {duration(seconds)}")
-        self.whole.add(path.name)
-        if state["step"] == self.best.step:
-            self.best.link(path)
-        self.prune(state["step"])
-
-    def prune(self, step: int) -> None:
-        """Remove the checkpoints that the settings do not keep, now that `step` has its own."""
-        folder, saving = self.folder / "checkpoints", self.config.saving
-        prune_checkpoints(folder, step, self.whole, saving.keep_last, saving.keep_every)
 
     def not_finite(self) -> int:
         """Say at which step a loss was not finite; the last checkpoint is from before."""
@@ -255,7 +232,7 @@ class Training:
         if self.accelerator.is_main_process:
             print(
                 f"\nthe loss of step {step} is not finite: stopped. The last checkpoint in "
-                f"{self.folder / 'checkpoints'} is from before; resume from it with a lower --lr, "
+                f"{self.checkpoints.folder} is from before; resume from it with a lower --lr, "
                 f"or with --max-grad-norm 1",
                 file=sys.stderr,
                 flush=True,

@@ -11,7 +11,7 @@ from transport import Transport
 
 
 class Objective:
-    """Called with the network: the mean loss, which is minimised, and what is logged of it.
+    """The loss of a step: called with the network, it gives the mean loss and what is logged.
 
     Args:
         compiled: compiles a function, or leaves it as it is.

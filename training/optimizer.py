@@ -16,7 +16,7 @@ def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.AdamW
 
 
 def learning_rate(config: OptimConfig, step: int, last_step: int) -> float:
-    """The rate of the step that follows `step` steps.
+    """Return the rate of the step that follows `step` steps.
 
     The warm-up rises linearly and reaches `lr` with step number `warmup_steps`; a cosine then falls
     from `lr` to 0 at `last_step`.

@@ -27,7 +27,7 @@ from training.settings_record import flat, resolved_settings
 
 FROZEN = "pos_embed"  # a parameter of the model that is not trained
 PARTS = ("model", "ema", "opt", "args")
-SHAPING = (  # of their flags, under the same names here
+SHAPING = (  # their flags that shape a run; here they have the same names
     "model", "image_size", "num_classes", "global_batch_size", "path_type", "prediction",
     "loss_weight", "train_eps", "sample_eps", "loss_type",
 )  # fmt: skip

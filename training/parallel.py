@@ -104,7 +104,7 @@ class Parallel:
         self.model = network if self.sharded else accelerator.prepare_model(network)
 
     def accumulating(self, last: bool):
-        """Around a backward pass: gradients are exchanged in the last one of a step only."""
+        """Return the context of a backward pass: only a step's last one exchanges gradients."""
         if self.sharded:
             sharded: Any = self.network  # fully_shard gave it more methods
             sharded.set_requires_gradient_sync(last)
@@ -114,7 +114,7 @@ class Parallel:
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
     def autocast(self):
-        """For a sharded network, which accelerate has not wrapped."""
+        """Return the context of a sharded network's passes, which accelerate has not wrapped."""
         return self.accelerator.autocast() if self.sharded else nullcontext()
 
     def collect_gradients(self) -> None:
@@ -150,7 +150,7 @@ class Parallel:
         )
 
     def gradient_norm(self) -> Tensor:
-        """The global norm of the masters' gradients, a scalar on the device."""
+        """Return the global norm of the masters' gradients, a scalar on the device."""
         gradients = [p.grad for p in self.masters.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
@@ -201,7 +201,7 @@ def gathered_precision(config: EngineConfig):
 
 
 def shard(network: nn.Module, reshard: bool = True, policy: Any = None) -> None:
-    """FSDP2: split parameters over the processes, in place, and gather them where they are used.
+    """Split parameters over the processes by FSDP2, in place, and gather them where they are used.
 
     Args:
         reshard: free each block's weights when it has run. Else they stay until the backward pass,

@@ -12,11 +12,11 @@ from runtime.files import check_folder_writable
 from runtime.launch import is_first_process
 from runtime.locks import OutputLock, lock_output
 from training.checkpoint import checkpoint_files, latest_checkpoint, read_for_resume
-from training.config import TrainConfig, differences
+from training.config import TrainConfig
 from training.methods.methods import trains_heads
 from training.originals import original_differences
 from training.run_names import data_label, former_run_name, run_name
-from training.settings_record import in_force, restore, stored_in_force
+from training.settings_record import differences, in_force, restore, stored_in_force
 
 LOCK = "run.lock"
 
@@ -39,8 +39,8 @@ def holds_same_run(config: TrainConfig, folder: Path) -> bool:
     """Return whether a run of these settings, on data of this name, is in a folder."""
     try:
         stored = restore(read_config(folder / "config.json"))
-        found = different_settings(config, dataclasses.asdict(stored))
-        return not found and data_label(stored.data_name) == data_label(config.data_name)
+        differing = different_settings(config, dataclasses.asdict(stored))
+        return not differing and data_label(stored.data_name) == data_label(config.data_name)
     except (OSError, ValueError, TypeError, AttributeError):
         return False
 
@@ -58,7 +58,7 @@ def claim_folder(config: TrainConfig, folder: Path) -> OutputLock:
 
 
 def find_checkpoint(config: TrainConfig, folder: Path) -> Path | None:
-    """The checkpoint to continue from, None for a run at step 0.
+    """Return the checkpoint to continue from, None for a run at step 0.
 
     `ValueError` when the run would write over another one, or over what cannot be read.
     """
@@ -79,7 +79,7 @@ def find_checkpoint(config: TrainConfig, folder: Path) -> Path | None:
 
 
 def holds_run(folder: Path) -> bool:
-    """A run is there from its first moment on, not only from its first checkpoint."""
+    """Return whether a folder holds a run, also one without a checkpoint yet."""
     return (folder / "config.json").exists() or any(folder.glob("checkpoints/*.pt"))
 
 
@@ -92,9 +92,9 @@ def find_latest(config: TrainConfig, folder: Path) -> Path | None:
             f"restore one, or give another --run-name to start anew"
         )
     if latest is None and holds_run(folder):  # killed before its first checkpoint
-        found = different_settings(config, read_config(folder / "config.json"))
-        if found:
-            raise ValueError(f"{folder} holds another run; {'; '.join(found)}")
+        differing = different_settings(config, read_config(folder / "config.json"))
+        if differing:
+            raise ValueError(f"{folder} holds another run; {'; '.join(differing)}")
     return latest
 
 
@@ -118,7 +118,7 @@ def read_config(path: Path) -> dict:
 
 
 def check_own_folder(path: Path, folder: Path) -> None:
-    """A certain checkpoint starts a new folder, or goes on as the newest of its own."""
+    """Refuse a checkpoint by name, unless the folder is new or holds it as its newest."""
     if not path.exists() or not holds_run(folder):
         return
     if path.resolve().parent != (folder / "checkpoints").resolve():
@@ -134,12 +134,12 @@ def check_own_folder(path: Path, folder: Path) -> None:
 
 
 def schedules_to_the_end(config: TrainConfig) -> list[str]:
-    """Schedules whose every value depends on where the run ends."""
+    """Return the names of schedules whose every value depends on where the run ends."""
     reg = config.reg_schedule
-    found = ["cosine"] if config.optim.lr_schedule == "cosine" else []
+    names = ["cosine"] if config.optim.lr_schedule == "cosine" else []
     if reg.reg_scheduler != "constant" and reg.reg_decay_steps is None:
-        found.append(f"{reg.reg_scheduler} of lambda")
-    return found
+        names.append(f"{reg.reg_scheduler} of lambda")
+    return names
 
 
 def read_start(config: TrainConfig, path: Path) -> dict:
@@ -160,23 +160,25 @@ def check_start(
     config: TrainConfig, arch: dict, data_length: int, last_step: int, checkpoint: dict, path: Path
 ) -> None:
     """Raise `ValueError` when a checkpoint is of another network or data, or ends elsewhere."""
-    found, original = [], checkpoint.get("original")
+    differing, original = [], checkpoint.get("original")
     if arch != checkpoint["arch"]:
-        found = [f"network: {checkpoint['arch']} there, {arch} here"]
+        differing = [f"network: {checkpoint['arch']} there, {arch} here"]
     for schedule in schedules_to_the_end(config):
         if original is None and last_step != checkpoint["last_step"]:
-            found.append(
+            differing.append(
                 f"last step of the {schedule}: {checkpoint['last_step']} there, {last_step} here"
             )
     if original is None and data_length != checkpoint["data_length"]:
-        found.append(f"images in the data: {checkpoint['data_length']} there, {data_length} here")
-    refuse_others(path, found)
+        differing.append(
+            f"images in the data: {checkpoint['data_length']} there, {data_length} here"
+        )
+    refuse_others(path, differing)
 
 
-def refuse_others(path: Path, found: list[str]) -> None:
+def refuse_others(path: Path, differing: list[str]) -> None:
     """Raise `ValueError` if there are differences between a checkpoint's run and this one."""
-    if found:
-        raise ValueError(f"checkpoint {path} is of another run; {'; '.join(found)}")
+    if differing:
+        raise ValueError(f"checkpoint {path} is of another run; {'; '.join(differing)}")
 
 
 def is_own(checkpoint: Path | None, folder: Path) -> bool:

@@ -9,6 +9,7 @@ import dataclasses
 import typing
 from pathlib import Path
 
+from runtime.flags import flag, tuple_as_list
 from runtime.settings_chain import Section
 from training.config import TrainConfig
 from training.methods.method import Setting
@@ -16,8 +17,8 @@ from training.methods.methods import methods_of
 
 OF_ONE_RUN = ("resume", "results_dir", "run_name", "wandb_run_name", "config")
 """Settings that another run does not take from a run's config.json."""
-PATHS = ("data_path", "val_data_path")  # that hold from any working directory
-MADE_BY = "made_by"  # of config.json: this project's version
+PATHS = ("data_path", "val_data_path")  # recorded so that they hold from any working directory
+MADE_BY = "made_by"  # key of config.json with this project's version
 
 
 def in_force(config: TrainConfig) -> TrainConfig:
@@ -88,13 +89,13 @@ def settings_of_record(content: dict) -> dict | None:
     if MADE_BY not in content and not is_grouped(content):
         return None
     at_work = content.get("in_force")  # of an earlier version, where lists are texts
-    found = flat({key: value for key, value in content.items() if key != "in_force"})
+    settings = flat({key: value for key, value in content.items() if key != "in_force"})
     for key, value in at_work.items() if isinstance(at_work, dict) else ():
-        found.setdefault(key, value)
-    if not found.get("fine_tune"):
-        found.pop("ckpt", None)
+        settings.setdefault(key, value)
+    if not settings.get("fine_tune"):
+        settings.pop("ckpt", None)
     known = [key for key in names_of(TrainConfig) if key not in OF_ONE_RUN]
-    return {key: found[key] for key in known if key in found}
+    return {key: settings[key] for key in known if key in settings}
 
 
 RUN_SECTION = Section("train", from_record=settings_of_record)
@@ -146,3 +147,22 @@ def restore(stored: dict, kind=TrainConfig):
             value = stored[field.name]
             values[field.name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
+
+
+def made_without(settings: typing.Any) -> dict:
+    """Return the defaults of settings that a checkpoint does not know: it was made with them."""
+    return dataclasses.asdict(type(settings)())
+
+
+def differences(config: typing.Any, stored: dict) -> list[str]:
+    """Return where a checkpoint's config differs, in settings that shape what a run computes."""
+    lines = []
+    for each in dataclasses.fields(config):
+        default = None if each.default is dataclasses.MISSING else each.default
+        # a setting that the checkpoint does not know had no other value
+        now, before = getattr(config, each.name), stored.get(each.name, default)
+        if dataclasses.is_dataclass(now):
+            lines += differences(now, before if isinstance(before, dict) else made_without(now))
+        elif not each.metadata.get("free") and tuple_as_list(now) != tuple_as_list(before):
+            lines.append(f"{flag(each.name)}: {before} there, {now} here")
+    return lines

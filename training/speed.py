@@ -16,7 +16,7 @@ import torch
 from models.forward_cost import BACKWARD, forward_operations
 from training.config import Precision
 
-MEASURED = (  # numbers in a log that no two runs share
+MEASURED = (  # numbers of a log that differ from run to run
     "images_per_second", "images_per_second_per_device", "seconds_per_step",
     "seconds_waiting_for_data", "gpu_memory_gb", "share_of_peak",
 )  # fmt: skip

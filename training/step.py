@@ -12,7 +12,7 @@ from training.update import Update
 
 
 class TrainStep:
-    """Called with what the loader gave, on the device: makes one optimizer step.
+    """An optimizer step: called with what the loader gave, on the device, makes one.
 
     Args:
         parts: forward and backward passes, each on as many of the samples.

@@ -52,7 +52,7 @@ class Meter:
         self.bad_step = torch.where(finite, self.bad_step, self.bad_step.clamp(max=step + 1))
 
     def first_not_finite(self) -> int:
-        """The first step, counted from 1, of which a process's loss was not finite (collective)."""
+        """Return the first step, from 1, of which any loss was not finite (a collective)."""
         return int(self.accelerator.gather(self.bad_step.reshape(1)).min())
 
     def fold(self) -> dict:
@@ -69,7 +69,7 @@ class Meter:
         return {"sums": self.folded.tolist(), "count": self.count}
 
     def averages(self) -> dict[str, float]:
-        """Means since the last call (a collective), and start a new window."""
+        """Return the means since the last call (a collective), and start a new window."""
         self.fold()
         means = dict(zip(self.names, (self.folded / self.count).tolist(), strict=True))
         self.folded, self.count = torch.zeros_like(self.folded), 0
@@ -190,7 +190,7 @@ def wandb_options(config: TrainConfig, folder: Path) -> dict:
 
 
 def wandb_id(folder: Path) -> str:
-    """W&B's name for this run, drawn once, so that a resumed run goes on in the same curves."""
+    """Return W&B's name of this run, drawn once, so that a resumed run continues its curves."""
     path = folder / "wandb_id.txt"
     known = path.read_text().strip() if path.exists() else ""
     if not known:  # or left empty when the disk was full
@@ -200,7 +200,7 @@ def wandb_id(folder: Path) -> str:
 
 
 def read_log(path: Path) -> list[dict]:
-    """The lines of a metrics.jsonl; what follows one that a kill or a full disk left is dropped."""
+    """Read the lines of a metrics.jsonl, up to one that a kill or a full disk cut off."""
     rows = []
     for line in path.read_text(errors="replace").splitlines():
         try:

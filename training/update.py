@@ -38,7 +38,7 @@ class Update:
         self.one_pass: Callable[..., Tensor] | None = None  # made once the optimizer has a state
 
     def accumulating(self, last: bool) -> AbstractContextManager:
-        """Around a backward pass: gradients are exchanged in the last one of a step only."""
+        """Return the context of a backward pass: only a step's last one exchanges gradients."""
         stack = ExitStack()
         stack.enter_context(self.parallel.accumulating(last))
         stack.enter_context(self.heads.accumulating(last))

@@ -25,5 +25,5 @@ DIFFUSION_FORMS = {
 
 
 def diffusion(path: Interpolant, form: str, norm: float, x: Tensor, t: Tensor) -> Tensor:
-    """w_t for times t (N,), as (N, 1, ..., 1) to go with x. `form`: a key of DIFFUSION_FORMS."""
+    """Return w_t for times t (N,) as (N, 1, ..., 1), like x; `form` is a key of DIFFUSION_FORMS."""
     return DIFFUSION_FORMS[form](path, like(t, x), norm)

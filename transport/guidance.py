@@ -52,7 +52,7 @@ class Guidance:
         return doubled[: len(x)]
 
     def guided_at(self, t: Tensor) -> bool:
-        """Whether these times (N,), which a solver gives as all the same, lie in the interval."""
+        """Return whether these times (N,), all the same in a solver, lie in the interval."""
         if self.interval is None:
             return True
         low, high = self.interval

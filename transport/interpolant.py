@@ -14,34 +14,34 @@ from torch import Tensor
 
 
 def like(t: Tensor, x: Tensor) -> Tensor:
-    """(N,) to (N, 1, ..., 1) with the dimensions of x."""
+    """Give (N,) the dimensions of x: (N, 1, ..., 1)."""
     return t.reshape(-1, *[1] * (x.dim() - 1))
 
 
 class Interpolant(ABC):
     @abstractmethod
     def alpha(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha_t and its derivative."""
+        """Return alpha_t and its derivative."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """sigma_t and its derivative."""
+        """Return sigma_t and its derivative."""
 
     @abstractmethod
     def alpha_ratio(self, t: Tensor) -> Tensor:
-        """alpha'_t / alpha_t; infinite at t = 0 on paths that start from pure noise."""
+        """Return alpha'_t / alpha_t; infinite at t = 0 on paths that start from pure noise."""
 
     def x_t(self, t: Tensor, x_0: Tensor, x_1: Tensor) -> Tensor:
         t = like(t, x_1)
         return self.alpha(t)[0] * x_1 + self.sigma(t)[0] * x_0
 
     def velocity(self, t: Tensor, x_0: Tensor, x_1: Tensor) -> Tensor:
-        """d x_t / dt, the target of velocity matching."""
+        """Return d x_t / dt, the target of velocity matching."""
         t = like(t, x_1)
         return self.alpha(t)[1] * x_1 + self.sigma(t)[1] * x_0
 
     def score_weight(self, t: Tensor) -> Tensor:
-        """w_t in velocity = (alpha'_t / alpha_t) x + w_t score."""
+        """Return w_t in velocity = (alpha'_t / alpha_t) x + w_t score."""
         sigma, d_sigma = self.sigma(t)
         return self.alpha_ratio(t) * sigma**2 - sigma * d_sigma
 
@@ -50,7 +50,7 @@ class Interpolant(ABC):
         return self.alpha_ratio(t) * x + self.score_weight(t) * score
 
     def score_from_velocity(self, velocity: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The inverse, written with alpha / alpha' so that it stays finite at t = 0."""
+        """Return the score: that equation's inverse, with alpha / alpha' to be finite at t = 0."""
         t = like(t, x)
         (alpha, d_alpha), (sigma, d_sigma) = self.alpha(t), self.sigma(t)
         ratio = alpha / d_alpha

@@ -21,7 +21,7 @@ def log_likelihood(
     solve: Callable,
     probe: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(log p(x) in nats, (N,); the noise x flows to, like x). See `sample_ode_likelihood`."""
+    """Return (log p(x) in nats (N,), the noise x flows to), see `sample_ode_likelihood`."""
     if probe is None:
         probe = torch.randint(2, x.shape, device=x.device, dtype=x.dtype) * 2 - 1
 
@@ -45,5 +45,5 @@ def standard_normal_log_density(z: Tensor) -> Tensor:
 
 
 def bits_per_dimension(log_density: Tensor, dimensions: int) -> Tensor:
-    """Nats per sample to bits per dimension of the *continuous* density, lower is better."""
+    """Convert nats per sample to bits per dimension of the *continuous* density; less is better."""
     return -log_density / (dimensions * math.log(2))

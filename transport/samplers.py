@@ -158,7 +158,7 @@ class Sampler:
 
 
 def ode_solver(method: str, num_steps: int, atol: float, rtol: float) -> Callable:
-    """solve(f, state, start, stop, trajectory) -> states; `state` may be a tuple of tensors."""
+    """Return solve(f, state, start, stop, trajectory) -> states; `state` may be a tuple."""
     from torchdiffeq import odeint  # only samplers need it
 
     def solve(f, state, start: float, stop: float, trajectory: bool = False):
@@ -180,7 +180,7 @@ def ode_solver(method: str, num_steps: int, atol: float, rtol: float) -> Callabl
 
 
 class StepTooSmall(ArithmeticError):
-    """An adaptive solver cannot meet its tolerances; `str(error)` is for the user."""
+    """Failure of an adaptive solver to meet its tolerances; `str(error)` is for the user."""
 
 
 def step_too_small(error: AssertionError, method: str, atol: float, rtol: float) -> Exception:

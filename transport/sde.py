@@ -35,7 +35,7 @@ class ReverseSDE:
 
 
 def euler_step(sde: ReverseSDE, x: Tensor, t: Tensor, dt: Tensor, noise: Tensor) -> Tensor:
-    """Euler-Maruyama."""
+    """Make a step of the Euler-Maruyama method."""
     dw = noise * dt.sqrt()
     return x + sde.drift(x, t) * dt + (2 * sde.diffusion(x, t)).sqrt() * dw
 
@@ -51,17 +51,17 @@ SDE_STEPS = {"Euler": euler_step, "Heun": heun_step}
 
 
 def mean_step(sde: ReverseSDE, x: Tensor, t: float, size: float) -> Tensor:
-    """The SDE's mean: one Euler step of its drift."""
+    """Go to the SDE's mean: one Euler step of its drift."""
     return x + sde.drift(x, t) * size
 
 
 def ode_step(sde: ReverseSDE, x: Tensor, t: float, size: float) -> Tensor:
-    """One Euler step of the probability-flow ODE."""
+    """Make one Euler step of the probability-flow ODE."""
     return x + sde.transport.velocity(sde.model, x, sde.times(x, t)) * size
 
 
 def tweedie_step(sde: ReverseSDE, x: Tensor, t: float, size: float) -> Tensor:
-    """Tweedie's formula: the posterior mean of the data, E[x_1 | x_t]."""
+    """Return, by Tweedie's formula, the posterior mean of the data, E[x_1 | x_t]."""
     times, path = sde.times(x, t), sde.transport.path
     alpha, sigma = (coefficient(times[:1])[0] for coefficient in (path.alpha, path.sigma))
     return (x + sigma**2 * sde.transport.score(sde.model, x, times)) / alpha

@@ -24,7 +24,7 @@ def create_transport(
     train_eps: float | None = None,
     sample_eps: float | None = None,
 ) -> "Transport":
-    """A `Transport`, with SiT's default distances from the singular times.
+    """Make a `Transport`, with SiT's default distances from the singular times.
 
     Args:
         path_type: "Linear", "GVP" or "VP".
@@ -74,7 +74,7 @@ class Transport:
         t: Tensor | None = None,
         x0: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Per-sample losses of one forward pass.
+        """Return the per-sample losses of one forward pass.
 
         Args:
             model: called as model(x_t, t, **model_kwargs).
@@ -108,7 +108,7 @@ class Transport:
         return (weight / sigma) ** 2 if self.loss_weight == "velocity" else weight / sigma**2
 
     def velocity(self, model, x: Tensor, t: Tensor, **model_kwargs) -> Tensor:
-        """The drift of the probability-flow ODE at (x, t)."""
+        """Return the drift of the probability-flow ODE at (x, t)."""
         prediction = model(x, t, **model_kwargs)
         if self.prediction == "velocity":
             return prediction
@@ -120,7 +120,7 @@ class Transport:
     def velocity_and_score(
         self, model, x: Tensor, t: Tensor, **model_kwargs
     ) -> tuple[Tensor, Tensor]:
-        """Both from one evaluation of the network."""
+        """Return both, from one evaluation of the network."""
         prediction = model(x, t, **model_kwargs)
         score = self._as_score(prediction, x, t)
         if self.prediction == "velocity":
@@ -135,7 +135,7 @@ class Transport:
         return prediction
 
     def training_interval(self) -> tuple[float, float]:
-        """(t_0, t_1) from which training times are drawn."""
+        """Return (t_0, t_1), from which training times are drawn."""
         return self._ends(self.train_eps)
 
     def training_times(self, uniform: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class Transport:
         return t_0 + (t_1 - t_0) * uniform
 
     def ode_interval(self) -> tuple[float, float]:
-        """(t_0, t_1) between which the ODE is solved."""
+        """Return (t_0, t_1), between which the ODE is solved."""
         return self._ends(self.sample_eps)
 
     def _ends(self, eps: float) -> tuple[float, float]:
@@ -155,7 +155,7 @@ class Transport:
     def sde_interval(
         self, diffusion_form: str = "sigma", last_step_size: float = 0.04, sees_end: bool = False
     ) -> tuple[float, float]:
-        """(t_0, t_1) between which the SDE is solved; the last step covers the rest.
+        """Return (t_0, t_1), between which the SDE is solved; the last step covers the rest.
 
         Args:
             diffusion_form: "SBDM" is infinite at t = 0 on Linear and GVP, which is kept away from.

@@ -70,13 +70,13 @@ class AlignedAt:
 
     def matrices(self, k: int, processes: Processes) -> dict[str, Tensor]:
         """Return {name of a number: (blocks, others)}, over all processes' images."""
-        found = {}
+        matrices = {}
         if "cka" in self.words:
             for one in self.sums.values():
                 one.join(processes)
             size = [1 + max(key[1] for key in self.sums if key[0] == side) for side in ("a", "b")]
             for name, unbiased in (("cka", True), ("cka_biased", False)):
-                found[name] = torch.tensor(
+                matrices[name] = torch.tensor(
                     [
                         [
                             cka_of(self.sums[i, j], self.sums["a", i], self.sums["b", j], unbiased)
@@ -91,8 +91,8 @@ class AlignedAt:
                     for side in self.kept)  # fmt: skip
             for word in [word for word in self.words if word in PAIRS]:
                 numbers = [[PAIRS[word](x, y) for y in b] for x in a]
-                found[word.replace("-", "_")] = torch.tensor(numbers, dtype=torch.float64)
-        return found
+                matrices[word.replace("-", "_")] = torch.tensor(numbers, dtype=torch.float64)
+        return matrices
 
     @staticmethod
     def nearest(parts: Sequence[Tensor], k: int, processes: Processes):

@@ -49,10 +49,10 @@ def run_blocks(c: BlocksConfig) -> None:
 def open_subjects(c: BlocksConfig, processes: Processes) -> list[Subject]:
     """Open every checkpoint; raise `ValueError` for one that cannot be probed."""
     device = choose_device()
-    found = []
+    subjects = []
     for name, path in zip(c.names or default_names(c.ckpt), c.ckpt, strict=True):
         one = ProbedCheckpoint(path, c, device)
-        if set(c.probes) != {"segmentation"}:  # which looks at other images
+        if set(c.probes) != {"segmentation"}:  # segmentation looks at other images
             one.encoding  # noqa: B018 (made here, it refuses data that the network cannot see)
         depth = len(one.blocks)
         if c.labels == "null":
@@ -65,8 +65,8 @@ def open_subjects(c: BlocksConfig, processes: Processes) -> list[Subject]:
         if c.blocks and max(c.blocks) > depth:
             raise ValueError(f"--blocks {max(c.blocks)}: checkpoint {path} has {depth} blocks")
         numbers = tuple(sorted(c.blocks)) or tuple(range(1, depth + 1))
-        found.append(Subject(name, one, c, processes, numbers))
-    return found
+        subjects.append(Subject(name, one, c, processes, numbers))
+    return subjects
 
 
 def make_experiments(
@@ -93,11 +93,11 @@ def measure_all(
             missing = told_by_first(partial(record.missing, words, key))
             if missing:
                 scratch = record.folder / f"{words[0]}-{key}.part"
-                found = experiment.measure(subject, scratch)
-                check_finite_numbers(found, subject.name)
+                measurements = experiment.measure(subject, scratch)
+                check_finite_numbers(measurements, subject.name)
                 if subject.processes.first:
                     for word in missing:
-                        own = {p: m for p, m in found.items() if p.partition(" ")[0] == word}
+                        own = {p: m for p, m in measurements.items() if p.partition(" ")[0] == word}
                         record.add(word, key, subject, recipe, own)
                     scratch.unlink(missing_ok=True)
             elif subject.processes.first:

@@ -58,10 +58,10 @@ class BlocksRecord:
         """Return those of some words of which nothing is measured with this key."""
         return [word for word in words if not self.find(word, key)]
 
-    def add(self, word: str, key: str, subject: Subject, recipe: dict, found: dict) -> None:
+    def add(self, word: str, key: str, subject: Subject, recipe: dict, measurements: dict) -> None:
         """Add the measurements {probe: Measured} of a word, and write the files."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        for probe, measured in found.items():
+        for probe, measured in measurements.items():
             entry = {
                 "probe": probe,
                 "word": word,
@@ -118,9 +118,9 @@ def common_recipe(subject: Subject) -> dict:
     }
 
 
-def check_finite_numbers(found: dict[str, Measured], name: str) -> None:
+def check_finite_numbers(measurements: dict[str, Measured], name: str) -> None:
     """Raise `RunError` where a headline is not finite: the network's features are not."""
-    for measured in found.values():
+    for measured in measurements.values():
         rows = measured.values[measured.headline]
         if not all(abs(value) < float("inf") for row in rows for value in row):
             raise RunError(

@@ -25,7 +25,7 @@ from runtime.processes import Processes
 from runtime.progress import Progress
 
 Numbers = Sequence[int] | np.ndarray
-TIMES = (0.1, 0.3, 0.5, 0.7, 0.9, 0.999)  # unless --times says others
+TIMES = (0.1, 0.3, 0.5, 0.7, 0.9, 0.999)  # the default of --times
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from models.encoders import PatchEncoder, load_vision_transformer
 
 
 class ImageEncoder:
-    """uint8 images (N, 1 or 3, H, W) to features at side x side places, (N, side^2, D), float32.
+    """Network from images to features, float32 (N, side^2, D), at side x side places.
+
+    The images are uint8 (N, 1 or 3, H, W).
 
     A vision transformer sees the images in the size at which its patches are that grid, as in
     REPA's code. Of another network the last feature map is resampled to the grid.

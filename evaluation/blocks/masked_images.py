@@ -110,10 +110,13 @@ def open_masked(where: str, image_size: int, classes: int) -> dict[str, MaskedIm
     """
     root = voc_root(Path(where))
     pairs = voc_pairs(root) if root else row_pairs(where, image_size)
-    for split, found in pairs.items():
-        if len(found) < 2:
-            raise ValueError(f"--masks {where}: {len(found)} images in {split}, 2 are needed")
-    return {split: MaskedImages(found, image_size, classes) for split, found in pairs.items()}
+    for split, split_pairs in pairs.items():
+        if len(split_pairs) < 2:
+            raise ValueError(f"--masks {where}: {len(split_pairs)} images in {split}, 2 are needed")
+    return {
+        split: MaskedImages(split_pairs, image_size, classes)
+        for split, split_pairs in pairs.items()
+    }
 
 
 def voc_root(path: Path) -> Path | None:
@@ -126,19 +129,19 @@ def voc_root(path: Path) -> Path | None:
 
 def voc_pairs(root: Path) -> dict[str, list[Pair]]:
     images, masks, lists = (root / name for name in VOC)
-    found: dict[str, list[Pair]] = {}
+    pairs: dict[str, list[Pair]] = {}
     for split in SPLITS:
         path = lists / f"{split}.txt"
         if not path.is_file():
             raise ValueError(f"--masks {root}: no {path.relative_to(root)} in it")
-        found[split] = []
+        pairs[split] = []
         for name in path.read_text().split():
             image, mask = images / f"{name}.jpg", masks / f"{name}.png"
             for file in (image, mask):
                 if not file.is_file():
                     raise ValueError(f"--masks {root}: {path.name} names {file}, which is missing")
-            found[split].append(Pair(str(image), partial(same, image), partial(same, mask)))
-    return found
+            pairs[split].append(Pair(str(image), partial(same, image), partial(same, mask)))
+    return pairs
 
 
 def same(path: Path) -> Path:
@@ -160,15 +163,15 @@ def row_pairs(where: str, image_size: int) -> dict[str, list[Pair]]:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--masks {where}: cannot be loaded ({reason})") from None
-    found = {}
+    pairs = {}
     for split, names in SPLITS.items():
         name = next((name for name in names if name in splits), None)
         if name is None:
             raise ValueError(
                 f"--masks {where}: no split {' or '.join(names)}, only {', '.join(splits)}"
             )
-        found[split] = pairs_of(splits[name], where, name)
-    return found
+        pairs[split] = pairs_of(splits[name], where, name)
+    return pairs
 
 
 def pairs_of(rows, where: str, split: str) -> list[Pair]:

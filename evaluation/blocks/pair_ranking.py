@@ -101,7 +101,7 @@ def rank_pairs(report: BlockReport) -> list[Candidate]:
     similarity, ranks = report.similarity.mean(dim=0), report.effective_rank.mean(dim=0)
     gains = {(s, t): correct[t - 1] - correct[s - 1] for s, t in pairs}  # (N,) each
     best = max(pairs, key=lambda pair: gains[pair].mean().item())
-    floor = min(0.0, gains[best].mean().item())  # a worse teacher is no tie with a better one
+    floor = min(0.0, gains[best].mean().item())  # a worse teacher does not tie with a better one
     candidates = [
         Candidate(
             (s, t),

@@ -29,7 +29,7 @@ def runs_of(depth: int, numbers: Sequence[int], lengths: Sequence[int]) -> list[
 
     Raises `ValueError` for a length that leaves no run, or all blocks removed.
     """
-    found = []
+    all_runs = []
     for length in lengths:
         runs = [Run(first, length) for first in numbers if first + length - 1 <= depth]
         if not runs or length >= depth:
@@ -37,8 +37,8 @@ def runs_of(depth: int, numbers: Sequence[int], lengths: Sequence[int]) -> list[
                 f"--run-lengths {length}: the network has {depth} blocks, and one must stay; give "
                 f"1 to {depth - 1}"
             )
-        found += runs
-    return found
+        all_runs += runs
+    return all_runs
 
 
 @contextmanager

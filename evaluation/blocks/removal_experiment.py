@@ -21,7 +21,7 @@ from layersync.outputs import TokenReader
 from sampling.in_place import InPlaceSampler
 
 USUAL = 1_000  # images: each goes through the network half as often as there are blocks
-SCORES = ("fid", "pixel_frechet")  # what of the scores is shown: the first there is
+SCORES = ("fid", "pixel_frechet")  # the first of these that there is, is shown
 
 
 class Removal:
@@ -50,10 +50,10 @@ class Removal:
         }
 
     def measure(self, subject: Subject, scratch: Path) -> dict[str, Measured]:
-        found = {"removal": self.losses(subject)}
+        measured = {"removal": self.losses(subject)}
         if self.options.ref:
-            found["removal fid"] = self.scores(subject)
-        return found
+            measured["removal fid"] = self.scores(subject)
+        return measured
 
     def losses(self, subject: Subject) -> Measured:
         source, numbers = self.images[id(subject)]
@@ -104,21 +104,21 @@ class Removal:
             device=one.device,
         )
         labels = sampler.labels(range(o.fid_samples))
-        found: list[dict[str, float]] = []
+        metrics: list[dict[str, float]] = []
         for run in (Run(1, 0), *runs):
-            name = f"{subject.name}, {len(found)} of {len(runs)} removed"
+            name = f"{subject.name}, {len(metrics)} of {len(runs)} removed"
             with without(one.blocks, run):
                 batches = sampler.batches(o.fid_samples, subject.processes, name)
                 scores = scorer.evaluate(batches, labels if subject.processes.first else None)
-            found.append(scores.metrics if scores else {})
-        headline = next((name for name in SCORES if name in found[0]), SCORES[0])
+            metrics.append(scores.metrics if scores else {})
+        headline = next((name for name in SCORES if name in metrics[0]), SCORES[0])
         return Measured(
             title=f"{headline} without the block",
             values={
                 f"{headline}{'' if length == o.run_lengths[0] else f'_{length}'}": [
                     [
                         scores.get(headline, float("nan"))
-                        for scores, run in zip(found[1:], runs, strict=True)
+                        for scores, run in zip(metrics[1:], runs, strict=True)
                         if run.length == length
                     ]
                 ]
@@ -126,8 +126,8 @@ class Removal:
             },
             times=(),
             blocks=subject.numbers,
-            chance=found[0].get(headline),
-            more={"whole": found[0], "without": found[1:]},
+            chance=metrics[0].get(headline),
+            more={"whole": metrics[0], "without": metrics[1:]},
         )
 
 
@@ -146,13 +146,13 @@ def losses_of(subject: Subject, batch: Batch, time: float, runs: Sequence[Run]) 
             )["loss"].double().sum()  # fmt: skip
 
     with recorder.recording():
-        found = [loss()]
+        losses = [loss()]
     outputs = recorder.take()
     known = [read(outputs[k][0]) for k in range(len(blocks))]
     for run in runs:
         with without(blocks, run, known):
-            found.append(loss())
-    return torch.stack(found).cpu()
+            losses.append(loss())
+    return torch.stack(losses).cpu()
 
 
 def no_target(numbers: Sequence[int], items: Tensor) -> Tensor:

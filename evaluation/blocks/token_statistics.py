@@ -35,7 +35,7 @@ class EffectiveRank:
             moments.join(processes)
 
     def judge(self, tokens: Sequence[Tensor], target: Tensor) -> None:
-        """Held-out images are not looked at."""
+        """Do nothing: this probe does not look at held-out images."""
 
     def numbers(self, processes: Processes) -> dict[str, Tensor]:
         """Return {"effective_rank": (depth,)}."""
@@ -59,7 +59,7 @@ class BlockSimilarity:
         self.count = int(processes.sum(torch.tensor(self.count)))
 
     def judge(self, tokens: Sequence[Tensor], target: Tensor) -> None:
-        """Held-out images are not looked at."""
+        """Do nothing: this probe does not look at held-out images."""
 
     def numbers(self, processes: Processes) -> dict[str, Tensor]:
         """Return {"similarity": (depth, depth)}."""

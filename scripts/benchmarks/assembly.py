@@ -20,7 +20,7 @@ COLUMNS = dict(
     images=",d", gb=".2f", write_s=".1f", write_growth_mb=".0f", assemble_s=".1f",
     assemble_growth_mb=".0f",
 )  # fmt: skip
-PROC = Path("/proc/self/clear_refs")  # writing 5 forgets the peak
+PROC = Path("/proc/self/clear_refs")  # writing 5 to it resets the peak
 SHAPE, BATCH = (256, 256, 3), 32
 
 

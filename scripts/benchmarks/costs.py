@@ -19,7 +19,7 @@ from sampling.network import Network
 from sampling.presets import Preset, expand_preset
 from sampling.sample_config import ODE, SDE
 from sampling.solver import is_sde, make_solver
-from scripts import benchmark_evaluation
+from scripts.benchmarks import evaluation_stages
 from scripts.benchmarks.sampling import LATENTS, Costless, Runs
 from scripts.benchmarks.timing import DEVICE, Deadline, attempt, seconds, set_precision
 from training.checkpoint_writer import CheckpointWriter
@@ -162,10 +162,10 @@ def write_nothing(path: Path, state: dict, cancelled: Event) -> None:
 
 def scoring(c, deadline: Deadline) -> Iterator[dict]:
     """Yield the seconds of FID of 50,000 images: features of Inception, then the distance."""
-    part = benchmark_evaluation.Benchmark(images=c.score_images, batch_size=min(64, c.score_images))
+    part = evaluation_stages.StageConfig(images=c.score_images, batch_size=min(64, c.score_images))
     stages = {
-        "features (Inception, random weights)": benchmark_evaluation.extraction,
-        "distance of 2048 x 2048 covariances": benchmark_evaluation.root,
+        "features (Inception, random weights)": evaluation_stages.extraction,
+        "distance of 2048 x 2048 covariances": evaluation_stages.root,
     }
     for what, stage in tqdm(stages.items(), desc="scoring", unit="stage"):
 

@@ -25,10 +25,10 @@ from data.loader import IndexedSteps
 from data.order import StepBatches
 from models import find_model
 from scripts.benchmarks.counted_operations import Counting, Counts, Saved
-from training.config import EngineConfig, OptimConfig, REPAConfig, TrainConfig
+from training.config import EngineConfig, OptimConfig, TrainConfig
 from training.methods.method import Materials, Regularizer
 from training.methods.methods import make_regularizers
-from training.methods.repa import FEATURES, ReadFeatures, REPARegularizer
+from training.methods.repa import FEATURES, ReadFeatures, REPAConfig, REPARegularizer
 from training.objective import Objective
 from training.parallel import Parallel
 from training.step import TrainStep

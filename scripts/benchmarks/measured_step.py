@@ -15,14 +15,12 @@ from data.source_protocol import ImageSource
 from models import find_model
 from models.compiling import compiled as compiled_work
 from runtime.randomness import step_streams
-from scripts.benchmarks.timing import (
-    DEVICE,
-    set_precision,
-)
-from training.config import EngineConfig, OptimConfig, REPAConfig, TrainConfig
+from scripts.benchmarks.timing import DEVICE, set_precision
+from training.config import EngineConfig, OptimConfig, TrainConfig
 from training.methods.heads import Heads
 from training.methods.method import Materials, as_given
 from training.methods.methods import make_regularizers
+from training.methods.repa import REPAConfig
 from training.objective import Objective
 from training.parallel import Parallel, gradient_exchange
 from training.update import Update
@@ -53,7 +51,7 @@ class Step:
         network = find_model(name)(input_size=LATENTS[1])
         ema = deepcopy(network).eval().requires_grad_(False)
         engine = EngineConfig(cast(Any, precision), compile=compiled, **(options or {}))
-        AcceleratorState._reset_state()  # it keeps a process's first precision
+        AcceleratorState._reset_state()  # otherwise it keeps a process's first precision
         accelerator = Accelerator(
             cpu=DEVICE.type == "cpu",
             mixed_precision="bf16" if precision == "bf16" else "no",

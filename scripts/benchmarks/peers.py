@@ -67,7 +67,7 @@ def import_aside(folder: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(alias, path, submodule_search_locations=places)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[alias] = module  # where its relative imports look
+    sys.modules[alias] = module  # its relative imports look here
     spec.loader.exec_module(module)
     return module
 

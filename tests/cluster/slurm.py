@@ -76,7 +76,7 @@ PartitionName=urgent Nodes=n1,n2 MaxTime=60 State=UP PriorityTier=10
 
 
 def missing() -> str | None:
-    """What this machine lacks to run it, in a few words; None if nothing."""
+    """Return what this machine lacks to run it, in a few words; None if nothing."""
     if os.geteuid() != 0:
         return "needs root"
     absent = [program for program in PROGRAMS if not shutil.which(program)]
@@ -178,7 +178,7 @@ class Cluster:
         return "is UP" in done.stdout
 
     def call(self, *words) -> str:
-        """What a command of SLURM prints."""
+        """Return what a command of SLURM prints."""
         done = subprocess.run(
             list(map(str, words)),
             env=self.environment,
@@ -213,7 +213,7 @@ class Job:
 
     @property
     def starts(self) -> int:
-        """How often the job was started so far."""
+        """Return how often the job was started so far."""
         return len(re.findall(r"^slurm\.sbatch: start \d+ of", self.log, re.M))
 
     def shown(self, name: str) -> str:
@@ -251,14 +251,14 @@ class Job:
 
     def tasks(self, node: str) -> list[psutil.Process]:
         """The processes of the command on a node."""
-        found = []
+        processes = []
         for process in psutil.process_iter(["environ"]):
             env = process.info["environ"] or {}
             own = env.get("SLURM_CONF") == str(self.cluster.configuration)
             in_job = env.get("SLURM_JOB_ID") == str(self.number) and "SLURM_STEP_ID" in env
             if own and in_job and env.get("SLURMD_NODENAME") == node and env.get("SLURM_PROCID"):
-                found.append(process)
-        return found
+                processes.append(process)
+        return processes
 
     def signal_tasks(self, number: int, *nodes: str) -> None:
         """Send a signal to what the command has running on these nodes."""

@@ -186,8 +186,8 @@ def test_samples_and_latents_are_the_same_bytes(cluster, trained, tmp_path, fork
     parts, shards = folders[0] / "a.npz.parts", folders[1] / "a"
 
     def stored(job) -> int:
-        found = parts.glob("*.npz") if job is jobs[0] else shards.glob("moments-*")
-        return len(list(found))
+        written = parts.glob("*.npz") if job is jobs[0] else shards.glob("moments-*")
+        return len(list(written))
 
     def freeze_at(start: int) -> None:
         """Stop each job where it has stored more than at its last start."""

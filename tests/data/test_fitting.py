@@ -25,9 +25,9 @@ def settings(c: TrainingData) -> tuple:
     [([(32, 32)] * 4, 32), ([(48, 32)] * 4, 32), ([(300, 320), (32, 32), (40, 32)], 256)],
 )
 def test_a_folder_says_its_size_and_classes(tmp_path, sizes, side):
-    found = fitted(TrainingData(data_path=save_images(tmp_path, sizes)))
-    assert settings(found) == (side, 2, "ema")
-    assert fitted(found) == found
+    suggested = fitted(TrainingData(data_path=save_images(tmp_path, sizes)))
+    assert settings(suggested) == (side, 2, "ema")
+    assert fitted(suggested) == suggested
 
 
 def test_the_digits_say_all():

@@ -6,23 +6,18 @@ import os
 import pickle
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from launching import ROOT, save_tiny_vae
+from launching import ROOT, forked_python, save_tiny_vae
 from torch.utils.data import DataLoader
 
+from data.cached_codec import weights_fingerprint
 from data.latent_manifest import CacheSettings, is_latent_cache
 from data.latent_writer import CacheWriter, ShardWriter
-from data.latents import (
-    LatentSource,
-    encode_moments,
-    sample_posterior,
-    weights_fingerprint,
-)
+from data.latents import LatentSource, encode_moments, sample_posterior
 from models.codecs import PixelCodec, VAECodec
 from runtime.command import RunError
 
@@ -182,7 +177,7 @@ def test_reading_everything_needs_no_memory(tmp_path):
             shard.add(np.full((256, *settings.row_shape), k, np.float16), [0] * 256, [])
     assert cache.complete() and cache.finish()
     done = subprocess.run(
-        [sys.executable, "-c", READ_ALL, str(tmp_path)],
+        [forked_python(), "-c", READ_ALL, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

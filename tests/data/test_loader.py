@@ -1,4 +1,4 @@
-"""What loaders give: everything of a step in one block, the same for any number of workers."""
+"""Steps as loaders give them: everything in one block, the same for any number of workers."""
 
 import pickle
 

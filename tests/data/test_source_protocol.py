@@ -1,4 +1,4 @@
-"""What all sources share: shapes, codecs that fit, and that settings with data flags open them."""
+"""Interface of all sources: shapes, codecs that fit; settings with data flags open them."""
 
 import numpy as np
 import pytest

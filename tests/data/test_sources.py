@@ -1,4 +1,4 @@
-"""What --data-path and --dataset-name can name: folders, parquet files, the digits."""
+"""Sources that --data-path and --dataset-name can name: folders, parquet files, the digits."""
 
 import io
 
@@ -18,11 +18,19 @@ from data.sources import DigitsSource, FolderSource, load_indexed, load_source
 def test_digits_are_sklearns():
     from sklearn.datasets import load_digits
 
-    source = DigitsSource()
+    source, digits = DigitsSource(), load_digits()
     image, label = source[5]
     assert len(source) == 1797 and image.shape == (1, 8, 8) and image.dtype == torch.uint8
-    assert np.abs(image[0].numpy() / 255 * 16 - load_digits().images[5]).max() < 0.05
-    assert label == load_digits().target[5]
+    assert isinstance(label, int) and np.array_equal(source.labels, digits.target)
+    assert np.abs(source.images[:, 0].numpy() / 255 * 16 - digits.images).max() < 0.05
+
+
+def test_digits_are_the_same_without_their_file(monkeypatch):
+    """By scikit-learn's function, where a version of it keeps them elsewhere."""
+    read = DigitsSource()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    asked = DigitsSource()
+    assert torch.equal(read.images, asked.images) and np.array_equal(read.labels, asked.labels)
 
 
 def png(value: int) -> dict:

@@ -49,7 +49,7 @@ def config(parquet, **changes):
 
 
 def numbers(source, first=0, last=6, rank=0, world_size=1, seed=0, workers=0):
-    """Of the images in each batch of a process, checked against their labels."""
+    """Return the numbers of the images in each batch of a process, checked against their labels."""
     shard = batch_shard(BATCH, rank, world_size)
     order = StepBatches(len(source), BATCH, seed, first, last, shard)
     batches = []

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.benchmark_evaluation import save_random_inception
+from scripts.benchmarks.evaluation_stages import save_random_inception
 
 SIZE = 12
 

@@ -291,9 +291,9 @@ def test_two_processes_score_as_one(tmp_path, images, inception_weights):
         "-m", "evaluation", tmp_path / "samples.npz", "--ref", tmp_path / "ref.npz",
         "--inception-weights", inception_weights, "--batch-size", 2, processes=2,
     )  # fmt: skip
-    found = json.loads((tmp_path / "samples.metrics.json").read_text())
-    assert found["protocol"]["processes"] == 2
+    record = json.loads((tmp_path / "samples.metrics.json").read_text())
+    assert record["protocol"]["processes"] == 2
     evaluator = Evaluator(str(tmp_path / "ref.npz"), MetricOptions(inception_weights))
     expected = evaluator.evaluate([samples])
-    assert found["metrics"] == pytest.approx(expected.metrics, rel=1e-6)
+    assert record["metrics"] == pytest.approx(expected.metrics, rel=1e-6)
     assert any("weights are not the published ones" in w for w in expected.warnings)

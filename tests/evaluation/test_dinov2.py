@@ -42,9 +42,9 @@ def test_features_are_the_networks_of_normalised_images(weights):
     direct = timm.create_model("test_vit", img_size=224, num_classes=0).eval()
     direct.load_state_dict(torch.load(weights, weights_only=True))
     with torch.no_grad():
-        found = network(batch)["dinov2"]
-        torch.testing.assert_close(found, direct(normal), rtol=1e-4, atol=1e-5)
-    assert found.shape == (2, network.sizes["dinov2"])
+        features = network(batch)["dinov2"]
+        torch.testing.assert_close(features, direct(normal), rtol=1e-4, atol=1e-5)
+    assert features.shape == (2, network.sizes["dinov2"])
 
 
 def test_fd_dinov2_is_the_distance_of_its_features(tmp_path, images, weights, both_networks):
@@ -65,8 +65,8 @@ def test_fd_dinov2_is_the_distance_of_its_features(tmp_path, images, weights, bo
             )
         ])  # fmt: skip
     for reference in (str(tmp_path / "real.npz"), stored):
-        found = Evaluator(reference, options).evaluate([made[:30], made[30:]])
-        assert found.metrics["fd_dinov2"] == pytest.approx(expected, rel=1e-4)
+        result = Evaluator(reference, options).evaluate([made[:30], made[30:]])
+        assert result.metrics["fd_dinov2"] == pytest.approx(expected, rel=1e-4)
     with pytest.raises(ValueError, match="made with another dinov2_model: test_vit, not test_vit2"):
         Evaluator(stored, MetricOptions(fd_dinov2=True, dinov2_model="test_vit2"))
 

@@ -39,33 +39,33 @@ def evaluate(reference, samples, batch=16, labels=None, **options):
 
 
 def features_of(network, images):
-    found = network(torch.from_numpy(images).permute(0, 3, 1, 2))
-    return {name: value.numpy() for name, value in found.items()}
+    features = network(torch.from_numpy(images).permute(0, 3, 1, 2))
+    return {name: value.numpy() for name, value in features.items()}
 
 
 def test_scores_are_the_metrics_of_the_features(reference, samples, images, tiny_networks):
     real, made = features_of(tiny_networks, images(60, 1)), features_of(tiny_networks, samples)
-    found = evaluate(reference, samples, pr_dtype="float32").metrics
+    metrics = evaluate(reference, samples, pr_dtype="float32").metrics
     for metric, name in {"fid": "pool", "sfid": "spatial"}.items():
         expected = frechet_distance(*statistics(real[name]), *statistics(made[name]))
-        assert found[metric] == pytest.approx(expected, rel=1e-6)
+        assert metrics[metric] == pytest.approx(expected, rel=1e-6)
     exponentials = np.exp(made["logits"].astype(np.float64))
     probs = exponentials / exponentials.sum(axis=1, keepdims=True)
-    assert found["inception_score"] == pytest.approx(inception_score(probs), rel=1e-6)
+    assert metrics["inception_score"] == pytest.approx(inception_score(probs), rel=1e-6)
     expected = precision_recall(real["pool"], made["pool"])
-    assert (found["precision"], found["recall"]) == expected
+    assert (metrics["precision"], metrics["recall"]) == expected
     assert 0 < expected[0] <= 1 and 0 < expected[1] <= 1
 
 
 @pytest.mark.parametrize("batch", [1, 7, 48])
 def test_batch_size_changes_nothing(reference, samples, batch):
-    expected, found = (evaluate(reference, samples, b).metrics for b in (16, batch))
-    assert found == pytest.approx(expected, rel=1e-6)
+    expected, actual = (evaluate(reference, samples, b).metrics for b in (16, batch))
+    assert actual == pytest.approx(expected, rel=1e-6)
 
 
 def test_order_changes_no_fid(reference, samples):
-    found, expected = (evaluate(reference, s).metrics for s in (samples[::-1].copy(), samples))
-    assert found["fid"] == pytest.approx(expected["fid"], rel=1e-6)
+    actual, expected = (evaluate(reference, s).metrics for s in (samples[::-1].copy(), samples))
+    assert actual["fid"] == pytest.approx(expected["fid"], rel=1e-6)
 
 
 def test_stored_statistics_come_first(tmp_path, samples, images, tiny_networks):
@@ -91,19 +91,19 @@ def test_stored_statistics_come_first(tmp_path, samples, images, tiny_networks):
 def test_what_else_can_be_asked_for(reference, samples, images, tiny_networks):
     labels = np.arange(48) % 3
     options = dict(kid=True, bootstrap=8, fid_at=(20, 48), per_class=True, pr_dtype="float32")
-    found = evaluate(reference, samples, labels=labels, **options)
+    result = evaluate(reference, samples, labels=labels, **options)
     real, made = features_of(tiny_networks, images(60, 1)), features_of(tiny_networks, samples)
     reference_statistics = statistics(real["pool"])
     expected = frechet_distance(*reference_statistics, *statistics(made["pool"][:20]))
-    assert found.metrics["fid_at_20"] == pytest.approx(expected, rel=1e-6)
-    assert found.metrics["fid_at_48"] == pytest.approx(found.metrics["fid"], rel=1e-9)
-    assert any("same number" in warning for warning in found.warnings)
-    assert np.isfinite(found.metrics["kid"])
-    for name, (low, high) in found.intervals.items():
-        assert low < found.metrics[name] < high
-        assert (low + high) / 2 == pytest.approx(found.metrics[name])
-    assert found.per_class.keys() == {0, 1, 2}
-    for label, scores in found.per_class.items():
+    assert result.metrics["fid_at_20"] == pytest.approx(expected, rel=1e-6)
+    assert result.metrics["fid_at_48"] == pytest.approx(result.metrics["fid"], rel=1e-9)
+    assert any("same number" in warning for warning in result.warnings)
+    assert np.isfinite(result.metrics["kid"])
+    for name, (low, high) in result.intervals.items():
+        assert low < result.metrics[name] < high
+        assert (low + high) / 2 == pytest.approx(result.metrics[name])
+    assert result.per_class.keys() == {0, 1, 2}
+    for label, scores in result.per_class.items():
         own = real["pool"][label == LABELS], made["pool"][labels == label]
         assert (scores["precision"], scores["recall"]) == precision_recall(*own)
 

@@ -40,11 +40,11 @@ def sample_checkpoint(folder, count, out, **arithmetic):
 def evaluated(folder, dtype="float32", compiled=False) -> dict:
     """The scores of step 2, which say how the network was evaluated."""
     rows = read_log(folder / "metrics.jsonl")
-    found = [row for row in rows if any(key.startswith("eval_") for key in row)]
-    assert [row.pop("step") for row in found] == [2]
-    assert [row.pop("eval_dtype") for row in found] == [dtype]
-    assert [row.pop("eval_compiled") for row in found] == [compiled]
-    return found[0]
+    with_fid = [row for row in rows if any(key.startswith("eval_") for key in row)]
+    assert [row.pop("step") for row in with_fid] == [2]
+    assert [row.pop("eval_dtype") for row in with_fid] == [dtype]
+    assert [row.pop("eval_compiled") for row in with_fid] == [compiled]
+    return with_fid[0]
 
 
 def test_pixel_scores_on_two_processes(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from data.decoding import center_crop, read_image
-from evaluation.data_sets import open_source
+from evaluation.data_sets import open_any_images
 from evaluation.image_sets import content_hash, open_folder, open_images
 
 
@@ -32,10 +32,10 @@ def test_every_form_holds_the_same_images(tmp_path, images):
         ("c.npy", "arr_0"),
         ("d", "arr_0"),
     ]:
-        found = open_images(tmp_path / name, key)
-        assert len(found) == 7 and found.shape == array.shape[1:]
-        np.testing.assert_array_equal(found.images[0:4], array[:4])
-        np.testing.assert_array_equal(found.images[4:9], array[4:])
+        opened = open_images(tmp_path / name, key)
+        assert len(opened) == 7 and opened.shape == array.shape[1:]
+        np.testing.assert_array_equal(opened.images[0:4], array[:4])
+        np.testing.assert_array_equal(opened.images[4:9], array[4:])
 
 
 def test_labels_come_from_either_name_and_from_folders(tmp_path, images):
@@ -48,18 +48,18 @@ def test_labels_come_from_either_name_and_from_folders(tmp_path, images):
     for label in "abc":
         (tmp_path / "linked" / label).symlink_to(tmp_path / "classes" / label)
     for name in ("ours.npz", "adm.npz", "classes", "linked"):
-        found = open_images(tmp_path / name)
-        np.testing.assert_array_equal(found.labels, labels)
-        np.testing.assert_array_equal(found.images[:], array)
+        opened = open_images(tmp_path / name)
+        np.testing.assert_array_equal(opened.labels, labels)
+        np.testing.assert_array_equal(opened.images[:], array)
 
 
 def test_gray_files_become_rgb_and_are_cropped_as_adm_does(tmp_path):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30), dtype=np.uint8))
     for i in range(2):
         picture.save(tmp_path / f"{i}.PNG")
-    found = open_folder(tmp_path, image_size=16)
+    opened = open_folder(tmp_path, image_size=16)
     expected = np.asarray(center_crop(picture.convert("RGB"), 16))
-    np.testing.assert_array_equal(found.images[:], [expected, expected])
+    np.testing.assert_array_equal(opened.images[:], [expected, expected])
 
 
 def test_grey_and_float_images_are_decoded_as_training_decodes_them(tmp_path):
@@ -67,9 +67,11 @@ def test_grey_and_float_images_are_decoded_as_training_decodes_them(tmp_path):
     ramp = (np.arange(144) * 400).astype(np.uint16).reshape(12, 12)
     for i in range(2):
         Image.fromarray(ramp).save(tmp_path / f"{i}.png")
-    found = open_images(tmp_path).images[:]
-    np.testing.assert_array_equal(found[1, ..., 0], ramp >> 8)
-    np.testing.assert_array_equal(found[0], read_image(tmp_path / "0.png", 12, "").permute(1, 2, 0))
+    opened = open_images(tmp_path).images[:]
+    np.testing.assert_array_equal(opened[1, ..., 0], ramp >> 8)
+    np.testing.assert_array_equal(
+        opened[0], read_image(tmp_path / "0.png", 12, "").permute(1, 2, 0)
+    )
     Image.fromarray(np.ones((12, 12), np.float32)).save(tmp_path / "2.tiff")
     with pytest.raises(ValueError, match=r"2\.tiff: not a readable image \(floating-point"):
         open_images(tmp_path).images[:]
@@ -175,9 +177,9 @@ def test_a_broken_image_is_named_when_it_is_reached(tmp_path):
     save_folder(tmp_path, np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8))
     content = (tmp_path / "000001.png").read_bytes()
     (tmp_path / "000001.png").write_bytes(content[:3000])
-    found = open_images(tmp_path)
+    opened = open_images(tmp_path)
     with pytest.raises(ValueError, match=r"000001\.png: not a readable image"):
-        found.images[0:2]
+        opened.images[0:2]
 
 
 def test_hash_depends_on_content_and_names(tmp_path, images):
@@ -207,15 +209,15 @@ def test_parquet_and_folder_of_it_are_data_sets(tmp_path, images, monkeypatch):
     (tmp_path / "data").mkdir()
     write_parquet(tmp_path / "data" / "train-0.parquet", array)
     for name in ("data", "data/train-0.parquet"):
-        found = open_source(str(tmp_path / name), 12)
-        assert found.shape == (12, 12, 3)
-        np.testing.assert_array_equal(found.images[1:5], array[1:])
-        np.testing.assert_array_equal(found.labels, [0, 1, 0, 1, 0])
+        opened = open_any_images(str(tmp_path / name), 12)
+        assert opened.shape == (12, 12, 3)
+        np.testing.assert_array_equal(opened.images[1:5], array[1:])
+        np.testing.assert_array_equal(opened.labels, [0, 1, 0, 1, 0])
 
 
 def test_sources_that_do_not_fit_are_refused(tmp_path, images):
     np.savez(tmp_path / "a.npz", images(5, 0))
     with pytest.raises(ValueError, match=r"--image-size 8: .*a\.npz holds images of 12x12"):
-        open_source(str(tmp_path / "a.npz"), 8)
+        open_any_images(str(tmp_path / "a.npz"), 8)
     with pytest.raises(ValueError, match=r"nothing is no file or folder .* --image-size"):
-        open_source("nothing", None)
+        open_any_images("nothing", None)

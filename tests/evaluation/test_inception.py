@@ -48,10 +48,10 @@ def test_three_features_of_one_pass(inception, images):
         for name in ("Conv2d_1a_3x3", "Mixed_6d", "AvgPool")
     ]
     with torch.no_grad():
-        found = inception(torch.from_numpy(batch).permute(0, 3, 1, 2))
+        features = inception(torch.from_numpy(batch).permute(0, 3, 1, 2))
     for hook in hooks:
         hook.remove()
-    assert {name: f.shape[1] for name, f in found.items()} == inception.sizes
+    assert {name: f.shape[1] for name, f in features.items()} == inception.sizes
     assert inception.sizes["spatial"] == 2023
     # what goes in
     expected = np.stack([(resize_as_tensorflow_1(image, 299) - 128) / 128 for image in batch])
@@ -60,12 +60,12 @@ def test_three_features_of_one_pass(inception, images):
     # what comes out: the mean over 8x8, seven channels in the order H, W, C, and no bias
     before_pool = taken["AvgPool"][0]
     assert before_pool.shape[1:] == (2048, 8, 8)
-    torch.testing.assert_close(found["pool"], before_pool.mean(dim=(2, 3)))
+    torch.testing.assert_close(features["pool"], before_pool.mean(dim=(2, 3)))
     block = taken["Mixed_6d"][1]
     assert block.shape[1:] == (768, 17, 17)
     channels_last = block.permute(0, 2, 3, 1)[..., :7].reshape(2, -1)
-    torch.testing.assert_close(found["spatial"], channels_last)
-    torch.testing.assert_close(found["logits"], found["pool"] @ network.fc.weight.T)
+    torch.testing.assert_close(features["spatial"], channels_last)
+    torch.testing.assert_close(features["logits"], features["pool"] @ network.fc.weight.T)
     assert network.fc.bias.abs().max() > 0
 
 

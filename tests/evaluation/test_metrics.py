@@ -35,8 +35,8 @@ def test_golden_inception_score():
 
 
 def test_golden_precision_recall():
-    found = precision_recall(golden["ref"], golden["gen"], k=3)
-    assert found == (golden["precision"], golden["recall"])
+    actual = precision_recall(golden["ref"], golden["gen"], k=3)
+    assert actual == (golden["precision"], golden["recall"])
 
 
 def test_statistics_are_numpys():
@@ -54,8 +54,8 @@ def test_commuting_covariances_have_a_closed_form():
     mu1, mu2 = rng.normal(size=(2, 6))
     expected = np.square(mu1 - mu2).sum() + np.square(s1 - s2).sum()
     covariances = [(basis * s**2) @ basis.T for s in (s1, s2)]
-    found = frechet_distance(mu1, covariances[0], mu2, covariances[1])
-    assert found == pytest.approx(expected, rel=1e-10)
+    actual = frechet_distance(mu1, covariances[0], mu2, covariances[1])
+    assert actual == pytest.approx(expected, rel=1e-10)
 
 
 def test_frechet_distance_equals_the_matrix_root_formula():
@@ -146,8 +146,8 @@ def test_moments_do_not_depend_on_batches(sizes):
     for part in torch.from_numpy(features).split(sizes):
         if len(part):
             moments.add(part)
-    for found, expected in zip(moments.statistics(), statistics(features), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+    for actual, expected in zip(moments.statistics(), statistics(features), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_moments_of_processes_join():
@@ -160,8 +160,8 @@ def test_moments_of_processes_join():
         joined.merge(other)
     joined.merge(empty)
     assert joined.count == 60
-    for found, expected in zip(joined.statistics(), whole.statistics(), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+    for actual, expected in zip(joined.statistics(), whole.statistics(), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_few_samples_warn():
@@ -174,8 +174,8 @@ def test_rank_deficient_distance_is_exact():
     """Covariances of rank 4 in 300 dimensions, equal but for a factor: (1 - 3)^2 tr S."""
     features = np.random.default_rng(1).normal(size=(5, 300))
     mean, covariance = statistics(features)
-    found = frechet_distance(mean, covariance, mean, 9 * covariance)
-    assert found == pytest.approx(4 * np.trace(covariance), rel=1e-9)
+    actual = frechet_distance(mean, covariance, mean, 9 * covariance)
+    assert actual == pytest.approx(4 * np.trace(covariance), rel=1e-9)
 
 
 def half_distances(a, b):
@@ -232,8 +232,8 @@ def test_weighted_statistics_are_those_of_repeated_rows(monkeypatch):
     monkeypatch.setattr("evaluation.bootstrap.ROWS", 7)
     features = 50 + np.random.default_rng(1).normal(size=(30, 4)).astype(np.float32)
     counts = np.random.default_rng(2).integers(0, 4, 30)
-    found = weighted_statistics(features, counts, "cpu")
-    for ours, expected in zip(found, statistics(np.repeat(features, counts, axis=0)), strict=True):
+    actual = weighted_statistics(features, counts, "cpu")
+    for ours, expected in zip(actual, statistics(np.repeat(features, counts, axis=0)), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-12)
 
 
@@ -241,9 +241,9 @@ def test_bootstrap_deviation_is_that_of_a_mean():
     """With the first mean as `distance`, its standard error is known: std / sqrt(N)."""
     features = np.random.default_rng(1).normal(size=(400, 2)).astype(np.float32)
     probs = np.random.default_rng(2).dirichlet(np.ones(5), size=400)
-    found = deviations(features, probs, lambda mean, covariance: mean[0], 400)
-    assert found["fid"] == pytest.approx(features[:, 0].std() / 20, rel=0.15)
-    assert 0 < found["inception_score"] < 0.2
+    actual = deviations(features, probs, lambda mean, covariance: mean[0], 400)
+    assert actual["fid"] == pytest.approx(features[:, 0].std() / 20, rel=0.15)
+    assert 0 < actual["inception_score"] < 0.2
 
 
 def test_kernel_distance_equals_its_formula():
@@ -285,16 +285,16 @@ def skewed_features(count: int, dimensions: int, seed: int) -> np.ndarray:
 )
 def test_small_eigenvalues_of_full_rank_are_not_dropped(count, dimensions):
     a, b = (skewed_features(count, dimensions, seed) for seed in (1, 2))
-    found = frechet_distance(*statistics(a), *statistics(b))
-    assert found == pytest.approx(nuclear_norm_distance(a, b), abs=1e-7)
+    actual = frechet_distance(*statistics(a), *statistics(b))
+    assert actual == pytest.approx(nuclear_norm_distance(a, b), abs=1e-7)
 
 
 @pytest.mark.parametrize("counts", [(50, 60), (50, 300), (100, 101), (300, 50)])
 @pytest.mark.filterwarnings("ignore:.*samples for")
 def test_covariances_without_rank_are_exact(counts):
     a, b = (skewed_features(count, 100, count + 3) for count in counts)
-    found = frechet_distance(*statistics(a), *statistics(b))
-    assert found == pytest.approx(nuclear_norm_distance(a, b), abs=1e-7)
+    actual = frechet_distance(*statistics(a), *statistics(b))
+    assert actual == pytest.approx(nuclear_norm_distance(a, b), abs=1e-7)
 
 
 def test_distances_are_exact_float32_whatever_training_set(monkeypatch):

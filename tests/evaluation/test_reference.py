@@ -21,18 +21,18 @@ def test_an_npz_becomes_a_reference(tmp_path, images, tiny_networks):
     np.savez(tmp_path / "data.npz", array, labels)
     out = tmp_path / "ref.npz"
     make_reference(MakeReference(str(tmp_path / "data.npz"), str(out), images=12))
-    with np.load(out) as found:
+    with np.load(out) as file:
         keys = {"arr_0", "arr_1", "mu", "sigma", "mu_s", "sigma_s", "recipe"}
-        assert set(found) == keys
+        assert set(file) == keys
         features = tiny_networks(torch.from_numpy(array).permute(0, 3, 1, 2))
         for feature, keys in {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}.items():
             for key, expected in zip(keys, statistics(features[feature].numpy()), strict=True):
-                np.testing.assert_allclose(found[key], expected, rtol=1e-5, atol=1e-6)
-        same = (found["arr_0"][:, None] == array).all(axis=(2, 3, 4))  # (12, 30)
+                np.testing.assert_allclose(file[key], expected, rtol=1e-5, atol=1e-6)
+        same = (file["arr_0"][:, None] == array).all(axis=(2, 3, 4))  # (12, 30)
         chosen = same.argmax(axis=1)
         assert same.any(axis=1).all() and len(set(chosen.tolist())) == 12
-        np.testing.assert_array_equal(found["arr_1"], labels[chosen])
-        recipe = json.loads(str(found["recipe"]))
+        np.testing.assert_array_equal(file["arr_1"], labels[chosen])
+        recipe = json.loads(str(file["recipe"]))
     assert recipe["images"] == 30 and recipe["inception_sha256"] == tiny_networks.sha256
     assert Evaluator(str(out)).evaluate([array]).metrics["fid"] == pytest.approx(0, abs=1e-6)
     assert "stored statistics, of " in Evaluator(str(out)).reference.summary()
@@ -50,8 +50,8 @@ def test_a_folder_is_cropped_as_for_training(tmp_path):
     make_reference(MakeReference(str(tmp_path / "data"), str(out), image_size=12))
     trained = FolderSource("data", str(tmp_path / "data"), 12)
     expected = {(image.permute(1, 2, 0).numpy().tobytes(), label) for image, label in trained}
-    found = open_images(out)
-    pairs = zip(found.images, found.labels, strict=True)
+    opened = open_images(out)
+    pairs = zip(opened.images, opened.labels, strict=True)
     assert {(image.tobytes(), int(label)) for image, label in pairs} == expected
 
 

@@ -85,10 +85,10 @@ def test_the_ways_are_measured_on_the_same_batches(smoothness, monkeypatch):
     monkeypatch.setattr(smoothness, "VIDEOS", 2)
     monkeypatch.setattr(smoothness, "EULER_STEPS", 2)
     args = dict(student=3, teacher=6, rank=2, lr=2e-3, batch_size=4, base_steps=2, steps=2)
-    found = smoothness.measure(0, argparse.Namespace(**args))
-    assert found["the real videos"] == (None, pytest.approx(52 / 64))
-    assert found["once"] == found["twice"] != found["CREPA"]
-    assert all(-1 <= value <= 1 for way in ways for value in found[way])
+    measured = smoothness.measure(0, argparse.Namespace(**args))
+    assert measured["the real videos"] == (None, pytest.approx(52 / 64))
+    assert measured["once"] == measured["twice"] != measured["CREPA"]
+    assert all(-1 <= value <= 1 for way in ways for value in measured[way])
 
 
 def test_accelerate_loop_on_sd3_raises_the_similarity_and_resumes(tmp_path):

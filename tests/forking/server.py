@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import inspect
 import io
 import json
 import os
@@ -210,6 +211,9 @@ def warm_up() -> None:
     from training.config import TrainConfig
 
     tyro.cli(TrainConfig, args=[])
+    # torchrun asks for its callers' names; whose file is that of no module, each time costs a look
+    # at all modules there are, in sum a second of each launch
+    inspect.modulesbyfile.update({"<frozen runpy>": "runpy", __file__: __name__})
 
 
 def settle() -> None:

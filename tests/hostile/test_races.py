@@ -13,8 +13,8 @@ import pytest
 import torch
 from launching import TINY, logged_rows, save_tiny_vae
 from PIL import Image
+from random_sit import save_random_sit
 
-from models import SiT_models
 from runtime.locks import PATIENCE
 
 DELAYS = [0.0, pytest.param(0.1, marks=pytest.mark.slow), 0.4]
@@ -26,13 +26,8 @@ DONE = "already holds a run|a complete cache is there"  # when the other one was
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    torch.manual_seed(0)
-    model = SiT_models["SiT-Ti/2"](input_size=8, in_channels=3, num_classes=5)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.05)
     path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    torch.save({"ema": model.state_dict()}, path)
+    save_random_sit(path, in_channels=3, num_classes=5)
     return path
 
 
@@ -160,7 +155,7 @@ def test_a_killed_sampler_beside_one_that_waits(fork_server, checkpoint, samples
 
 @pytest.fixture(scope="module")
 def rows(fork_server, tmp_path_factory):
-    """What one training alone logs."""
+    """Return what one training alone logs."""
     results = tmp_path_factory.mktemp("alone")
     assert fork_server.start(trainer(results)).wait(120) == 0
     return logged_rows(results / "run")

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from architectures import ARCHITECTURES, docs_table
+from architectures import ARCHITECTURES, cut_behind, docs_table
 from launching import ROOT
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -16,7 +16,7 @@ every = pytest.mark.parametrize("arch", ARCHITECTURES, ids=lambda arch: arch.fam
 
 
 def out(model, batch) -> Tensor:
-    """What the model returns, one tensor whichever way it is wrapped."""
+    """Return what the model returns, one tensor whichever way it is wrapped."""
     returned = model(**batch)
     return returned if isinstance(returned, Tensor) else returned[0]
 
@@ -29,7 +29,7 @@ def captured_loss(arch, model, batch):
 
 
 def raw_outputs(arch, model, batch, numbers):
-    """What blocks return, by hooks: nothing of LayerSync is in the way."""
+    """Return what blocks return, by hooks: nothing of LayerSync is in the way."""
     blocks, outputs = find_blocks(model, arch.names), {}
     hooks = [
         blocks[n - 1].register_forward_hook(lambda m, a, o, n=n: outputs.update({n: o}))
@@ -91,23 +91,16 @@ def test_loss_and_gradients_are_those_of_the_formula_and_end_at_the_student(arch
 @every
 def test_the_tokens_that_are_compared_are_those_the_output_is_made_of(arch):
     """Neither text nor registers: what the model returns does not depend on theirs."""
-    model, batch, leaves = arch.model(), arch.batch(), []
-
-    def cut(module, arguments, output):
-        """Start a new graph behind the block."""
-        several = output if isinstance(output, tuple) else (output,)
-        leaves.extend(None if t is None else t.detach().requires_grad_() for t in several)
-        return tuple(leaves) if isinstance(output, tuple) else leaves[0]
-
-    find_blocks(model, arch.names)[-1].register_forward_hook(cut)
+    model, batch = arch.model(), arch.batch()
+    leaves = cut_behind(find_blocks(model, arch.names)[-1])
     returned = out(model, batch)
     weights = torch.randn(returned.shape, generator=torch.Generator().manual_seed(0))
     (returned * weights).sum().backward()
-    found = [torch.zeros(1) if t is None or t.grad is None else t.grad for t in leaves]
-    compared = selected(arch, tuple(found) if len(found) > 1 else found[0])
+    grads = [torch.zeros(1) if t is None or t.grad is None else t.grad for t in leaves]
+    compared = selected(arch, tuple(grads) if len(grads) > 1 else grads[0])
     assert compared.shape[:2] == (2, arch.tokens)
     assert (compared != 0).any(-1).all()
-    assert sum((gradient != 0).any(-1).sum() for gradient in found) == 2 * arch.tokens
+    assert sum((gradient != 0).any(-1).sum() for gradient in grads) == 2 * arch.tokens
 
 
 @every
@@ -127,7 +120,7 @@ def test_one_step_on_the_loss_raises_the_similarity(arch):
 def test_gradient_checkpointing_of_diffusers_changes_no_gradient(family, use_reentrant):
     arch = by_family(family)
     model, batch = arch.model(), arch.batch()
-    found = []
+    runs = []
     for checkpointing in (False, True):
         if checkpointing:
             recompute = partial(checkpoint, use_reentrant=use_reentrant)
@@ -136,24 +129,24 @@ def test_gradient_checkpointing_of_diffusers_changes_no_gradient(family, use_ree
         with sync.capture():
             returned = out(model, batch)
         (returned.square().mean() + sync.loss()).backward()
-        found.append({name: gradient.clone() for name, gradient in gradients(model).items()})
+        runs.append({name: gradient.clone() for name, gradient in gradients(model).items()})
         model.zero_grad()
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(*runs, rtol=1e-4, atol=1e-6)
 
 
 def test_compiled_blocks_have_the_gradients_of_eager():
     arch = by_family("Flux")
     model, batch = arch.model(), arch.batch()
-    found = []
+    runs = []
     for compiled in (False, True):
         if compiled:
             torch._dynamo.reset()
             model.compile_repeated_blocks(backend="aot_eager")
         loss, _ = captured_loss(arch, model, batch)
         loss.backward()
-        found.append(gradients(model))
+        runs.append(gradients(model))
         model.zero_grad()
-    eager, compiled = found
+    eager, compiled = runs
     assert eager.keys() <= compiled.keys()
     for name, gradient in compiled.items():  # what had no gradient may have one of zeros
         expected = eager.get(name, torch.zeros_like(gradient))

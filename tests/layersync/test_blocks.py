@@ -80,9 +80,9 @@ def test_names_find_the_blocks_in_order(names, model):
 
 def test_the_order_is_that_of_the_names_then_of_the_model_and_not_of_the_alphabet():
     model = nn.ModuleDict({"b": nn.ModuleList(nn.Identity() for _ in range(12)), "a": nn.Tanh()})
-    found = find_blocks(model, ["a", "b.*"])
-    assert list(found) == [model["a"], *model["b"]]
-    assert found.names[:4] == ("a", "b.0", "b.1", "b.2") and found.names[-1] == "b.11"
+    blocks = find_blocks(model, ["a", "b.*"])
+    assert list(blocks) == [model["a"], *model["b"]]
+    assert blocks.names[:4] == ("a", "b.0", "b.1", "b.2") and blocks.names[-1] == "b.11"
 
 
 def test_a_star_stays_within_one_part_of_a_name(model):

@@ -27,7 +27,7 @@ def captured_loss(model, batch, sync=None):
 
 
 def traces(model):
-    """What capturing could leave on the blocks."""
+    """Return what capturing could leave on the blocks."""
     return [
         (number, name)
         for number, block in enumerate(model.blocks, start=1)
@@ -83,7 +83,7 @@ def test_blocks_carry_something_inside_capture_and_nothing_outside(golden_model,
 
 
 def test_every_capture_installs_the_same_recorder(golden_model):
-    """So that torch.compile need not be told anew."""
+    """A new recorder would make torch.compile compile again."""
     sync, block = sync_on(golden_model), golden_model.blocks[PAIR[0] - 1]
     installed = []
     for _ in range(2):

@@ -3,20 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from emitting import Emit
 from torch import nn
 
 from layersync import CREPA, LayerSync, Schedule, capture
-
-
-class Emit(nn.Module):
-    """A block that returns what it is told to."""
-
-    def __init__(self, value=None):
-        super().__init__()
-        self.value = value
-
-    def forward(self):
-        return self.value
 
 
 def states(*shape, seed=0):
@@ -55,14 +45,14 @@ def score(crepa, student, teacher, distance=1, tau=1.0):
 
 
 def outputs(model, x, numbers):
-    found = {}
+    hidden = {}
     hooks = [
-        model.blocks[n - 1].register_forward_hook(lambda m, a, o, n=n: found.update({n: o}))
+        model.blocks[n - 1].register_forward_hook(lambda m, a, o, n=n: hidden.update({n: o}))
         for n in numbers
     ]
     model(x)
     _ = [hook.remove() for hook in hooks]
-    return [found[n].unflatten(1, (4, -1)) if found[n].dim() == 3 else found[n] for n in numbers]
+    return [hidden[n].unflatten(1, (4, -1)) if hidden[n].dim() == 3 else hidden[n] for n in numbers]
 
 
 @pytest.mark.parametrize("shape", [(2, 12, 8), (2, 4, 3, 8), (2, 4, 1, 3, 8)])
@@ -104,30 +94,30 @@ def test_a_block_may_be_its_own_teacher():
     """The projector learns to undo itself: then c[i, i] goes up, the block's weights still."""
     model, x = Stack(), states(2, 12, 8)
     crepa = crepa_of(model, (2, 2), adjacent_distance=0)
-    optimizer, found = torch.optim.Adam(crepa.parameters(), lr=0.05), []
+    optimizer, similarities = torch.optim.Adam(crepa.parameters(), lr=0.05), []
     for _ in range(30):
         with crepa.capture():
             model(x)
         loss = crepa.loss()
-        found.append(crepa.similarity()[(2, 2)])
+        similarities.append(crepa.similarity()[(2, 2)])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert found[-1] > found[0] + 0.3
+    assert similarities[-1] > similarities[0] + 0.3
 
 
 def test_reduction_none_is_per_video_and_averages_to_the_scalar():
     model, x = Stack(), states(3, 12, 8)
     crepa = crepa_of(model)
-    found = []
+    losses = []
     for part in (x, x[:1], x[1:2], x[2:]):
         with crepa.capture():
             model(part)
-        found.append(crepa.loss("none"))
-    torch.testing.assert_close(found[0], torch.cat(found[1:]))
+        losses.append(crepa.loss("none"))
+    torch.testing.assert_close(losses[0], torch.cat(losses[1:]))
     with crepa.capture():
         model(x)
-    torch.testing.assert_close(crepa.loss(), found[0].mean())
+    torch.testing.assert_close(crepa.loss(), losses[0].mean())
     with pytest.raises(ValueError, match=r"reduction.*'sum'"):
         crepa.loss("sum")
 

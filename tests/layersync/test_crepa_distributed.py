@@ -22,12 +22,12 @@ SCHEDULE = Schedule(0.5, similarity_threshold=2.0, convention="simpletuner")
 
 
 def test_two_processes_are_as_one_with_all_videos(tmp_path):
-    from launching import ENVIRONMENT, ROOT
+    from launching import ENVIRONMENT, ROOT, forked_python
 
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     ranks = [
         subprocess.Popen(
-            [sys.executable, __file__, tmp_path, str(rank)],
+            [forked_python(), __file__, tmp_path, str(rank)],
             env=ENVIRONMENT | {"PYTHONPATH": path},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -62,19 +62,19 @@ def step(arch, model, inner, batch, seed, shard_projector=False, parts=1):
                 out = model(**batch)[0]
             (out.square().mean() + sync.loss() + crepa.loss()).div(parts).backward()
     modules = inner, crepa.projector
-    found = [dict(module.named_parameters()) for module in modules]
+    named = [dict(module.named_parameters()) for module in modules]
     gradients = [
         {n: p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad
          for n, p in parameters.items() if p.grad is not None}
-        for parameters in found
+        for parameters in named
     ]  # fmt: skip
     return *gradients, crepa.coefficient.average
 
 
 def same(actual, expected, what):
-    for found, wanted in zip(actual[:2], expected[:2], strict=True):
-        for name in found.keys() | wanted.keys():  # what had no gradient may have one of zeros
-            either = found.get(name), wanted.get(name)
+    for ours, wanted in zip(actual[:2], expected[:2], strict=True):
+        for name in ours.keys() | wanted.keys():  # what had no gradient may have one of zeros
+            either = ours.get(name), wanted.get(name)
             zero = torch.zeros_like(next(g for g in either if g is not None))
             pair = [zero if gradient is None else gradient for gradient in either]
             torch.testing.assert_close(*pair, rtol=1e-3, atol=1e-6, msg=lambda m: f"{what}: {m}")
@@ -100,8 +100,8 @@ def check(arch, rank, whole):
         for block in find_blocks(inner, arch.names):
             fully_shard(block)
         fully_shard(inner)
-        found = step(arch, inner, inner, mine, 5 + rank, shard_projector)
-        same(found, whole, f"{arch.family}, FSDP2, {shard_projector}")
+        sharded = step(arch, inner, inner, mine, 5 + rank, shard_projector)
+        same(sharded, whole, f"{arch.family}, FSDP2, {shard_projector}")
 
 
 def main(folder, rank):

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from architectures import ARCHITECTURES
+from architectures import ARCHITECTURES, cut_behind
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -33,7 +33,7 @@ def captured(arch, model, batch, crepa=None):
 
 
 def raw_states(arch, model, batch) -> list[Tensor]:
-    """What the pair's blocks return, by hooks, as (B, T, N, D)."""
+    """Return what the pair's blocks return, by hooks, as (B, T, N, D)."""
     blocks, outputs, select = find_blocks(model, arch.names), {}, arch.selector()
     hooks = [
         blocks[n - 1].register_forward_hook(lambda m, a, o, n=n: outputs.update({n: o}))
@@ -110,15 +110,8 @@ def as_frames(arch, returned) -> list[Tensor]:
 
 @every
 def test_the_tokens_of_a_frame_are_those_the_output_frame_is_made_of(arch):
-    model, batch, leaves = arch.model(), arch.batch(), []
-
-    def cut(module, arguments, output):
-        """Start a new graph behind the last block."""
-        several = output if isinstance(output, tuple) else (output,)
-        leaves.extend(None if t is None else t.detach().requires_grad_() for t in several)
-        return tuple(leaves) if isinstance(output, tuple) else leaves[0]
-
-    find_blocks(model, arch.names)[-1].register_forward_hook(cut)
+    model, batch = arch.model(), arch.batch()
+    leaves = cut_behind(find_blocks(model, arch.names)[-1])
     frames = as_frames(arch, out(model, batch))
     select = arch.selector()
     leaf = leaves[0] if select is None else leaves[select]
@@ -149,10 +142,10 @@ def step(arch, model, batch, crepa):
     with capture(sync, crepa):
         returned = out(model, batch)
     (returned.square().mean() + sync.loss() + crepa.loss()).backward()
-    found = gradients(model, crepa.projector)
+    grads = gradients(model, crepa.projector)
     model.zero_grad()
     crepa.projector.zero_grad()
-    return found
+    return grads
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
@@ -167,16 +160,29 @@ def test_gradient_checkpointing_changes_no_gradient(arch, use_reentrant):
     torch.testing.assert_close(step(arch, model, batch, crepa), expected, rtol=1e-4, atol=1e-6)
 
 
-@every
-def test_compiled_blocks_have_the_gradients_of_eager(arch):
+def compilations():
+    """Each family, traced; those whose blocks return one tensor and two also by autograd's tracer.
+
+    Tracing forward and backward of the others too takes twice as long.
+    """
+    for arch in VIDEOS:
+        quick = arch.family in ("Wan", "CogVideoX")
+        marks = () if quick else pytest.mark.slow
+        yield pytest.param(arch, "aot_eager", marks=marks, id=f"{arch.family}-aot_eager")
+        if not quick:
+            yield pytest.param(arch, "eager", id=f"{arch.family}-eager")
+
+
+@pytest.mark.parametrize(("arch", "backend"), compilations())
+def test_compiled_blocks_have_the_gradients_of_eager(arch, backend):
     model, batch = arch.model(), arch.batch()
     crepa = crepa_of(arch, model)
     expected = step(arch, model, batch, crepa)
     torch._dynamo.reset()
     for block in find_blocks(model, arch.names):
-        block.compile(backend="aot_eager")
-    found = step(arch, model, batch, crepa)
-    for eager, compiled in zip(expected, found, strict=True):
+        block.compile(backend=backend)
+    actual = step(arch, model, batch, crepa)
+    for eager, compiled in zip(expected, actual, strict=True):
         assert eager.keys() <= compiled.keys()
         for name, gradient in compiled.items():  # what had no gradient may have one of zeros
             wanted = eager.get(name, torch.zeros_like(gradient))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from emitting import Emit
 
 from layersync import CREPA, Schedule
 
@@ -25,17 +25,6 @@ PROJECTOR = {
 
 def golden(key):
     return torch.from_numpy(np.array(ARRAYS[key]))
-
-
-class Emit(nn.Module):
-    """A block that returns what it is told to."""
-
-    def __init__(self, value=None):
-        super().__init__()
-        self.value = value
-
-    def forward(self):
-        return self.value
 
 
 def with_weights(crepa, prefix="projector/"):
@@ -102,9 +91,9 @@ def test_gradients_are_golden(name):
     crepa, student = golden_crepa(CASES[name])
     crepa.loss(step=CASES[name]["step"]).backward()
     near(student.grad, golden(f"case/{name}/grad/student"), 1e-4)
-    found = dict(crepa.projector.named_parameters(prefix="projector"))
+    parameters = dict(crepa.projector.named_parameters(prefix="projector"))
     for ours, theirs in PROJECTOR.items():
-        near(found[theirs].grad, golden(f"case/{name}/grad/{ours}"), 1e-4)
+        near(parameters[theirs].grad, golden(f"case/{name}/grad/{ours}"), 1e-4)
 
 
 def test_frames_are_chosen_as_float32_rounds():

@@ -41,8 +41,8 @@ def gradients(model, blocks, x, parts=1, task=1.0, no_sync=nullcontext):
                 with sync.capture():
                     out = model(part)
                 (task * out.square().mean() + 0.5 * sync.loss()).div(parts).backward()
-    found = [p.grad for p in blocks.parameters()]
-    return [g.full_tensor() if isinstance(g, DTensor) else g for g in found]
+    gradients = [p.grad for p in blocks.parameters()]
+    return [g.full_tensor() if isinstance(g, DTensor) else g for g in gradients]
 
 def sharded(recompute=False, **policy):
     model = copy.deepcopy(plain)

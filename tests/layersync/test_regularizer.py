@@ -343,7 +343,7 @@ def test_repr_says_depth_and_pairs(golden_model):
 
 
 def test_the_cosine_is_torchs_with_its_gradient_and_keeps_no_copies_of_tokens():
-    """In float64, for tokens of all lengths, also none at all; only what comes in is kept."""
+    """Compared in float64, for tokens of all lengths, also 0; only what comes in is kept."""
     torch.manual_seed(0)
     lengths = torch.tensor([1.0, 1e3, 1e-3, 1e-9, 0.0])[None, :, None]
     student, teacher = (torch.randn(2, 5, 7, dtype=torch.float64) * lengths for _ in range(2))

@@ -30,10 +30,10 @@ def test_simpletuners_schedules_are_golden(kind, whole_run):
         power=SETTINGS["power"],
         convention="simpletuner",
     )
-    found = [schedule.at(int(step)) for step in ARRAYS["schedule/steps"]]
+    actual = [schedule.at(int(step)) for step in ARRAYS["schedule/steps"]]
     expected = ARRAYS[f"schedule/{kind}{'_whole_run' if whole_run else ''}"]
-    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
-    assert found[0] == 0
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-15)
+    assert actual[0] == 0
 
 
 @pytest.mark.parametrize("by", ["", "_step", "_both"])
@@ -53,14 +53,14 @@ def test_simpletuners_cutoffs_are_golden(mode, by):
             convention="simpletuner",
         )
     )
-    found, averages = [], []
+    actual, averages = [], []
     for step, similarity in enumerate(ARRAYS["cutoff/similarity"]):
-        found.append(float(weight.step(torch.tensor(similarity), step)))
+        actual.append(float(weight.step(torch.tensor(similarity), step)))
         averages.append(weight.average.item())
-    np.testing.assert_allclose(found, ARRAYS[f"cutoff/{mode}{by}/weight"], rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(actual, ARRAYS[f"cutoff/{mode}{by}/weight"], rtol=1e-12, atol=1e-15)
     if not by:
         np.testing.assert_allclose(averages, ARRAYS[f"cutoff/{mode}/ema"], rtol=1e-12)
-        assert 0 in found[:-1] and found[2] > 0  # or the threshold would not be tested
+        assert 0 in actual[:-1] and actual[2] > 0  # or the threshold would not be tested
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_simpletuners_cutoffs_are_golden(mode, by):
 )
 def test_this_projects_warm_up_is_one_step_ahead_and_the_decay_alike(kind, form):
     schedule = Schedule(0.5, kind, warmup_steps=2, decay_steps=6, weight_end=0.1, power=3.0)
-    found = [schedule.at(step) for step in range(9)]
-    assert found[:2] == [0.25, 0.5]
-    assert found[2:] == pytest.approx([0.1 + 0.4 * form(min(1, p / 4)) for p in range(7)])
+    actual = [schedule.at(step) for step in range(9)]
+    assert actual[:2] == [0.25, 0.5]
+    assert actual[2:] == pytest.approx([0.1 + 0.4 * form(min(1, p / 4)) for p in range(7)])
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_the_state_is_three_numbers_that_a_new_one_goes_on_from():
 
 
 def test_the_mean_over_processes_is_what_counts():
-    """Of the given collective; test_processes.py has real ones."""
+    """Processes are those of the given collective; test_processes.py has real ones."""
     schedule = Schedule(similarity_threshold=0.5)
     weight = ScheduledWeight(schedule, reduce=lambda mean: (mean + 1.0) / 2)
     weight.update(torch.tensor(0.2))
@@ -199,11 +199,11 @@ def test_warm_up_from_zero_is_a_cutoff_at_step_0_in_simpletuners_logs():
     blocks, x = [nn.Linear(8, 8) for _ in range(3)], torch.randn(2, 4, 8)
     schedule = Schedule(warmup_steps=2, convention="simpletuner")
     crepa = CREPA(blocks, (1, 3), width=8, frames=2, schedule=schedule)
-    found = []
+    logged = []
     for step in range(3):
         captured(crepa, x).loss(step=step)
-        found.append((crepa.logs()["crepa_weight"], crepa.logs()["crepa_cutoff"]))
-    assert found == [(0, True), (0.5, False), (1, False)]
+        logged.append((crepa.logs()["crepa_weight"], crepa.logs()["crepa_cutoff"]))
+    assert logged == [(0, True), (0.5, False), (1, False)]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_sit import random_sit
 
 from models import SiT_models
 from models.trained import hash_weights, load_trained
@@ -21,12 +22,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def model():
     """A tiny SiT of ten classes with random weights everywhere."""
-    torch.manual_seed(0)
-    model = SiT_models["SiT-Ti/2"](input_size=8, in_channels=1, num_classes=10).eval()
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.05)
-    return model
+    return random_sit(in_channels=1, num_classes=10)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the operating system refuses, in one line with the file and what to do."""
+"""Refusals of the operating system, in one line with the file and what to do."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""What the variables of launchers say about a process."""
+"""A process's place in its launch, as the variables of launchers tell it."""
 
 import os
 

@@ -163,7 +163,7 @@ def launch(path, queue, rank, delay, first_waits=0.0):
 
 @pytest.mark.parametrize("delays", [(0.3, 0), (0, 0), (0, 0.3), (0, 1.0)])
 def test_others_wait_for_the_first_of_their_launch(tmp_path, delays):
-    """In whatever order they come, and when the first is done before they look."""
+    """They may come in any order, also when the first is done before they look."""
     queue = FORK.Queue()
     ranks = [
         FORK.Process(target=launch, args=(tmp_path / "lock", queue, rank, delay, 0.5))

@@ -1,4 +1,4 @@
-"""How commands of the project tell a launcher that they have ended for good."""
+"""The file by which commands tell a launcher that they have ended for good."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""What is printed about work: on a terminal and in a log."""
+"""Lines that are printed about work: on a terminal and in a log."""
 
 import pty
 import re
@@ -20,7 +20,7 @@ def clock(monkeypatch):
 
 
 def lines(capsys) -> list[str]:
-    """What was printed, without the time of day."""
+    """Return what was printed, without the time of day."""
     printed = capsys.readouterr()
     assert printed.err == "" and "\r" not in printed.out
     return [

@@ -91,8 +91,8 @@ def test_all_types_from_toml_and_json(files):
     files(a__json=json.dumps(values), a__toml=toml + 'text = "-a b"\nsteps = [4, 5]\npath = "x y"')
     inner = Inner(rate=1.0, betas=(0.1, 1e-3), steps=(4, 5))
     for name in ("a.json", "a.toml"):
-        found = parse(f"samples.npz --config {name}")
-        assert found == Settings(
+        settings = parse(f"samples.npz --config {name}")
+        assert settings == Settings(
             config=name, samples="samples.npz", path="x y", data_size=7, kind="3", quick=False,
             text="-a b", inner=inner,
         )  # fmt: skip
@@ -104,9 +104,9 @@ def test_defaults_preset_file_command_line(files):
     def preset(args):
         return ["--rate", "0.1", "--data-size", "9", "--text", "preset", *args]
 
-    found = parse("--data-size 5 --config a.toml", prepare=preset)
-    assert (found.text, found.inner.rate, found.data_size) == ("preset", 0.2, 5)
-    assert found.inner.betas == Inner().betas
+    settings = parse("--data-size 5 --config a.toml", prepare=preset)
+    assert (settings.text, settings.inner.rate, settings.data_size) == ("preset", 0.2, 5)
+    assert settings.inner.betas == Inner().betas
 
 
 def test_a_parent_is_overridden_and_taken_back(files, tmp_path):
@@ -115,17 +115,17 @@ def test_a_parent_is_overridden_and_taken_back(files, tmp_path):
     (tmp_path / "parent.toml").write_text('extends = "grand.toml"\nrate = 0.2\ndata-size = 8')
     child = tmp_path / "below" / "child.toml"
     child.write_text('extends = "../parent.toml"\ntext = "None"\ndata_size = "None"\n')
-    found = parse(f"--config {child}")
-    assert (found.inner.rate, found.quick) == (0.2, False)
-    assert found.text == "default"  # that it is unset
-    assert found.data_size is None  # which is one of its values
+    settings = parse(f"--config {child}")
+    assert (settings.inner.rate, settings.quick) == (0.2, False)
+    assert settings.text == "default"  # that it is unset
+    assert settings.data_size is None  # which is one of its values
 
 
 def test_an_alternative_replaces_what_a_parent_or_file_says(files):
     files(parent__toml='path = "a"\nrate = 1.0', child__toml='extends = "parent.toml"\nname = "b"')
     assert (parse("--config child.toml").path, parse("--config child.toml").name) == (None, "b")
-    found = parse("--config child.toml --path c")
-    assert (found.path, found.name, found.inner.rate) == ("c", None, 1.0)
+    settings = parse("--config child.toml --path c")
+    assert (settings.path, settings.name, settings.inner.rate) == ("c", None, 1.0)
 
 
 def test_each_command_takes_its_own_section(files):

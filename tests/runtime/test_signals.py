@@ -1,4 +1,4 @@
-"""When a run stops: ahead of the end of its time, on a signal, and at once on a second one."""
+"""Stops of a run: ahead of the end of its time, on a signal, and at once on a second one."""
 
 import os
 import re

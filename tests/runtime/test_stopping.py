@@ -54,7 +54,7 @@ def test_schedulers_may_say_it_twice(capsys):
 
 
 def test_handlers_of_others_stay():
-    """Of a run that begins within, and of who handled the signal before."""
+    """Both a run that begins within and an earlier handler of the signal keep theirs."""
 
     def other(*_):
         raise AssertionError

@@ -37,8 +37,8 @@ class Settings:
     ],
 )
 def test_words_of_a_command_line(line, expected):
-    found = parse_command(Settings, line.split(), recorded=False)
-    assert (found.all_warm, found.name, found.plain) == expected
+    settings = parse_command(Settings, line.split(), recorded=False)
+    assert (settings.all_warm, settings.name, settings.plain) == expected
 
 
 def test_another_word_is_refused(capsys):

@@ -2,20 +2,15 @@
 
 import pytest
 import torch
+from random_sit import random_sit
 
-from models import SiT_models
 from sampling.network import Network, prepare_model
 from transport import Guidance
 
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    model = SiT_models["SiT-Ti/2"](input_size=8, num_classes=5).eval()
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.05)
-    return model
+    return random_sit(num_classes=5)
 
 
 def inputs():

@@ -6,9 +6,8 @@ from accelerate.state import AcceleratorState
 from launching import save_tiny_vae
 
 from models import VAECodec, find_model
-from scripts import benchmark_evaluation
 from scripts.benchmark import Benchmark
-from scripts.benchmarks import costs, steps
+from scripts.benchmarks import costs, evaluation_stages, steps
 from scripts.benchmarks.timing import Deadline
 
 SMALL = Benchmark(
@@ -56,9 +55,9 @@ def test_caching_stall_and_options(small, monkeypatch):
 
 
 def test_scoring_extrapolates_to_50000(monkeypatch):
-    timing = benchmark_evaluation.Timing("", 2.0, 100)
-    monkeypatch.setattr(benchmark_evaluation, "extraction", lambda b: timing)
-    monkeypatch.setattr(benchmark_evaluation, "root", lambda b: timing)
+    timing = evaluation_stages.Timing("", 2.0, 100)
+    monkeypatch.setattr(evaluation_stages, "extraction", lambda b: timing)
+    monkeypatch.setattr(evaluation_stages, "root", lambda b: timing)
     assert [row["seconds_50k"] for row in costs.scoring(SMALL, Deadline())] == [200, 200]
 
 

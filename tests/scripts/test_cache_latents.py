@@ -77,7 +77,7 @@ def content(root: Path) -> dict[str, bytes]:
 def test_one_and_two_processes_and_a_killed_run_write_the_same_files(images, vae, tmp_path):
     one, two, killed = (tmp_path / name for name in ("one", "two", "killed"))
     cache_here(config(images, vae, one))
-    said = check(SCRIPT, *flags(images, vae, two), processes=2, real=True)
+    said = check(SCRIPT, *flags(images, vae, two), processes=2)
     assert f"{COUNT} images in 7 shards" in said
     kill_when(
         lambda: len(list((killed / "progress").glob("0*.json"))) >= 2,
@@ -88,7 +88,7 @@ def test_one_and_two_processes_and_a_killed_run_write_the_same_files(images, vae
     done = {
         path: path.stat().st_mtime_ns for k in records for path in killed.glob(f"*-{k[:5]}.npy")
     }
-    check(SCRIPT, *flags(images, vae, killed))
+    check(SCRIPT, *flags(images, vae, killed), real=True)
     assert content(one) == content(two) == content(killed)
     assert {path: path.stat().st_mtime_ns for path in done} == done
 
@@ -391,11 +391,11 @@ def test_latents_that_do_not_fit_into_the_dtype_are_refused(
 def test_commands_of_the_page_are_valid(monkeypatch):
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "latents.md").read_text(), re.S)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    found = [shlex.split(line, comments=True) for line in lines if SCRIPT in line]
-    for words in found:
+    calls = [shlex.split(line, comments=True) for line in lines if SCRIPT in line]
+    for words in calls:
         monkeypatch.setattr("sys.argv", words[words.index(SCRIPT) :])
         check_cache_config(parse_command(CacheConfig))
-    assert len(found) == 3
+    assert len(calls) == 3
 
 
 def test_verifying_names_an_altered_shard(images, vae, tmp_path, capsys):

@@ -19,11 +19,11 @@ CHECKS["scripts/suggest_pair.py"] = PairConfig, check_pair_config
 def test_commands_are_valid():
     blocks = re.findall(r"```bash\n(.*?)```", TEXT, re.S)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    found = []
+    configs = []
     for _, script, *args in map(shlex.split, filter(None, lines)):
         config, check = CHECKS[script]
-        found.append(parse_command(config, args))
-        check(found[-1])
-    vanilla, _, layer_sync = found
+        configs.append(parse_command(config, args))
+        check(configs[-1])
+    vanilla, _, layer_sync = configs
     assert layer_sync_settings(layer_sync) == ([(2, 5)], 0.3) and layer_sync.probe_every == 200
     assert layer_sync_settings(vanilla) == ([], 0)

@@ -30,9 +30,9 @@ def page_commands(page: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/reproduce.md"])
 def test_documented_commands_are_valid(page):
-    found = page_commands(page)
-    assert len(found) >= 3
-    for words in found:
+    calls = page_commands(page)
+    assert len(calls) >= 3
+    for words in calls:
         parse_command(PARTS, words, SCRIPT)
 
 

@@ -18,7 +18,7 @@ from scripts.suggest_pair import PairConfig, Suggestion, main
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """Of a run of four steps on the digits."""
+    """Make the checkpoint of a run of four steps on the digits."""
     settings = dict(results_dir=str(tmp_path_factory.mktemp("run")), loss_type="vanilla")
     training = train.Training(dataclasses.replace(TINY_DIGITS, **settings))
     training.run()

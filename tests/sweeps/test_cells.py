@@ -1,4 +1,4 @@
-"""What counts as done: content, recipe and commands, not the presence of a file."""
+"""Commands that count as done: by content, recipe and commands, not the presence of a file."""
 
 import dataclasses
 import json

@@ -110,7 +110,7 @@ def test_presets_mean_their_flags():
 
 
 def test_known_metrics_are_those_that_the_evaluation_gives():
-    """In pixel space, where it can run here; names of the others are its own tables'."""
+    """Pixel-space names are from an evaluation here; those of the others are its tables'."""
     from evaluation.pixel_scores import pixel_metrics
     from evaluation.results import TITLES
 

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from launching import check, run
+from random_sit import save_random_sit
 from test_readme import commands
 
 from models import SiT_models
@@ -34,14 +35,9 @@ EVALUATE = "python -m evaluation --ref digits"
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A tiny pixel-space SiT for 8 x 8 digits with random weights everywhere."""
-    torch.manual_seed(0)
-    model = SiT_models["SiT-Ti/2"](input_size=8, in_channels=1, num_classes=10)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.05)
     path = tmp_path_factory.mktemp("weights") / "tiny.pt"
     stored = {"num_classes": 10, "vae": "none", "image_size": 8, "transport": {}}
-    torch.save({"ema": model.state_dict(), "step": 7, "config": stored}, path)
+    save_random_sit(path, {"step": 7, "config": stored}, in_channels=1, num_classes=10)
     return path
 
 
@@ -184,8 +180,10 @@ def test_report_has_every_number_and_names_the_best(checkpoint, tmp_path):
             GuidancePoint(float(row["scale"]), (float(row["low"]), float(row["high"]))): row
             for row in csv.DictReader(file)
         }
-    found = {p: (float(r["pixel_frechet"]), float(r["classifier_score"])) for p, r in rows.items()}
-    assert found == VALUES
+    by_point = {
+        p: (float(r["pixel_frechet"]), float(r["classifier_score"])) for p, r in rows.items()
+    }
+    assert by_point == VALUES
     text = path.read_text()
     assert "| 2 | [0.3, 1] | 2 | 4 | 0.3 | 8.2 |" in text and "| 1 | - | 2 | 4 | 0.6 | 8 |" in text
     assert "Best pixel frechet ↓: scale 2 at t in [0.3, 1], 0.3." in text
@@ -230,9 +228,9 @@ def test_the_command_samples_evaluates_reports_and_then_has_nothing_to_do(checkp
 
 
 def test_documented_commands_are_valid():
-    found = [args for args in commands("docs/sampling.md", "scripts/guidance_sweep.py")]
-    runs = [args for args in found if args[0] == "run"]
-    assert runs and ["report"] in [args[:1] for args in found]
+    calls = [args for args in commands("docs/sampling.md", "scripts/guidance_sweep.py")]
+    runs = [args for args in calls if args[0] == "run"]
+    assert runs and ["report"] in [args[:1] for args in calls]
     for args in runs:
         c = parse_command({"run": Run, "report": Report}, args)
         assert len(guidance_points(c.grid)) > 1

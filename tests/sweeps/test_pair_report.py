@@ -30,17 +30,17 @@ def rows_of(text: str) -> list[dict]:
 
 def test_summary_says_better_only_where_the_interval_excludes_zero(made_up, values):
     rows = rows_of(summary_csv(Findings(*made_up(values), "pixel_frechet")))
-    found = {(row["student"], row["teacher"]): row for row in rows}
-    verdicts = {pair: row["verdict"] for pair, row in found.items()}
+    by_pair = {(row["student"], row["teacher"]): row for row in rows}
+    verdicts = {pair: row["verdict"] for pair, row in by_pair.items()}
     assert verdicts == {
         ("", ""): "baseline",
         ("2", "5"): "better",
         ("3", "6"): "none shown",
         ("1", "4"): "one seed",
     }
-    assert float(found["2", "5"]["difference"]) == pytest.approx(-0.099)
-    assert float(found["2", "5"]["pixel_frechet"]) == pytest.approx(0.401)
-    one = found["1", "4"]
+    assert float(by_pair["2", "5"]["difference"]) == pytest.approx(-0.099)
+    assert float(by_pair["2", "5"]["pixel_frechet"]) == pytest.approx(0.401)
+    one = by_pair["1", "4"]
     assert one["difference"] == one["low"] == one["deviation"] == ""  # 0.1 - 0.5 is never shown
 
 

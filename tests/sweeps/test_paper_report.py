@@ -33,11 +33,11 @@ def study(tmp_path):
         "xl2-guidance": [{1_000_000: fid} for fid in (2.2, 2.0, 1.95, 1.9, 2.1)],
         "b2-weights": [{400_000: fid} for fid in (33.0, 31.0, 30.0, 31.5, 36.0)],
     }
-    for name, found in results.items():
+    for name, fids_of_points in results.items():
         seeds = (0, 1) if name == "b2-layersync" else (0,)
         points = study.points(PaperGrid((name,), seeds, str(tmp_path / "data")))
         join_sweep(study, points)
-        for point, fids in zip(points, found, strict=True):
+        for point, fids in zip(points, fids_of_points, strict=True):
             finish_cell(study.cell(point), fids)
     points = study.points(PaperGrid(("l2-vanilla",), (0,), str(tmp_path / "data")))
     join_sweep(study, points)

@@ -124,8 +124,8 @@ def test_random_pairs_are_drawn_as_their_recipe_says():
         drawn = sorted(np.random.default_rng(seed).choice(28, 2, replace=False) + 1)
         pairs.append((int(drawn[0]), int(drawn[1])))
     row = ROWS["xl2-random-pairs"]
-    found = [layer_sync_settings(settle(row, v).train)[0] for v in row.variants]
-    assert found == [[pair] for pair in pairs]
+    actual = [layer_sync_settings(settle(row, v).train)[0] for v in row.variants]
+    assert actual == [[pair] for pair in pairs]
     assert row.published_spread == 0.8 and row.guessed
 
 

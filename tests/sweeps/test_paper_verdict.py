@@ -23,11 +23,11 @@ def scored(*fids, variant="", step=400_000, half_width=0.3, **changes):
 
 
 def test_several_seeds_are_judged_by_two_standard_deviations():
-    """Of 29.5 and 30.1: mean 29.8, sd 0.424, so 29.8 +- 0.849."""
-    found = ours(ROW, scored(29.5, 30.1), "fid")
-    assert found.value == pytest.approx(29.8)
-    assert found.half_width == pytest.approx(0.8485, abs=1e-4)
-    assert found.basis == "2 sd over 2 seeds"
+    """The seeds give 29.5 and 30.1: mean 29.8, sd 0.424, so 29.8 +- 0.849."""
+    estimate = ours(ROW, scored(29.5, 30.1), "fid")
+    assert estimate.value == pytest.approx(29.8)
+    assert estimate.half_width == pytest.approx(0.8485, abs=1e-4)
+    assert estimate.basis == "2 sd over 2 seeds"
     assert verdict(ROW, scored(29.5, 30.1), []) == "reproduced"
     assert verdict(ROW, scored(29.5, 29.6), []) == "differs"  # 29.55 +- 0.14
     assert verdict(ROW, scored(31.0, 31.1), []) == "differs"
@@ -78,9 +78,9 @@ def test_guidance_rows_could_not_be_reproduced_even_with_nothing_guessed():
 
 def test_random_pairs_have_the_mean_and_spread_over_pairs():
     points = [s for i, f in enumerate((11.5, 12.5, 13.0)) for s in scored(f, variant=f"p{i}")]
-    found = ours(PAIRS, points, "fid")
-    assert found.value == pytest.approx(37 / 3)
-    assert found.half_width == pytest.approx(2 * 0.76376, abs=1e-4)
+    estimate = ours(PAIRS, points, "fid")
+    assert estimate.value == pytest.approx(37 / 3)
+    assert estimate.half_width == pytest.approx(2 * 0.76376, abs=1e-4)
     assert verdict(PAIRS, points, []) == "agrees, with settings guessed"
 
 

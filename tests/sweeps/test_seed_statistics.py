@@ -13,21 +13,23 @@ def test_interval_is_that_of_the_paired_t_test(level):
     baseline = dict(enumerate(generator.normal(5, 1, 6)))
     values = {seed: value - 0.5 + generator.normal(0, 0.2) for seed, value in baseline.items()}
     expected = ttest_rel(list(values.values()), list(baseline.values())).confidence_interval(level)
-    found = paired_difference(values, baseline, level)
-    assert found.low == pytest.approx(expected.low) and found.high == pytest.approx(expected.high)
-    assert found.mean == pytest.approx(np.mean([values[s] - baseline[s] for s in values]))
+    difference = paired_difference(values, baseline, level)
+    assert difference.low == pytest.approx(expected.low) and difference.high == pytest.approx(
+        expected.high
+    )
+    assert difference.mean == pytest.approx(np.mean([values[s] - baseline[s] for s in values]))
 
 
 def test_only_seeds_that_both_have_are_compared():
-    found = paired_difference({0: 2.0, 1: 3.0, 7: 100.0}, {0: 1.0, 1: 1.0, 2: -100.0})
-    assert (found.seeds, found.mean) == (2, 1.5)
+    difference = paired_difference({0: 2.0, 1: 3.0, 7: 100.0}, {0: 1.0, 1: 1.0, 2: -100.0})
+    assert (difference.seeds, difference.mean) == (2, 1.5)
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
 
 
 def test_one_seed_has_no_interval_and_no_verdict():
-    found = paired_difference({3: 2.0}, {3: 1.0})
-    assert found == Difference(1, 1.0, None, None) and found.half_width is None
-    assert found.verdict(rising=False) == "one seed"
+    difference = paired_difference({3: 2.0}, {3: 1.0})
+    assert difference == Difference(1, 1.0, None, None) and difference.half_width is None
+    assert difference.verdict(rising=False) == "one seed"
 
 
 @pytest.mark.parametrize(

@@ -83,17 +83,18 @@ def test_going_on_from_the_best_is_going_on_from_its_step(whole_run, tmp_path):
     new = dataclasses.replace(CONFIG, results_dir=str(tmp_path), run_name="b", resume=str(best))
     training = Training(dataclasses.replace(new, max_steps=STEPS + 1))
     assert training.step == int(best_file(best.parent).stem)
-    assert training.whole == {os.readlink(best)} and training.best.value == math.inf
+    checkpoints = training.checkpoints
+    assert checkpoints.whole == {os.readlink(best)} and checkpoints.best.value == math.inf
 
 
 def moments(best, values):
     """The steps, from 1, that count as the best of these values."""
     log = SimpleNamespace(seen={})
-    found = []
+    steps = []
     for step, value in enumerate(values, 1):
         log.seen["val_loss"] = value
-        found += [step] * best.improved(step, log)
-    return found
+        steps += [step] * best.improved(step, log)
+    return steps
 
 
 def test_only_a_lower_number_is_better(tmp_path):

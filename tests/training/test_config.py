@@ -12,8 +12,9 @@ from layersync import suggest_pair
 from runtime.command import parse_command
 from training.building import decided_here
 from training.checks import check_train_config
-from training.config import EngineConfig, OptimConfig, SaveConfig, TrainConfig, differences
+from training.config import EngineConfig, OptimConfig, SaveConfig, TrainConfig
 from training.methods.layer_sync import layer_sync_settings
+from training.settings_record import differences
 
 
 def parse(*args, monkeypatch):
@@ -158,7 +159,7 @@ def test_unknown_flags_and_values_exit_with_a_hint(args, said, monkeypatch, caps
 
 
 def test_settings_and_their_checks_do_without_torch():
-    """So that --help and a mistyped flag are answered at once."""
+    """This way --help and a mistyped flag are answered at once."""
     modules = "training.config, training.checks, training.methods.methods, data.data_config"
     program = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

@@ -70,7 +70,7 @@ def test_of_xl_layer_sync_adds_two_percent_of_traffic_and_one_of_memory_at_most(
 
 
 def test_the_counters_see_copies_waits_and_traffic():
-    """Of operations whose counts are known."""
+    """The counts of these operations are known."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from scripts.benchmarks.counted_operations import Counting

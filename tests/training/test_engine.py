@@ -206,7 +206,7 @@ def test_training_goes_on_during_a_slow_write_and_the_file_is_the_state_of_its_s
         assert release.wait(60)
         save_checkpoint(path, state, *rest)
 
-    monkeypatch.setattr("training.loop.save_checkpoint", slow)
+    monkeypatch.setattr("training.run_checkpoints.save_checkpoint", slow)
     saving = SaveConfig(ckpt_every=3, min_free_disk=0.0)
     training = train.Training(config(tmp_path, max_steps=6, saving=saving))
     make_step, expected = training.train_step, {}
@@ -239,7 +239,7 @@ def test_an_older_write_never_delays_the_last_one(tmp_path, monkeypatch):
             raise Cancelled
         save_checkpoint(path, state, min_free_disk, cancelled)
 
-    monkeypatch.setattr("training.loop.save_checkpoint", hanging)
+    monkeypatch.setattr("training.run_checkpoints.save_checkpoint", hanging)
     saving = SaveConfig(ckpt_every=2, min_free_disk=0.0)
     training = train.Training(config(tmp_path, max_steps=50, saving=saving))
     make_step = training.train_step
@@ -258,7 +258,7 @@ def test_a_write_that_fails_ends_the_run(tmp_path, monkeypatch):
     def full(path, state, *rest):
         raise OSError(f"checkpoint {path}: cannot be written (disk full)")
 
-    monkeypatch.setattr("training.loop.save_checkpoint", full)
+    monkeypatch.setattr("training.run_checkpoints.save_checkpoint", full)
     saving = SaveConfig(ckpt_every=2, min_free_disk=0.0)
     training = train.Training(config(tmp_path, max_steps=50, saving=saving))
     with pytest.raises(OSError, match="disk full"):

@@ -11,7 +11,8 @@ from launching import TINY_DIGITS, check_runs, logged_rows
 import train
 from models.checkpoint_file import read_checkpoint
 from training.checks import check_train_config
-from training.config import EngineConfig, OptimConfig, SaveConfig, differences
+from training.config import EngineConfig, OptimConfig, SaveConfig
+from training.settings_record import differences
 from training.tracking import read_log
 
 CLIPPED = OptimConfig(lr=1e-2, max_grad_norm=1e9)  # clipping that changes nothing

@@ -68,7 +68,7 @@ def whole(fork_server, images, tmp_path_factory):
 
 
 def share_lock(results, other) -> None:
-    """What is seen under another name here is one file there."""
+    """Give a shared folder's file another name here: there it is one file."""
     (other / "run").mkdir(parents=True, exist_ok=True)
     (other / "run" / "run.lock").symlink_to(results / "run" / "run.lock")
 

@@ -24,12 +24,12 @@ def test_waiting_is_counted_apart_from_working():
     for batch in speed.waiting(slow()):
         seen.append(batch)
         time.sleep(0.1)
-    found = speed.since(12)
-    assert seen == [0, 1] and set(found) <= set(MEASURED) and "share_of_peak" not in found
-    assert 0.05 <= found["seconds_waiting_for_data"] < found["seconds_per_step"] - 0.09
-    assert found["images_per_second"] == pytest.approx(8 / found["seconds_per_step"], rel=0.01)
-    each = found["images_per_second_per_device"]
-    assert each == pytest.approx(found["images_per_second"] / 4, abs=0.06)
+    figures = speed.since(12)
+    assert seen == [0, 1] and set(figures) <= set(MEASURED) and "share_of_peak" not in figures
+    assert 0.05 <= figures["seconds_waiting_for_data"] < figures["seconds_per_step"] - 0.09
+    assert figures["images_per_second"] == pytest.approx(8 / figures["seconds_per_step"], rel=0.01)
+    each = figures["images_per_second_per_device"]
+    assert each == pytest.approx(figures["images_per_second"] / 4, abs=0.06)
     assert speed.operations == pytest.approx(6 * 118.6e9, rel=0.01)  # Gflops of the SiT paper, x 6
     speed.since(13)
     assert speed.waited == 0

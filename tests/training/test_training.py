@@ -256,7 +256,7 @@ def tiny_vae(tmp_path_factory):
 
 
 def test_training_from_cached_latents_is_training_from_images(tmp_path, tiny_vae):
-    """In float32, with the same seed: the same mirrors, posterior samples and losses."""
+    """Mirrors, posterior samples and losses are the same in float32 with the same seed."""
     folder, cache = images(tmp_path / "data", 20), str(tmp_path / "cache")
     flags = dict(vae=tiny_vae, image_size=16)
     settings = CacheConfig(out=cache, data_path=folder, dtype="float32", num_workers=0, **flags)

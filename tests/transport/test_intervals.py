@@ -1,4 +1,4 @@
-"""Where times start and end, and what `create_transport` refuses."""
+"""Times at which paths start and end, and what `create_transport` refuses."""
 
 import pytest
 import torch

@@ -30,7 +30,7 @@ def response_moments(flow, num_steps, **settings):
 
 
 def moments_after(flow, last_step, form, size=0.04):
-    """What the last step makes of the exact law at t_1."""
+    """Return what the last step makes of the exact law at t_1."""
     if last_step is None:
         return flow.moments(1.0)
     t = torch.tensor(1 - size, dtype=torch.float64)

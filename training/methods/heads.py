@@ -48,7 +48,7 @@ class Heads:
         return stack
 
     def joint_norm(self, norm: Tensor) -> Tensor:
-        """The norm of all gradients, given that of the network's."""
+        """Return the norm of all gradients, given that of the network's."""
         gradients = [p.grad for p in self.modules.parameters() if p.grad is not None]
         if not gradients:
             return norm

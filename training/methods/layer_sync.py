@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
 from training.methods.schedule import RegScheduleConfig, reg_schedule
 
-# Published, by model family (paper, Sec. 4). S has B's 12 blocks and takes B's; Ti is of no paper.
+# Published, by model family (paper, Sec. 4). S has B's 12 blocks and takes B's; no paper has Ti.
 PUBLISHED_LAMBDAS = {"XL": 0.2, "L": 0.2, "B": 0.3, "S": 0.3, "Ti": 0.3}
 
 
@@ -57,7 +57,7 @@ class LayerSyncSettings(Method):
 
     @property
     def acts(self) -> bool:
-        """Whether the loss names it."""
+        """True if the loss names it."""
         return self.several or "layer_sync" in self.loss_type.split("+")
 
     @property
@@ -127,10 +127,10 @@ class LayerSyncSettings(Method):
 
     def resolved(self, model: str) -> dict[str, Setting]:
         pairs, weight = self.in_force(model)
-        found: dict[str, Setting] = {"pairs": ", ".join(f"{s} -> {t}" for s, t in pairs)}
+        settings: dict[str, Setting] = {"pairs": ", ".join(f"{s} -> {t}" for s, t in pairs)}
         if len(pairs) == 1:  # numbers, so that a table of runs can be sorted by them
-            ((found["encoder_depth"], found["gt_encoder_depth"]),) = pairs
-        return {**found, "reg_weight": weight}
+            ((settings["encoder_depth"], settings["gt_encoder_depth"]),) = pairs
+        return {**settings, "reg_weight": weight}
 
     def make(self, given: Materials) -> Regularizer:
         pairs, weight = self.in_force(given.config.model)

@@ -117,7 +117,7 @@ class Method(Protocol):
 
     @property
     def watched(self) -> bool:
-        """Whether flags ask to log it in a run whose loss does not name it."""
+        """True if flags ask to log it in a run whose loss does not name it."""
         return False
 
     def check(self, c: TrainConfig) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from transport import Transport
 
 # Published for XL and B. L's blocks are at the same fractions of the depth as XL's; S has B's depth
-# and takes B's. Ti is of no paper.
+# and takes B's. No paper has Ti.
 SRA_DEPTHS = {"XL": (8, 20), "L": (7, 17), "B": (3, 8), "S": (3, 8), "Ti": (2, 5)}
 SHIFT = Draw("sra_shift")  # of the time, in units of --sra-shift
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class BlockProbes(Monitor):
-    """The same images with the same noise at every look (evaluation/blocks/probed_images.py)."""
+    """Probes of the same images and noise at every look (evaluation/blocks/probed_images.py)."""
 
     logs = "probe_"
 

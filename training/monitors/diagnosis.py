@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Diagnosis(Monitor):
-    """The pairs of blocks on the images of the step just made, as many as fit in one pass."""
+    """Diagnosis of the pairs of blocks on the step's images, as many as fit in one pass."""
 
     logs = "grad_angle_"
 
@@ -76,7 +76,7 @@ class Diagnosis(Monitor):
         count = self.add_up(torch.tensor(float(len(losses)), device=losses.device))
         pulls = torch.autograd.grad(losses.sum() / count, [tokens[number] for number in students])
         velocity = dict(zip(students, pulls, strict=True))
-        found = {
+        values = {
             f"rank_{number}": sync_effect.token_rank(tokens[number]) for number in self.numbers
         }
         for student, teacher in self.pairs:
@@ -85,9 +85,9 @@ class Diagnosis(Monitor):
             cosine = sample_cosine(z, target)
             sync = torch.autograd.grad(-cosine.sum() / count, z)[0]
             sums = sync_effect.similarity_by_time(z.detach(), target, batch.t)
-            found |= sync_effect.bin_means(self.add_up(sums).cpu(), f"similarity_{name}")
+            values |= sync_effect.bin_means(self.add_up(sums).cpu(), f"similarity_{name}")
             products = self.add_up(sync_effect.gradient_products(velocity[student], sync))
             norms = sync_effect.norms_and_angle(products.cpu())
             names = "grad_velocity", "grad_sync", "grad_angle"
-            found |= {f"{what}_{name}": v for what, v in zip(names, norms, strict=True)}
-        return found
+            values |= {f"{what}_{name}": v for what, v in zip(names, norms, strict=True)}
+        return values

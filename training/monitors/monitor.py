@@ -86,7 +86,7 @@ class Moment:
 
 
 class Monitor(Protocol):
-    """Made at the start of a run, where it raises `ValueError` for what it cannot look at."""
+    """A look at a run, made at its start; raises `ValueError` there for what it cannot look at."""
 
     logs: str = ""
     """how a name begins that only its own lines of metrics.jsonl have"""

@@ -56,8 +56,8 @@ def test_golden_values(golden, form):
         )
         own = [masked_hsic(whole, whole) for whole in (x.kernel() for x in nearest(a, b, k))]
         root = math.sqrt(own[0] * own[1])
-        found = cknna(*nearest(a, b, k)) * root / (root + EPS)
-        assert found == pytest.approx(golden[f"{form}/cknna{k}"].item(), rel=1e-5)
+        actual = cknna(*nearest(a, b, k)) * root / (root + EPS)
+        assert actual == pytest.approx(golden[f"{form}/cknna{k}"].item(), rel=1e-5)
 
 
 def nearest(a, b, k=10):

@@ -63,7 +63,7 @@ def test_files_and_going_on(checkpoints, tmp_path, capsys):
 def test_removal_is_the_loss_of_the_network_without_the_block(checkpoints, tmp_path):
     lengths = RemovalOptions(run_lengths=(1, 2))
     run_blocks(config(checkpoints[:1], tmp_path, ("removal",), samples=9, removal_options=lengths))
-    (found,) = measured(tmp_path)
+    (entry,) = measured(tmp_path)
     trained, source = load_trained(checkpoints[0]), DigitsSource()
     numbers = np.sort(np.random.default_rng((6, 0)).permutation(len(source))[:9]).tolist()
     examples = Examples(source, lambda x, *_: x.float() / 127.5 - 1, seed=0)
@@ -79,10 +79,10 @@ def test_removal_is_the_loss_of_the_network_without_the_block(checkpoints, tmp_p
             return losses["loss"].mean().item()
 
         whole = loss(Run(1, 0))
-        assert found["more"]["loss_of_the_whole"][k] == pytest.approx(whole, rel=1e-5)
+        assert entry["more"]["loss_of_the_whole"][k] == pytest.approx(whole, rel=1e-5)
         for name, length, starts in (("increase", 1, (2, 5, 8)), ("increase_2", 2, (2, 5))):
             expected = [loss(Run(start, length)) / whole - 1 for start in starts]
-            assert found["values"][name][k] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+            assert entry["values"][name][k] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def test_two_processes_give_the_same_numbers(checkpoints, tmp_path):
@@ -179,9 +179,9 @@ def test_tiny_imagenets_folders(tmp_path):
     )
     assert with_split_folders(c).val_data_path == str(root / "val")
     run_blocks(c)
-    (found,) = measured(tmp_path / "out")
-    assert found["recipe"]["images"] == [40, 3] and found["recipe"]["classes"] == 2
-    assert (np.array(found["values"]["top1"]) == 1).all()
+    (entry,) = measured(tmp_path / "out")
+    assert entry["recipe"]["images"] == [40, 3] and entry["recipe"]["classes"] == 2
+    assert (np.array(entry["values"]["top1"]) == 1).all()
     (root / "val" / "images" / "val_1.png").unlink()
     with pytest.raises(ValueError, match=r"line 2 of val_annotations\.txt names no image"):
         TinyValidation("--val-data-path", str(root / "val"), 8)

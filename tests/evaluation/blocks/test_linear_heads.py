@@ -94,8 +94,8 @@ def test_heads_are_torchs_layers_trained_one_by_one(tmp_path, normalise):
             norm.eval()
             expected = class_ranks(layer(norm(features)).double(), torch.arange(COUNT) % CLASSES)
             z = [Tokens().x * (time + i) + i for i in range(DEPTH)]
-            found = made.heads.ranks(k, z, torch.arange(COUNT) % CLASSES)[b]
-            assert torch.equal(found, expected)
+            actual = made.heads.ranks(k, z, torch.arange(COUNT) % CLASSES)[b]
+            assert torch.equal(actual, expected)
 
 
 def test_a_killed_training_goes_on(tmp_path):

@@ -130,7 +130,7 @@ def test_data_without_classes_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_cached_latents_are_probed_like_their_images(tmp_path):
-    """In float32, with the same seed: the same latents, noise and probes."""
+    """Latents, noise and probes are the same in float32 with the same seed."""
     save_tiny_vae(tmp_path / "vae")
     images, cache, vae = (str(tmp_path / name) for name in ("images", "cache", "vae"))
     folder_of_images(images, 8, per_class=20)

@@ -84,8 +84,8 @@ def test_linear_probe_extremes():
     noise, constant = torch.randn(200, 6), torch.full((200, 6), 3.0)
     assert linear_probe(noise, train[1], noise.flip(0), test[1]) == pytest.approx(1 / 3, abs=0.12)
     most = torch.bincount(train[1]).argmax()  # without features, the commonest class is the guess
-    found = linear_probe(constant, train[1], constant, test[1])
-    assert found == pytest.approx((test[1] == most).double().mean().item())
+    actual = linear_probe(constant, train[1], constant, test[1])
+    assert actual == pytest.approx((test[1] == most).double().mean().item())
     assert math.isnan(linear_probe(train[0] * math.nan, train[1], *test))
 
 
@@ -101,11 +101,11 @@ def test_block_similarity_is_the_mean_cosine(chunk, monkeypatch):
         "evaluation.blocks.token_statistics.CHUNK", chunk
     )  # sample by sample, or at once
     tokens = [torch.randn(3, 5, 8) for _ in range(4)]
-    found = block_similarity(tokens)
+    actual = block_similarity(tokens)
     for i, a in enumerate(tokens):
         for j, b in enumerate(tokens):
             expected = F.cosine_similarity(a, b, dim=-1).mean().item()
-            assert found[i, j].item() == pytest.approx(expected, abs=1e-6)
+            assert actual[i, j].item() == pytest.approx(expected, abs=1e-6)
     assert block_similarity([tokens[0], -2 * tokens[0]])[0, 1].item() == pytest.approx(-1)
 
 

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from launching import check
 from PIL import Image
+from random_sit import save_random_sit
 
 from evaluation.blocks.blocks_command import run_blocks
 from evaluation.blocks.blocks_config import BlocksConfig, SegmentationOptions
 from evaluation.blocks.masked_images import IGNORED, open_masked
 from evaluation.blocks.segmentation import Confusion, SegmentationHeads, mean_iou, score_maps
 from evaluation.blocks.trained_heads import HeadSettings
-from models import SiT_models
 from runtime.command import RunError
 from runtime.processes import Alone
 
@@ -30,10 +30,10 @@ def test_counts_by_hand():
         confusion.add(0, 0, said[i : i + 1], masks[i : i + 1])
     expected = [[2, 1, 0, 0], [0, 2, 0, 0], [2, 0, 2, 0], [0, 0, 0, 0]]
     assert confusion.counts[0, 0].tolist() == expected
-    found = confusion.numbers(Alone())
+    actual = confusion.numbers(Alone())
     # class 0: 2 of 5 pixels, class 1: 2 of 3, class 2: 2 of 4; class 3 does not occur
-    assert found["miou"].item() == pytest.approx((2 / 5 + 2 / 3 + 2 / 4) / 3)
-    assert found["accuracy"].item() == pytest.approx(6 / 9)
+    assert actual["miou"].item() == pytest.approx((2 / 5 + 2 / 3 + 2 / 4) / 3)
+    assert actual["accuracy"].item() == pytest.approx(6 / 9)
 
 
 def test_absent_classes_and_masks_of_nothing():
@@ -44,8 +44,8 @@ def test_absent_classes_and_masks_of_nothing():
     confusion = Confusion(1, 1, 3)
     confusion.add(0, 0, torch.zeros(1, 2, 2).long(), torch.full((1, 2, 2), IGNORED))
     assert confusion.counts.sum() == 0
-    found = confusion.numbers(Alone())
-    assert found["miou"].item() == 0 and found["accuracy"].item() == 0
+    actual = confusion.numbers(Alone())
+    assert actual["miou"].item() == 0 and actual["accuracy"].item() == 0
 
 
 def test_losses_and_gradients_are_those_of_each_head_alone():
@@ -111,14 +111,8 @@ def voc(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
-    torch.manual_seed(0)
-    model = SiT_models["SiT-Ti/1"](input_size=8, in_channels=3, num_classes=10)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.05)
     path = tmp_path_factory.mktemp("network") / "a.pt"
-    torch.save({"ema": model.state_dict()}, path)
-    return str(path)
+    return save_random_sit(path, name="SiT-Ti/1", in_channels=3, num_classes=10)
 
 
 FLAGS = dict(image_size=8, vae="none", num_workers=0, blocks=(2, 6), probes=("segmentation",))

@@ -85,7 +85,7 @@ rm -r sweep/cells/*/train/{checkpoints,layersync} sweep/cells/*/{cell.log,cell.l
 
 # A line of results.csv, by an Inception with random weights.
 "$python" -c "
-from scripts.benchmark_evaluation import save_random_inception
+from scripts.benchmarks.evaluation_stages import save_random_inception
 save_random_inception('inception.pth')"
 "$python" -m evaluation images --ref images --inception-weights inception.pth --results results.csv
 rm -r start run from_latents images images.metrics.json inception.pth samples.png

@@ -22,17 +22,12 @@ from scripts.cache_latents import main as cache_latents
 from training.building import build_network
 from training.checkpoint import save_checkpoint
 from training.checks import check_train_config
-from training.config import (
-    DispersiveConfig,
-    EngineConfig,
-    OptimConfig,
-    RegScheduleConfig,
-    REPAConfig,
-    SaveConfig,
-    SRAConfig,
-    TrainConfig,
-)
+from training.config import EngineConfig, OptimConfig, SaveConfig, TrainConfig
+from training.methods.dispersive import DispersiveConfig
 from training.methods.layer_sync import layer_sync_settings
+from training.methods.repa import REPAConfig
+from training.methods.schedule import RegScheduleConfig
+from training.methods.sra import SRAConfig
 from training.speed import MEASURED
 from training.tracking import read_log
 
@@ -64,7 +59,7 @@ def config(tmp_path, weights):
 
 
 def values(folder):
-    """What a run logged, without the speed."""
+    """Return what a run logged, without the speed."""
     rows = read_log(folder / "metrics.jsonl")
     return [{k: v for k, v in row.items() if k not in MEASURED} for row in rows]
 
@@ -148,7 +143,7 @@ def test_accumulation_changes_rounding_only(config, loss_type):
 
 
 def test_the_dispersive_loss_is_that_of_each_pass(config):
-    """In two parts of two samples each, at the start, when the blocks are the identity."""
+    """The batch is two parts of two samples each; the blocks are the identity at the start."""
     whole, _ = run(config("dispersive", max_steps=1, global_batch_size=4))
     engine = EngineConfig(accumulation_steps=2)
     halves, _ = run(

@@ -78,11 +78,11 @@ def sra(network, ema):
 
 def hidden(network, depth, x, t, batch):
     """The output of block number `depth`, by a hook of PyTorch's own, float64."""
-    found = []
-    handle = network.blocks[depth - 1].register_forward_hook(lambda *a: found.append(a[2]))
+    outputs = []
+    handle = network.blocks[depth - 1].register_forward_hook(lambda *a: outputs.append(a[2]))
     network(x, t, **batch.conditions)
     handle.remove()
-    return found[0].detach().double().numpy()
+    return outputs[0].detach().double().numpy()
 
 
 def objective(regularizer, network, batch):
@@ -174,7 +174,7 @@ def test_repa_formula(network, batch):
 
 @pytest.mark.parametrize("method", ["dispersive", "sra", "repa"])
 def test_gradients_reach_the_blocks_up_to_the_student_and_the_head_only(network, batch, method):
-    """Of the regulariser alone: not the blocks after it, not the teacher, not the encoder."""
+    """The blocks after it, the teacher and the encoder get none from the regulariser alone."""
     ema = deepcopy(network).eval()
     if method == "dispersive":
         regularizer, last = DispersiveRegularizer(network, 4, DispersiveConfig()), 4
@@ -221,9 +221,9 @@ def test_patch_features_are_those_of_the_networks_patches():
         x = normalize(images / 255, network.pretrained_cfg["mean"], network.pretrained_cfg["std"])
         x = torch.nn.functional.interpolate(x, 64, mode="bicubic")
         expected = network.forward_features(x)[:, 1:]
-    found = PatchEncoder(network, 4)(images)
-    torch.testing.assert_close(found, expected)
-    assert found.shape == (2, 16, network.embed_dim)
+    actual = PatchEncoder(network, 4)(images)
+    torch.testing.assert_close(actual, expected)
+    assert actual.shape == (2, 16, network.embed_dim)
     assert PatchEncoder(network, 5)(images[:, :1]).shape == (2, 25, network.embed_dim)
 
 

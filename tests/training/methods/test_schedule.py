@@ -11,8 +11,8 @@ from launching import TINY_DIGITS, logged_rows
 import train
 from layersync import ScheduledWeight
 from training.checks import check_train_config
-from training.config import RegScheduleConfig, SaveConfig
-from training.methods.schedule import reg_schedule
+from training.config import SaveConfig
+from training.methods.schedule import RegScheduleConfig, reg_schedule
 from training.tracking import read_log
 
 
@@ -35,14 +35,14 @@ def test_constant_is_the_default():
     ],
 )
 def test_decays_from_warm_up_to_end_value(scheduler, form):
-    found = weights(
+    actual = weights(
         reg_scheduler=scheduler, reg_warmup_steps=2, reg_decay_steps=6, reg_weight_end=0.1,
         reg_power=3.0,
     )  # fmt: skip
-    assert found[:3] == [0.25, 0.5, 0.5]
+    assert actual[:3] == [0.25, 0.5, 0.5]
     expected = [0.1 + 0.4 * form((step - 2) / 4) for step in range(2, 7)]
-    assert found[2:7] == pytest.approx(expected)
-    assert found[7:] == pytest.approx([0.1, 0.1])
+    assert actual[2:7] == pytest.approx(expected)
+    assert actual[7:] == pytest.approx([0.1, 0.1])
 
 
 def test_reaches_the_end_with_the_run_unless_told_otherwise_and_can_be_cut_off():
@@ -58,11 +58,11 @@ def test_stops_over_a_threshold(mode, expected):
     )
     coefficient = ScheduledWeight(reg_schedule(c, 1.0, 5), lambda mean: mean, "cpu")
     assert coefficient.at(0) == 1
-    found = ""
+    actual = ""
     for similarity in (0.2, 1.0, 0.4, 0.0, 0.0):
         coefficient.update(torch.tensor(similarity))
-        found += str(int(coefficient.at(0)))
-    assert found == expected
+        actual += str(int(coefficient.at(0)))
+    assert actual == expected
 
 
 def written_out(c, weight, step, last_step):

@@ -28,7 +28,7 @@ def test_the_norm_of_the_sum_follows_from_norms_and_angle(tmp_path):
     images, labels = zip(*(training.source[i] for i in range(8)), strict=True)
     images, labels = torch.stack(list(images)), torch.tensor(labels)
     batch = training.batches.again(images, labels, training.step, training.shard)
-    found = training.monitors["diagnosis"].values(batch)
+    values = training.monitors["diagnosis"].values(batch)
 
     tokens = []
     handle = training.network.blocks[1].register_forward_hook(lambda *call: tokens.append(call[2]))
@@ -41,13 +41,13 @@ def test_the_norm_of_the_sum_follows_from_norms_and_angle(tmp_path):
     handle.remove()
     total = torch.autograd.grad(velocity + sync.loss(), tokens[0])[0].norm().item()
 
-    a, b, angle = (found[f"grad_{name}_2_5"] for name in ("velocity", "sync", "angle"))
+    a, b, angle = (values[f"grad_{name}_2_5"] for name in ("velocity", "sync", "angle"))
     cosine = math.cos(math.radians(angle))
     assert total == pytest.approx(math.sqrt(a * a + b * b + 2 * a * b * cosine), rel=1e-4)
     assert a > 0 and b > 0 and 0 < angle < 180
-    by_time = [value for name, value in found.items() if name.startswith("similarity_2_5_t")]
+    by_time = [value for name, value in values.items() if name.startswith("similarity_2_5_t")]
     assert min(by_time) <= sync.similarity()[2, 5] <= max(by_time)
-    assert 1 <= found["rank_2"] <= 127 and 1 <= found["rank_5"] <= 127
+    assert 1 <= values["rank_2"] <= 127 and 1 <= values["rank_5"] <= 127
 
 
 def test_a_run_is_not_changed_by_it(tmp_path):
