@@ -34,7 +34,6 @@ FORK = multiprocessing.get_context("fork")
 LIBRARIES = (
     "accelerate",
     "diffusers.models",
-    "sklearn.datasets",
     "timm",
     "torch.utils.tensorboard",
     "torchdiffeq",

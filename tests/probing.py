@@ -2,8 +2,10 @@
 
 import json
 
+import pytest
 from random_sit import save_random_sit
 
+from evaluation.blocks.blocks_command import run_blocks
 from evaluation.blocks.blocks_config import BlocksConfig
 
 FLAGS = dict(dataset_name="digits", image_size=8, vae="none", num_workers=0, batch_size=16)
@@ -22,3 +24,11 @@ def config(checkpoints, out, probes=("linear",), **changes):
 
 def measured(out):
     return json.loads((out / "blocks.json").read_text())["measurements"]
+
+
+def probe(c: BlocksConfig) -> None:
+    """`run_blocks` without its pictures, which take longer than small networks' numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        for draw in ("draw_probe", "draw_maps"):
+            patch.setattr(f"evaluation.blocks.blocks_pictures.{draw}", lambda *args: None)
+        run_blocks(c)

@@ -21,7 +21,8 @@ from runtime.command import RunError
 from runtime.randomness import image_streams
 from sampling.sample_config import ODE, SDE
 
-COUNT, BATCH = 22, 4
+COUNT, BATCH = 14, 4
+OF_A_LAUNCH = 22  # images, so that a kill finds it at work
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def checkpoint(tmp_path_factory):
 
 
 def config(kind, checkpoint, out, **changes):
-    """Six grid points, guidance 1.5, 22 images in batches of 4."""
+    """Six grid points, guidance 1.5, 14 images in batches of 4."""
     common = dict(num_fid_samples=COUNT, per_proc_batch_size=BATCH, vae="none", cfg_scale=1.5)
     common |= dict(num_sampling_steps=6, sampling_method="heun2" if kind is ODE else "Euler")
     return kind(**(common | dict(ckpt=checkpoint and str(checkpoint), out=str(out)) | changes))
@@ -41,7 +42,8 @@ def config(kind, checkpoint, out, **changes):
 
 def flags(checkpoint, out):
     return [
-        "ODE", "--ckpt", checkpoint, "--vae", "none", "--num-fid-samples", COUNT, "--out", out,
+        "ODE", "--ckpt", checkpoint, "--vae", "none", "--num-fid-samples", OF_A_LAUNCH, "--out",
+        out,
         "--per-proc-batch-size", BATCH, "--cfg-scale", 1.5, "--num-sampling-steps", 6,
         "--sampling-method", "heun2",
     ]  # fmt: skip

@@ -2,12 +2,9 @@
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
+from tiny_network import SIZE, TinyNetwork
 
 from scripts.benchmarks.evaluation_stages import save_random_inception
-
-SIZE = 12
 
 
 def draw_images(count: int, seed: int, size: int = SIZE) -> np.ndarray:
@@ -22,26 +19,6 @@ def draw_images(count: int, seed: int, size: int = SIZE) -> np.ndarray:
 def images():
     """images(count, seed) -> uint8 (N, 12, 12, 3)."""
     return draw_images
-
-
-class TinyNetwork(nn.Module):
-    """Stands for Inception where the network does not matter: fixed random projections."""
-
-    sha256 = "0" * 64
-
-    def __init__(self):
-        super().__init__()
-        self.sizes = {"pool": 6, "spatial": 5, "logits": 4}
-        random = torch.Generator().manual_seed(0)
-        for name, size in self.sizes.items():
-            self.register_buffer(name, torch.randn(SIZE * SIZE * 3, size, generator=random))
-
-    def forward(self, images):
-        flat = images.flatten(1).float() / 255 - 0.5
-        return {name: flat @ getattr(self, name) for name in self.sizes}
-
-    def warning(self):
-        return None
 
 
 @pytest.fixture

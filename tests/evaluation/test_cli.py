@@ -280,7 +280,23 @@ def test_a_line_after_one_that_a_killed_process_left_half_is_a_line(tmp_path):
     assert [line["samples"] for line in read_lines(path)] == ["a.npz", "b.npz"]
 
 
-def test_two_processes_score_as_one(tmp_path, images, inception_weights):
+def test_two_processes_score_as_one(tmp_path, images, tiny_networks):
+    samples, sizes = images(7, 1), {"": tiny_networks.sizes["pool"], "_s": 5}
+    stored = {f"mu{key}": np.ones(size) for key, size in sizes.items()}
+    stored |= {f"sigma{key}": np.eye(size) for key, size in sizes.items()}
+    np.savez_compressed(tmp_path / "samples.npz", samples)
+    np.savez(tmp_path / "ref.npz", arr_0=images(4, 2), **stored)
+    words = tmp_path / "samples.npz", "--ref", tmp_path / "ref.npz", "--batch-size", 2
+    check("tests/tiny_network.py", *words, processes=2)
+    record = json.loads((tmp_path / "samples.metrics.json").read_text())
+    assert record["protocol"]["processes"] == 2
+    expected = Evaluator(str(tmp_path / "ref.npz")).evaluate([samples])
+    assert record["metrics"] == pytest.approx(expected.metrics, rel=1e-6)
+    assert {"fid", "sfid", "inception_score", "precision", "recall"} <= record["metrics"].keys()
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one_with_inception(tmp_path, images, inception_weights):
     """With Inception itself, its features and their numbers of dimensions."""
     samples, sizes = images(7, 1), {"": 2048, "_s": 2023}
     stored = {f"mu{key}": np.ones(size) for key, size in sizes.items()}

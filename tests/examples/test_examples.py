@@ -15,10 +15,10 @@ from launching import ROOT
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
-def run(name: str, *arguments, python: str = sys.executable) -> str:
+def run(name: str, *arguments) -> str:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [python, ROOT / "examples" / name, *map(str, arguments)],
+        [forked_python(), ROOT / "examples" / name, *map(str, arguments)],
         env=ENVIRONMENT | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -98,7 +98,7 @@ def test_accelerate_loop_on_sd3_raises_the_similarity_and_resumes(tmp_path):
     command = ["sd3_accelerate.py", *short, "--layersync", json.dumps(settings)]
     first, second = (
         run(*command, "--steps", 75),
-        run(*command, "--steps", 100, "--resume", python=forked_python()),
+        run(*command, "--steps", 100, "--resume"),
     )
     assert "from step 75 to 100" in second
     assert similarities(second)[-1] > similarities(first)[-1]
@@ -106,6 +106,14 @@ def test_accelerate_loop_on_sd3_raises_the_similarity_and_resumes(tmp_path):
 
     saved = SD3Transformer2DModel.from_pretrained(tmp_path / "transformer")
     assert all(parameter.isfinite().all() for parameter in saved.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_each_example_starts_from_nothing(path):
+    """Everything that it imports at its beginning is there, also where nothing else has run."""
+    done = subprocess.run([sys.executable, path, "--help"], env=ENVIRONMENT | {"PYTHONPATH": ROOT})
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

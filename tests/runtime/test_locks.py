@@ -161,12 +161,12 @@ def launch(path, queue, rank, delay, first_waits=0.0):
     lock.release()
 
 
-@pytest.mark.parametrize("delays", [(0.3, 0), (0, 0), (0, 0.3), (0, 1.0)])
+@pytest.mark.parametrize("delays", [(0.2, 0), (0, 0), (0, 0.1), (0, 0.5)])
 def test_others_wait_for_the_first_of_their_launch(tmp_path, delays):
     """They may come in any order, also when the first is done before they look."""
     queue = FORK.Queue()
     ranks = [
-        FORK.Process(target=launch, args=(tmp_path / "lock", queue, rank, delay, 0.5))
+        FORK.Process(target=launch, args=(tmp_path / "lock", queue, rank, delay, 0.2))
         for rank, delay in enumerate(delays)
     ]
     for rank in ranks:

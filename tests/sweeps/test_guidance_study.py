@@ -4,12 +4,14 @@ import csv
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from launching import check, run
 from random_sit import save_random_sit
 from test_readme import commands
 
+from evaluation.pixel_scores import load_images
 from models import SiT_models
 from runtime.command import parse_command
 from sampling.presets import expand_preset
@@ -209,8 +211,11 @@ def test_a_metric_that_came_out_of_no_evaluation_is_named(checkpoint, tmp_path):
 
 
 def test_the_command_samples_evaluates_reports_and_then_has_nothing_to_do(checkpoint, tmp_path):
+    images, labels, _ = load_images("digits")
+    np.savez(tmp_path / "few.npz", arr_0=images[:100], labels=labels[:100])
+    evaluate = f"python -m evaluation --pixels --ref {tmp_path / 'few.npz'}"
     words = ["run", "--ckpt", checkpoint, "--folder", tmp_path / "sweep", "--sample", SAMPLE]
-    words += ["--evaluate", EVALUATE, "--scales", 1, 2, "--intervals", "0.4:1"]
+    words += ["--evaluate", evaluate, "--scales", 1, 2, "--intervals", "0.4:1"]
     said = check("scripts/guidance_sweep.py", *words)
     folder = tmp_path / "sweep"
     assert "2 cells: 2 finished" in said and (folder / "guidance.png").exists()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from probing import FEW, config, measured, save_network
+from probing import FEW, config, measured, probe, save_network
 from safetensors.torch import save_file
 
 from data.sources import DigitsSource
@@ -57,7 +57,7 @@ def tokens_of(file, batch, time, blocks):
 
 def test_numbers_are_those_of_the_pooled_features(files, tmp_path):
     o = AlignmentOptions(encoder="test_vit", encoder_weights=files["test_vit"], neighbours=5)
-    run_blocks(config((files["a"],), tmp_path, WORDS, alignment_options=o))
+    probe(config((files["a"],), tmp_path, WORDS, alignment_options=o))
     entries = {entry["probe"]: entry for entry in measured(tmp_path)}
     batch, images = batch_of(60)
     features = ImageEncoder("test_vit", files["test_vit"], 4, CPU)(images)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from launching import check, run
 from PIL import Image
-from probing import FEW, config, measured, save_network
+from probing import FEW, config, measured, probe, save_network
 
 from data.sources import DigitsSource
 from data.tiny_imagenet import TinyValidation
@@ -46,7 +46,7 @@ def test_files_and_going_on(checkpoints, tmp_path, capsys):
     with Image.open(out / "linear.png") as picture:
         assert picture.width > 800
 
-    run_blocks(config(checkpoints, out, ("linear", "removal")))  # what is there is not made again
+    probe(config(checkpoints, out, ("linear", "removal")))  # what is there is not made again
     said = capsys.readouterr().out
     assert "a: linear measured before" in said and "b: linear measured before" in said
     assert measured(out)[:2] == [first, second]
@@ -55,14 +55,14 @@ def test_files_and_going_on(checkpoints, tmp_path, capsys):
         lines = list(csv.DictReader(file))
     assert [line["name"] for line in lines] == ["a", "b", "a", "b"]
     assert float(lines[0]["mean"]) == pytest.approx(np.mean(first["values"]["top1"]), rel=1e-5)
-    run_blocks(config(checkpoints, out, seed=1))  # other numbers, which replace nothing
+    probe(config(checkpoints, out, seed=1))  # other numbers, which replace nothing
     assert len(measured(out)) == 6 and measured(out)[:2] == [first, second]
     assert not list(out.glob("*.part")) and not list(out.glob("*.lock"))
 
 
 def test_removal_is_the_loss_of_the_network_without_the_block(checkpoints, tmp_path):
     lengths = RemovalOptions(run_lengths=(1, 2))
-    run_blocks(config(checkpoints[:1], tmp_path, ("removal",), samples=9, removal_options=lengths))
+    probe(config(checkpoints[:1], tmp_path, ("removal",), samples=9, removal_options=lengths))
     (entry,) = measured(tmp_path)
     trained, source = load_trained(checkpoints[0]), DigitsSource()
     numbers = np.sort(np.random.default_rng((6, 0)).permutation(len(source))[:9]).tolist()
@@ -102,7 +102,7 @@ def test_two_processes_give_the_same_numbers(checkpoints, tmp_path):
     for name, (flags, same) in runs.items():
         out = tmp_path / name
         check("-m", "evaluation", "blocks", *plain, *flags, "--out", out / "two", processes=2)
-        run_blocks(config(checkpoints[:1], out / "one", **same))
+        probe(config(checkpoints[:1], out / "one", **same))
         for two, one in zip(measured(out / "two"), measured(out / "one"), strict=True):
             assert two["key"] == one["key"]
             for key in one["values"]:
@@ -129,9 +129,9 @@ def test_networks_of_reversed_time_and_true_labels(checkpoints, tmp_path):
                 return forward(self, x, t, y)
 
             patch.setattr(SiT, "forward", listen)
-            run_blocks(c)
+            probe(c)
         assert all((t == 0.25).all() for t in seen) and seen
-    run_blocks(config(checkpoints[:1], tmp_path / "c", labels="true", samples=200))
+    probe(config(checkpoints[:1], tmp_path / "c", labels="true", samples=200))
     top1 = np.array(measured(tmp_path / "c")[0]["values"]["top1"])
     assert top1.min() > 0.9
 
