@@ -13,7 +13,10 @@ from typing import Any
 
 STEPS = 20
 # columns of metrics.jsonl that differ from run to run
-SPEEDS = ("images_per_second", "seconds_per_step", "gpu_memory_gb")
+SPEEDS = (
+    "images_per_second", "images_per_second_per_device", "seconds_per_step",
+    "seconds_waiting_for_data", "gpu_memory_gb", "share_of_peak",
+)  # fmt: skip
 
 TRAIN = (
     f"train.py --model SiT-Ti/2 --global-batch-size 8 --max-steps {STEPS} --log-every 1 "

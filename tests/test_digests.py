@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from launching import check
 
+from scripts.digest_jobs import SPEEDS
 from scripts.digests import compare, print_table
 
 STORED = json.loads((Path(__file__).parent / "golden" / "digests.json").read_text())
@@ -14,7 +15,7 @@ TOLERANCE = 1e-4  # processors and versions round differently
 
 
 def check_same_numbers(new, old, where: str) -> None:
-    """Every number that was recorded, hashes left out."""
+    """Compare every number that was recorded, hashes left out."""
     if isinstance(old, dict):
         for name in old.keys() - {"sha256", "versions", "weights_sha256"}:
             check_same_numbers(new[name], old[name], f"{where}, {name}")
@@ -39,6 +40,12 @@ def test_every_loss_type_is_recorded_on_images_and_latents():
     for loss in losses.__args__:
         for data in ("digits", "latents"):
             assert len(STORED["rows"][f"losses {data} {loss}"]["loss"]) == 20
+
+
+def test_columns_that_differ_from_run_to_run_are_left_out():
+    from training.speed import MEASURED
+
+    assert set(MEASURED) <= set(SPEEDS)
 
 
 def altered(change) -> dict:
