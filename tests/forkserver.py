@@ -8,15 +8,16 @@ The processes are those of forking/: own directory, environment, signals and exi
 
 import json
 import os
+import resource
+import select
 import signal
 import socket
-import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import psutil
-from forking import ENVIRONMENT, family, forked, forked_python
+from forking import ENVIRONMENT, family, forked_python
+from forking.client import answer, ask, ignored
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,29 +26,33 @@ class ForkedProcess:
     """A launched command; `stdout` and `stderr` are files, read when they are asked for."""
 
     def __init__(self, words: list, folder, environment: dict, limits: dict, output: Path):
-        self.folder = output
-        program = words if words[0] == "-m" else [str(ROOT / words[0]), *words[1:]]
-        settings = {"PYTHONPATH": str(ROOT), "FORKED_LIMITS": json.dumps(limits)}
-        given = ENVIRONMENT | environment | settings
-        with open(output / "stdout", "w") as stdout, open(output / "stderr", "w") as stderr:
-            self.process = subprocess.Popen(
-                [forked_python(), *map(str, program)],
-                cwd=folder,
-                env={name: value for name, value in given.items() if value is not None},
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-            )
+        self.folder, self.code = output, None
+        program = list(words) if words[0] == "-m" else [str(ROOT / words[0]), *words[1:]]
+        given = ENVIRONMENT | {"PYTHONPATH": str(ROOT)} | environment
+        request = {
+            "limits": limits,
+            "words": [str(word) for word in program],
+            "environment": {name: value for name, value in given.items() if value is not None},
+            "folder": str(folder),
+            "file_size": resource.getrlimit(resource.RLIMIT_FSIZE),
+            "ignored": ignored(),
+        }
+        server = str(Path(forked_python()).parent)
+        with (
+            open(os.devnull) as stdin,
+            open(output / "stdout", "w") as stdout,
+            open(output / "stderr", "w") as stderr,
+        ):
+            files = [stdin.fileno(), stdout.fileno(), stderr.fileno()]
+            self.connection = ask(server, request, files)
+        self.worker = answer(self.connection)
 
     @property
     def pid(self) -> int:
-        """The number of the process that works; for as long as it does."""
-        while self.poll() is None:
-            try:
-                return forked(self.process.pid).pid
-            except (FileNotFoundError, ValueError):
-                time.sleep(0.005)
-        raise ProcessLookupError(f"it has ended: {self.stderr[-500:]}")
+        """Its number, for as long as it runs."""
+        if self.poll() is not None:
+            raise ProcessLookupError(f"it has ended: {self.stderr[-500:]}")
+        return self.worker
 
     @property
     def returncode(self) -> int | None:
@@ -69,22 +74,28 @@ class ForkedProcess:
 
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
-        return self.process.poll()
+        try:
+            return self.wait(0)
+        except TimeoutError:
+            return None
 
     def wait(self, timeout: float = 300) -> int:
         """Wait for the exit code; `TimeoutError` after `timeout` seconds."""
-        try:
-            return self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            raise TimeoutError(f"process {self.process.pid} runs after {timeout} s") from None
+        if self.code is None:
+            if not select.select([self.connection], [], [], timeout)[0]:
+                raise TimeoutError(f"process {self.worker} runs after {timeout} s")
+            self.code = answer(self.connection)
+            self.connection.close()
+        return self.code
 
     def send_signal(self, number: int) -> None:
-        self.process.send_signal(number)
+        if self.poll() is None:
+            os.kill(self.worker, number)
 
     def kill(self) -> None:
         """SIGKILL it and everything that it started."""
         if self.poll() is None:
-            members = family(self.process.pid)
+            members = family(self.worker)
             for member in members:
                 try:
                     os.kill(member.pid, signal.SIGKILL)

@@ -2,7 +2,8 @@
 
 They are forked from a process that has imported torch and the project (forking/), which saves
 three to five seconds of a processor each; `real=True` starts an interpreter from nothing, as a user
-does, and every command has a test that does.
+does, and every command has a test that does, of those that `make test-slow` runs where another
+proves the same of forked ones.
 """
 
 import pickle

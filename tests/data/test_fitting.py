@@ -1,6 +1,5 @@
 """Image size, classes and codec come from the data, and those given must fit it."""
 
-import datasets
 import pytest
 from PIL import Image
 
@@ -36,6 +35,8 @@ def test_the_digits_say_all():
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_rows_say_their_size_and_classes(tmp_path, streaming):
+    import datasets
+
     images = [Image.new("RGB", (24, 20)) for _ in range(5)]
     columns = dict(image=images, label=[0, 1, 3, 1, 0])
     named = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(num_classes=6))

@@ -17,6 +17,7 @@ import psutil
 
 # one thread for each process: as many as the machine has cores would only get in each other's way
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ONE_THREAD = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}  # pyarrow's memory, of the server
 FORK_SERVER = "LAYERSYNC_TESTS_FORK_SERVER"  # names its folder to all processes of a test session
 
 
@@ -49,7 +50,7 @@ def forked_python() -> str:
             with open(folder / "log", "w") as log:
                 subprocess.Popen(
                     (folder / "words").read_text().split("\n"),
-                    env=ENVIRONMENT,
+                    env=ENVIRONMENT | ONE_THREAD,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

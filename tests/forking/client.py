@@ -31,34 +31,54 @@ def connect(folder: str) -> socket.socket:
             time.sleep(0.02)
 
 
-def main(folder: str, words: list[str]) -> None:
-    ignored = [number for number in PASSED_ON if signal.getsignal(number) == signal.SIG_IGN]
+def ask(folder: str, request: dict, files: list[int]) -> socket.socket:
+    """Ask for a process with these three open files; it ends when the connection is closed."""
     server = connect(folder)
-    for number in PASSED_ON:
-        if number not in ignored:
-            signal.signal(number, lambda number, _: server.send(bytes([number])))
+    data = json.dumps(request).encode()
+    head = len(data).to_bytes(4, "big")
+    rights = array.array("i", files)
+    server.sendmsg([head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    server.sendall(data)
+    return server
+
+
+def answer(server: socket.socket) -> int:
+    """A line of the server's: the number of the process first, its exit code when it has ended."""
+    line = b""
+    while not line.endswith(b"\n"):
+        more = server.recv(1)
+        if not more:
+            raise EOFError("the fork server is gone")
+        line += more
+    return int(line)
+
+
+def ignored() -> list[int]:
+    """Signals that this process ignores, as the processes that it starts do."""
+    return [number for number in PASSED_ON if signal.getsignal(number) == signal.SIG_IGN]
+
+
+def main(folder: str, words: list[str]) -> None:
     environment = dict(os.environ)
+    not_heard = ignored()
     request = {
-        "pid": os.getpid(),
-        "limits": json.loads(environment.pop("FORKED_LIMITS", "{}")),
+        "client": os.getpid(),
+        "limits": {},
         "words": words,
         "environment": environment,
         "folder": os.getcwd(),
         "file_size": resource.getrlimit(resource.RLIMIT_FSIZE),
-        "ignored": ignored,
+        "ignored": not_heard,
     }
-    data = json.dumps(request).encode()
-    files = array.array("i", [0, 1, 2])
-    head = len(data).to_bytes(4, "big")
-    server.sendmsg([head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
-    server.sendall(data)
-    answer = b""
-    while not answer.endswith(b"\n"):
-        more = server.recv(64)
-        if not more:
-            sys.exit("the fork server is gone")
-        answer += more
-    code = int(answer)
+    server = ask(folder, request, [0, 1, 2])
+    for number in PASSED_ON:
+        if number not in not_heard:
+            signal.signal(number, lambda number, _: server.send(bytes([number])))
+    try:
+        answer(server)
+        code = answer(server)
+    except EOFError as gone:
+        sys.exit(str(gone))
     if code < 0:  # it was ended by a signal: end in the same way
         if -code != signal.SIGKILL:
             signal.signal(-code, signal.SIG_DFL)

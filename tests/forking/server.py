@@ -28,6 +28,7 @@ import sys
 import threading
 import traceback
 import types
+import typing
 import weakref
 from pathlib import Path
 
@@ -38,9 +39,10 @@ LIBRARIES = [
     "torch", "torch.distributed.run", "torch.distributed.fsdp", "torch.utils.tensorboard",
     "accelerate", "timm", "torchvision.transforms", "torchdiffeq", "safetensors.torch",
     "matplotlib.pyplot", "scipy.linalg", "PIL.Image", "tqdm", "tyro",
-    "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.models.autoencoders.autoencoder_kl", "datasets", "sklearn.datasets",
 ]  # fmt: skip
 PROJECT = ["training.loop", "sampling.run", "evaluation.scoring"]  # and what they import
+HUGE, MADV_COLLAPSE = 2**21, 25  # bytes of a huge page; madvise(2)
 READ_AT_IMPORT = ("HF_", "HUGGINGFACE_", "OMP_", "MKL_", "MPL", "TORCH_HOME", "PYTHONHASHSEED")
 
 
@@ -91,6 +93,10 @@ class Server:
         pid = os.fork()
         if not pid:
             signal.set_wakeup_fd(-1)
+            if "client" in request:  # before anything that this process does can be seen
+                (self.folder / str(request["client"])).write_text(str(os.getpid()))
+            with contextlib.suppress(OSError):  # the client was killed, which will be heard
+                client.sendall(b"%d\n" % os.getpid())
             for number, file in enumerate(files):
                 os.dup2(file, number)
             self.close(client, *files)
@@ -98,7 +104,6 @@ class Server:
         for file in files:
             os.close(file)
         self.children[pid], self.clients[pid] = client, request
-        (self.folder / str(request["pid"])).write_text(str(pid))
         self.selector.register(client, selectors.EVENT_READ, pid)
         return None
 
@@ -134,7 +139,8 @@ class Server:
             if client in {key.fileobj for key in self.selector.get_map().values()}:
                 self.selector.unregister(client)
             request = self.clients.pop(pid)
-            (self.folder / str(request["pid"])).unlink()
+            if "client" in request:
+                (self.folder / str(request["client"])).unlink(missing_ok=True)
             if path := request["limits"].get("usage"):
                 seconds = usage.ru_utime + usage.ru_stime
                 taken = dict(kilobytes=usage.ru_maxrss, seconds=seconds)
@@ -159,9 +165,6 @@ def kill_family(pid: int) -> None:
 
 def become(request: dict, own_path: list[str]) -> None:
     """Take over what a new interpreter would have from its environment."""
-    # what torch's operators do at the end of a process, one by one, takes longer than the fork; and
-    # temporary folders of the server are not this process's to remove
-    weakref.finalize._registry.clear()
     os.setsid()
     os.chdir(request["folder"])
     asked, here = request["environment"], dict(os.environ)
@@ -213,6 +216,24 @@ def warm_up() -> None:
     inspect.modulesbyfile.update({"<frozen runpy>": "runpy", __file__: __name__})
 
 
+def settle() -> None:
+    """Make forks cheap, and what ends a forked process its own affairs alone."""
+    # what torch's operators do at the end of a process, one by one, takes longer than the fork; and
+    # temporary folders of the server are not its children's to remove
+    weakref.finalize._registry.clear()
+    typing._cleanups.clear()  # a library empties these at exit, in shared pages
+    gc.collect()
+    gc.freeze()
+    # a fork copies the tables of pages, which are a third as long to copy for huge ones
+    libc = ctypes.CDLL(None)
+    for area in psutil.Process().memory_maps(grouped=False):
+        if area.perms.startswith("rw") and area.path in ("[anon]", "[heap]"):
+            first, last = (int(end, 16) for end in area.addr.split("-"))
+            for start in range(-(-first // HUGE) * HUGE, last // HUGE * HUGE, HUGE):
+                # refused by older kernels, and for memory that was never used
+                libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(HUGE), MADV_COLLAPSE)
+
+
 def execute(words: list[str]) -> int:
     """Run a program as the interpreter would; returns its exit code."""
     if words[0] == "-u":
@@ -256,13 +277,12 @@ def main() -> None:
         for name in [*LIBRARIES, *PROJECT]:
             importlib.import_module(name)
         warm_up()
+        settle()
         if (threads := len(psutil.Process().threads())) > 1:
             raise RuntimeError(f"the server has {threads} threads: forking it is not safe")
     except BaseException:
         (folder / "failed").touch()
         raise
-    gc.collect()
-    gc.freeze()
     request = Server(folder, owner).run()
     # from here on in a forked process
     try:

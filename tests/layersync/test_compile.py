@@ -8,7 +8,6 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.testing import CompileCounterWithBackend
 
 from layersync import CREPA, LayerSync, capture
 
@@ -37,6 +36,8 @@ class Stack(nn.Module):
 
 @pytest.fixture
 def counter():
+    from torch._dynamo.testing import CompileCounterWithBackend  # and half a second of others
+
     torch._dynamo.reset()
     # past the limit dynamo would run eagerly, and the count of graphs would stand still
     names = "fail_on_recompile_limit_hit", "fail_on_cache_limit_hit"  # now, and in torch 2.6

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounterWithBackend
 
 from layersync import LayerSync
 from layersync.capture import BlockRecorder
@@ -16,6 +15,8 @@ DEPTH = 12
 
 @pytest.fixture
 def counter(monkeypatch):
+    from torch._dynamo.testing import CompileCounterWithBackend  # and half a second of others
+
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     monkeypatch.setattr("models.compiling.BACKEND", counter)

@@ -74,10 +74,11 @@ def content(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
-def test_one_and_two_processes_and_a_killed_run_write_the_same_files(images, vae, tmp_path):
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_one_and_two_processes_and_a_killed_run_write_the_same_files(images, vae, tmp_path, real):
     one, two, killed = (tmp_path / name for name in ("one", "two", "killed"))
     cache_here(config(images, vae, one))
-    said = check(SCRIPT, *flags(images, vae, two), processes=2)
+    said = check(SCRIPT, *flags(images, vae, two), processes=2, real=real)
     assert f"{COUNT} images in 7 shards" in said
     kill_when(
         lambda: len(list((killed / "progress").glob("0*.json"))) >= 2,
@@ -88,7 +89,7 @@ def test_one_and_two_processes_and_a_killed_run_write_the_same_files(images, vae
     done = {
         path: path.stat().st_mtime_ns for k in records for path in killed.glob(f"*-{k[:5]}.npy")
     }
-    check(SCRIPT, *flags(images, vae, killed), real=True)
+    check(SCRIPT, *flags(images, vae, killed), real=real)
     assert content(one) == content(two) == content(killed)
     assert {path: path.stat().st_mtime_ns for path in done} == done
 

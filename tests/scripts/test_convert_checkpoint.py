@@ -34,13 +34,14 @@ def test_official_checkpoint_round_trip(tmp_path, weights, kind):
     assert all(torch.equal(again[key], weights[key]) for key in weights)
 
 
-def test_settings_of_the_run_are_kept(tmp_path, weights):
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_settings_of_the_run_are_kept(tmp_path, weights, real):
     config = dataclasses.asdict(
         TrainConfig(dataset_name="digits", image_size=8, num_classes=10, vae="none")
     )
     torch.save({"ema": weights, "config": config}, tmp_path / "a.pt")
     said = check(
-        "scripts/convert_checkpoint.py", tmp_path / "a.pt", tmp_path / "a.safetensors", real=True
+        "scripts/convert_checkpoint.py", tmp_path / "a.pt", tmp_path / "a.safetensors", real=real
     )
     assert "SiT-Ti/2, 10 classes" in said
     stored = read_checkpoint(tmp_path / "a.safetensors")["config"]

@@ -228,8 +228,13 @@ def test_the_command_samples_evaluates_reports_and_then_has_nothing_to_do(checkp
     ]
     assert [state(cell) for cell in load_sweep(GuidanceStudy, folder)[1]] == ["finished"] * 2
     assert not list(folder.glob("cells/*/samples.npz"))
-    refused = run("scripts/guidance_sweep.py", *words, "--scales", 0.5, real=True)
+    refused = run("scripts/guidance_sweep.py", *words, "--scales", 0.5)
     assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
+    report = folder / "guidance.md"
+    before = report.read_text()
+    report.unlink()
+    check("scripts/guidance_sweep.py", "report", folder, real=True)
+    assert report.read_text() == before
 
 
 def test_documented_commands_are_valid():

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_rel
 
 from sweeps.seed_statistics import Difference, paired_difference, rounded
 
 
 @pytest.mark.parametrize("level", [0.9, 0.95])
 def test_interval_is_that_of_the_paired_t_test(level):
+    from scipy.stats import ttest_rel
+
     generator = np.random.default_rng(0)
     baseline = dict(enumerate(generator.normal(5, 1, 6)))
     values = {seed: value - 0.5 + generator.normal(0, 0.2) for seed, value in baseline.items()}

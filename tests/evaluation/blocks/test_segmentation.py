@@ -4,13 +4,13 @@ import dataclasses
 import json
 import shutil
 
-import datasets
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from launching import check
 from PIL import Image
+from probing import probe
 from random_sit import save_random_sit
 
 from evaluation.blocks.blocks_command import run_blocks
@@ -129,6 +129,8 @@ def measured(out):
 
 
 def test_folders_and_rows_give_the_same_images_and_masks(voc, tmp_path):
+    import datasets
+
     for name, numbers in (("train", range(20)), ("validation", range(20, 26))):
         kinds = datasets.Features({"image": datasets.Image(), "mask": datasets.Image()})
         rows = {"image": [], "mask": []}
@@ -151,13 +153,13 @@ def test_folders_and_rows_give_the_same_images_and_masks(voc, tmp_path):
 
 
 def test_protocols_going_on_and_two_processes(voc, network, tmp_path, capsys):
-    run_blocks(config(network, tmp_path / "one", voc))
+    probe(config(network, tmp_path / "one", voc))
     (one,) = measured(tmp_path / "one")
     assert "the epoch was chosen on the training set" in capsys.readouterr().out
     assert one["recipe"]["images"] == [18, 2, 6] and one["times"] == [0.999]
     assert np.array(one["values"]["miou"]).min() > 0.7  # brightness tells the classes apart
     assert np.array(one["more"]["losses"]).shape == (5, 1, 2)
-    run_blocks(config(network, tmp_path / "paper", voc, protocol="paper"))
+    probe(config(network, tmp_path / "paper", voc, protocol="paper"))
     assert "the epoch was chosen on the test set" in capsys.readouterr().out
     (paper,) = measured(tmp_path / "paper")
     assert paper["recipe"]["epoch_chosen_on"] == "the test set"
