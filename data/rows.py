@@ -33,6 +33,9 @@ class Columns:
         if problems:
             raise ValueError(f"{where} has {'; and '.join(problems)}")
         self.image, self.label = names
+        feature = features[self.image]
+        if not isinstance(feature, datasets.Image) and not holds_files(feature):
+            raise ValueError(f"--image-column {image}: {where} has {feature} there, not images")
         feature = features[self.label]
         # plain integers do not say how many classes there are
         self.num_classes = getattr(feature, "num_classes", None)
@@ -51,13 +54,14 @@ class Columns:
     def read(self, row: dict, size: int, name: str) -> tuple[Tensor, int]:
         """Return the image (3, size, size) and the label of a row, and decode the image."""
         image = row[self.image]
-        if not isinstance(image, dict):
-            raise ValueError(
-                f"{self.where}: column {self.image} holds no images, but {image!r:.60}"
-            )
         if not (image["bytes"] or image["path"]):
             raise UnreadableImage(f"{name}: not a readable image (empty)")
         return read_image(image["bytes"] or image["path"], size, name), int(row[self.label])
+
+
+def holds_files(feature) -> bool:
+    """Return whether a column's values are image files without the type `datasets.Image`."""
+    return isinstance(feature, dict) and {"bytes", "path"} <= feature.keys()
 
 
 def choose_split(given: str, name: str, splits: list[str], wanted: str | None) -> str:

@@ -80,7 +80,6 @@ class Training:
             shown=self.accelerator.is_main_process,
             lines=False,
         )
-        self.log = RunLog(self.accelerator, self.folder, self.config, self.step, self.progress.say)
         self.checkpoints = RunCheckpoints(
             self.config,
             self.folder,
@@ -89,6 +88,8 @@ class Training:
             took=self.stop.checkpoint_took,
             say=self.progress.say,
         )
+        # the first that writes into the folder: nothing after it refuses to start
+        self.log = RunLog(self.accelerator, self.folder, self.config, self.step, self.progress.say)
         self.speed = Speed(
             self.accelerator,
             batch=config.global_batch_size,

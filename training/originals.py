@@ -55,8 +55,19 @@ def original_settings(checkpoint: dict) -> dict:
         known |= {name: given[name] for name in PAIR if name in given}
     elif known["loss_type"] == "multiple_sync":
         known["pairs"] = ", ".join(f"{s} -> {t}" for s, t in given.get("multi_blocks_match", []))
-    group = checkpoint["opt"]["param_groups"][0]
-    return known | {"lr": group["lr"], "weight_decay": group["weight_decay"]}
+    return known | optimizer_flags(checkpoint)
+
+
+def optimizer_flags(checkpoint: dict) -> dict:
+    """Return rate and weight decay of their optimizer; `ValueError` when they are not there."""
+    try:
+        group = checkpoint["opt"]["param_groups"][0]
+        return {name: group[name] for name in ("lr", "weight_decay")}
+    except (KeyError, IndexError, TypeError):
+        raise ValueError(
+            "the checkpoint to go on from is altered or damaged: its opt must have a list "
+            "param_groups, with lr and weight_decay in the first"
+        ) from None
 
 
 def original_flags(checkpoint: dict) -> dict:

@@ -1,7 +1,7 @@
 """A row of the table of bad inputs: a command that must be refused, and what it must say."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 DIGITS = (
@@ -62,6 +62,7 @@ class Row:
         prepare: called with {here} and {box} before the launch.
         more: words that follow, which may hold spaces.
         warns: what standard error must hold of a launch that succeeds.
+        environment: variables to set.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Row:
     prepare: Callable[[Path, Path], object] | None = None
     more: tuple[str, ...] = ()
     warns: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
 
     def words(self, here: Path, box: Path) -> list[str]:
         words = [*self.command.split(), *self.more]

@@ -17,12 +17,16 @@ from hostile.altered_checkpoints import checkpoint_file_rows
 from hostile.altered_data import data_rows
 from hostile.altered_samples import sample_file_rows
 from hostile.altered_settings import settings_rows
+from hostile.altered_weights import altered_weights_rows
+from hostile.begun_outputs import begun_rows
+from hostile.contradictions import contradiction_rows
 from hostile.controls import control_rows
 from hostile.flags import flag_rows
 from hostile.outputs import output_rows
 from hostile.probing_and_sharing import altered_probing_rows, probing_rows
 from hostile.rows import Row
 from hostile.sandbox import make_sandbox
+from hostile.unfit_data import unfit_rows
 
 LINES = 6  # at most, on standard error
 MEMORY = 2**31  # bytes beyond what the imports take
@@ -35,8 +39,18 @@ ALTERED = [
     *data_rows(),
     *settings_rows(),
     *altered_probing_rows(),
+    *unfit_rows(),
+    *altered_weights_rows(),
 ]
-ROWS = [*flag_rows(), *output_rows(), *probing_rows(), *ALTERED, *control_rows()]
+ROWS = [
+    *flag_rows(),
+    *contradiction_rows(),
+    *output_rows(),
+    *begun_rows(),
+    *probing_rows(),
+    *ALTERED,
+    *control_rows(),
+]
 
 
 def contents(folder: Path) -> dict[str, tuple]:
@@ -56,8 +70,8 @@ class Outcome:
         if row.prepare:
             row.prepare(here, box)
         before = contents(here)
-        home = {"HOME": str(here)}
-        settings = dict(environment=home, memory=MEMORY, privileges=False)
+        environment = {"HOME": str(here), **row.environment}
+        settings = dict(environment=environment, memory=MEMORY, privileges=False)
         start = time.monotonic()
         process = server.start(row.words(here, box), folder=here, **settings)
         try:
