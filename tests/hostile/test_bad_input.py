@@ -23,6 +23,7 @@ from hostile.outputs import output_rows
 from hostile.probing_and_sharing import altered_probing_rows, probing_rows
 from hostile.rows import Row
 from hostile.sandbox import make_sandbox
+from hostile.sweep_commands import sweep_command_rows
 
 LINES = 6  # at most, on standard error
 MEMORY = 2**31  # bytes beyond what the imports take
@@ -36,7 +37,14 @@ ALTERED = [
     *settings_rows(),
     *altered_probing_rows(),
 ]
-ROWS = [*flag_rows(), *output_rows(), *probing_rows(), *ALTERED, *control_rows()]
+ROWS = [
+    *flag_rows(),
+    *output_rows(),
+    *probing_rows(),
+    *sweep_command_rows(),
+    *ALTERED,
+    *control_rows(),
+]
 
 
 def contents(folder: Path) -> dict[str, tuple]:
