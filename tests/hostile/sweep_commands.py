@@ -105,7 +105,9 @@ def command_rows() -> Iterator[Row]:
             yield pairs(f"{name} {what}", says, **{name: given})
     yield pairs("base without a budget", "--base: --max-steps is missing",
                 base=BASE.replace("--max-steps 4", ""))  # fmt: skip
-    yield pairs("base of a checkpoint", "--base: --ckpt resumes one run", base=f"{BASE} --ckpt a.pt")
+    yield pairs(
+        "base of a checkpoint", "--base: --ckpt resumes one run", base=f"{BASE} --ckpt a.pt"
+    )
     yield pairs("base contradicts itself", "--base: --keep-every has no effect without --keep-last",
                 base=f"{BASE} --keep-every 2")  # fmt: skip
     yield pairs("base of no model", "--base: .*SiT-Ti/3: no such model",
