@@ -54,7 +54,7 @@ class Columns:
     def read(self, row: dict, size: int, name: str) -> tuple[Tensor, int]:
         """Return the image (3, size, size) and the label of a row, and decode the image."""
         image = row[self.image]
-        if not (image["bytes"] or image["path"]):
+        if not image or not (image["bytes"] or image["path"]):
             raise UnreadableImage(f"{name}: not a readable image (empty)")
         return read_image(image["bytes"] or image["path"], size, name), int(row[self.label])
 

@@ -6,22 +6,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.data_config import DataConfig
-from evaluation.image_sets import ImageSet, open_folder, open_images
+from evaluation.image_sets import ARRAY, ImageSet, open_folder, open_images
 from runtime.command import RunError
 
 if TYPE_CHECKING:
     from data.sources import RowSource
 
 
-def open_any_images(data: str, image_size: int | None, array: str = "arr_0") -> ImageSet:
+def open_any_images(data: str, image_size: int | None, array: str = ARRAY) -> ImageSet:
     """Open the images of a folder, a parquet file, an .npz, an .npy or a data set on the hub.
 
     Args:
         image_size: side to crop them to; with None they stay as they are and must have one size.
 
-    Raises `ValueError` when there are no images or when they have other sizes.
+    Raises `ValueError` when there are no images, when they have other sizes, or for an array of
+    what has no arrays.
     """
     path = Path(data)
+    if array != ARRAY and (not path.is_file() or path.suffix == ".parquet"):
+        raise ValueError(f"--array {array}: {data} is no .npz, whose arrays have names")
     if path.is_dir() and not any([*path.glob("*.parquet"), *path.glob("data/*.parquet")]):
         return open_folder(path, image_size)
     if path.is_file() and path.suffix != ".parquet":

@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from runtime.command import parse_command, usage_errors
+from runtime.files import check_folder_writable
 from runtime.flags import Range, check_ranges
 
 COUNT = Range(1, 10**6)
@@ -66,6 +67,7 @@ def make(c: Shapes) -> None:
         c, {"train": COUNT, "val": COUNT, "size": Range(8, 2**12), "seed": Range(0, 2**63)}
     )
     root = Path(c.out)
+    check_folder_writable(root, f"--out {root}")
     if root.exists() and any(root.iterdir()):
         raise ValueError(f"--out {root}: there is something in it; give a new folder")
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):

@@ -69,8 +69,13 @@ def draw_runs(
     Args:
         grids: the sample grid of each run by its name; may be empty.
         smoothing: weight of the past in the moving average, see `smoothed`; None: by length.
+
+    Raises `ValueError` if no run has a curve.
     """
     titles = panels_of(runs)
+    if not titles:
+        names = ", ".join(str(run.folder) for run in runs)
+        raise ValueError(f"{names}: no number that has a curve was logged; give runs of train.py")
     columns = 2 if len(titles) == 4 else min(3, len(titles)) or 1
     rows = -(-len(titles) // columns)
     width, heights = 4.6 * columns + 0.8, [3.4 * rows]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from evaluation.results import is_record, title_and_digits
 from models.trained import Trained
-from runtime.schema import read_json
+from runtime.schema import check_value, read_json
 from training.settings_record import resolved_settings, restore
 
 IMAGENET = "imagenet-1k"
@@ -19,6 +19,11 @@ PLACES = (
     "eval_inception_weights", "repa_features", "repa_encoder_weights", "wandb", "wandb_run_name",
 )  # fmt: skip
 TAGS = ["sit", "flow-matching", "diffusion", "class-conditional-image-generation"]
+RECIPE: dict[str, type] = {  # what the page says of how samples were made
+    "num_samples": int, "solver": dict, "nfe": dict, "cfg_scale": float, "label_sampling": str,
+    "seed": int, "weights": str, "dtype": str,
+}  # fmt: skip
+SOLVER: dict[str, type] = {"solver": str, "sampling_method": str, "num_sampling_steps": int}
 SETTINGS = {  # row of the table: settings, by the names of their flags
     "classes": ("num_classes",),
     "image size": ("image_size",),
@@ -87,7 +92,7 @@ def read_record(path: str, trained: Trained) -> dict:
         raise ValueError(f"--metrics {path}: no record of python -m evaluation")
     record = read_json(path)
     recipe = record.get("recipe")
-    if not isinstance(recipe, dict) or "weights_sha256" not in recipe:
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("weights_sha256"), str):
         raise ValueError(f"--metrics {path}: it does not tell which weights its samples are of")
     if recipe["weights_sha256"] != trained.weights_sha256:
         raise ValueError(
@@ -95,7 +100,24 @@ def read_record(path: str, trained: Trained) -> dict:
             f"{trained.kind} of {trained.path} is {trained.weights_sha256[:12]}...; give scores of "
             f"its own samples"
         )
+    try:
+        check_record(record)
+    except ValueError as error:
+        raise ValueError(f"--metrics {path}: altered or incomplete: {error}") from None
     return record
+
+
+def check_record(record: dict) -> None:
+    """Raise `ValueError` unless the page can tell these scores and how samples were made."""
+    recipe = record["recipe"]
+    for name, value in record["metrics"].items():
+        if type(value) not in (int, float):
+            raise ValueError(f"its score {name} is {str(value)[:60]!r}")
+    for name, kind in RECIPE.items():
+        check_value(f"its recipe's {name}", recipe.get(name), kind)
+    for name, kind in SOLVER.items():
+        check_value(f"its solver's {name}", recipe["solver"].get(name), kind)
+    check_value("its recipe's mean nfe", recipe["nfe"].get("mean"), float)
 
 
 def write_card(card: Card) -> str:

@@ -22,10 +22,15 @@ from hostile.begun_outputs import begun_rows
 from hostile.contradictions import contradiction_rows
 from hostile.controls import control_rows
 from hostile.flags import flag_rows
+from hostile.other_scripts import script_rows
 from hostile.outputs import output_rows
+from hostile.probed_blocks import probed_block_rows
 from hostile.probing_and_sharing import altered_probing_rows, probing_rows
+from hostile.recipes_and_folders import recipe_rows
 from hostile.rows import Row
 from hostile.sandbox import make_sandbox
+from hostile.scoring import scoring_rows
+from hostile.sweep_commands import sweep_command_rows
 from hostile.unfit_data import unfit_rows
 
 LINES = 6  # at most, on standard error
@@ -48,6 +53,11 @@ ROWS = [
     *output_rows(),
     *begun_rows(),
     *probing_rows(),
+    *sweep_command_rows(),
+    *recipe_rows(),
+    *script_rows(),
+    *scoring_rows(),
+    *probed_block_rows(),
     *ALTERED,
     *control_rows(),
 ]

@@ -57,14 +57,15 @@ def checkpoint(run_folder, step=4):
 def two(folder, run):
     """Runs of two processes, made in one launch; returns a function from name to folder."""
     start = str(checkpoint(run("plain"), 2))
+    short = dict(max_steps=2)
     runs = {
         "optimizer": dict(engine=engine(accumulation_steps=2), diagnose_every=2),
         "resumed": dict(engine=OPTIMIZER, resume=start),
-        "sra": dict(engine=OPTIMIZER, loss_type="sra"),
-        "exchange": dict(engine=EngineConfig(bf16_gradients=True)),
-        "exchange_sharded": dict(engine=engine(bf16_gradients=True)),
-        "weights": dict(engine=engine(BF16, bf16_weights=True)),
-        "weights_sharded": dict(engine=engine(BF16, bf16_weights=True, shard="optimizer")),
+        "sra": dict(engine=OPTIMIZER, loss_type="sra") | short,
+        "exchange": dict(engine=EngineConfig(bf16_gradients=True)) | short,
+        "exchange_sharded": dict(engine=engine(bf16_gradients=True)) | short,
+        "weights": dict(engine=engine(BF16, bf16_weights=True)) | short,
+        "weights_sharded": dict(engine=engine(BF16, bf16_weights=True, shard="optimizer")) | short,
     }
     check_runs(folder, [config(folder, name, **c) for name, c in runs.items()], processes=2)
     return lambda name: folder / name
@@ -73,7 +74,7 @@ def two(folder, run):
 def test_a_sharded_optimizer_changes_rounding_only(run, two):
     plain = run("plain", diagnose_every=2)
     np.testing.assert_allclose(logged_rows(two("optimizer")), logged_rows(plain), rtol=2e-4)
-    sra = run("sra_alone", loss_type="sra")
+    sra = run("sra_alone", loss_type="sra", max_steps=2)
     rows = [
         [[row[name] for name in ("loss", "sra_loss", "grad_norm")] for row in log]
         for log in (read_log(two("sra") / "metrics.jsonl"), read_log(sra / "metrics.jsonl"))
@@ -101,19 +102,19 @@ def test_exchanged_gradients_are_rounded_to_bf16(run, two):
         rows = logged_rows(two(name))
         assert rows[0][:3] == pytest.approx(plain[0][:3], rel=1e-5)
         assert 1e-6 < abs(rows[0][3] / plain[0][3] - 1) < 2**-8
-        np.testing.assert_allclose(rows, plain, rtol=0.05)
+        np.testing.assert_allclose(rows, plain[:2], rtol=0.05)
 
 
 def test_weights_in_bf16_have_masters(run, two, folder):
     """With both kinds of masters: a copy where nothing is sharded, and FSDP2's shards."""
-    plain = logged_rows(run("plain_bf16", engine=BF16))
+    plain = logged_rows(run("plain_bf16", engine=BF16, max_steps=2))
     half = run("weights_alone", engine=engine(BF16, bf16_weights=True))
     rows = logged_rows(half)
     assert rows != plain
     for other in (plain, logged_rows(two("weights")), logged_rows(two("weights_sharded"))):
-        np.testing.assert_allclose(other[:2], rows[:2], rtol=0.01)
+        np.testing.assert_allclose(other, rows[:2], rtol=0.01)
     for path in (half, two("weights"), two("weights_sharded")):
-        kept = read_checkpoint(checkpoint(path))
+        kept = read_checkpoint(checkpoint(path, 2))
         tensors = [*kept["model"].values(), *kept["ema"].values()]
         tensors += [m for state in kept["opt"]["state"].values() for m in state.values()]
         assert {t.dtype for t in tensors} == {torch.float32}
