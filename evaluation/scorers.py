@@ -95,7 +95,7 @@ class PixelScorer:
     def evaluate(
         self, batches: Iterable[np.ndarray | Tensor], labels: np.ndarray | None = None
     ) -> Scores | None:
-        own = [torch.as_tensor(np.array(batch)) for batch in batches]
+        own = [torch.asarray(batch, copy=True) for batch in batches]
         empty = torch.empty(0, *self.reference[0].shape[1:], dtype=torch.uint8)
         parts = self.processes.collect(torch.cat([empty, *own]))
         if not self.processes.first:

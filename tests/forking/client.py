@@ -19,7 +19,7 @@ PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signa
 def connect(folder: str) -> socket.socket:
     """A connection to the server, which may still be importing."""
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while True:
         try:
             server.connect(os.path.join(folder, "socket"))
