@@ -38,10 +38,18 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = [
     "torch", "torch.distributed.run", "torch.distributed.fsdp", "torch.utils.tensorboard",
     "accelerate", "timm", "torchvision.transforms", "torchdiffeq", "safetensors.torch",
-    "matplotlib.pyplot", "scipy.linalg", "PIL.Image", "tqdm", "tyro",
+    "matplotlib.pyplot", "scipy.linalg", "PIL.Image", "tqdm", "tyro", "tyro.extras",
+    "matplotlib.backends.backend_agg", "PIL.features",
     "diffusers.models.autoencoders.autoencoder_kl", "datasets", "sklearn.datasets",
 ]  # fmt: skip
-PROJECT = ["training.loop", "sampling.run", "evaluation.scoring"]  # and what they import
+PROJECT = [  # and what they import
+    "training.loop", "sampling.run", "sampling.sample_file", "evaluation.scoring",
+    "evaluation.make_reference", "evaluation.blocks.blocks_command",
+    "evaluation.blocks.linear_experiment", "evaluation.blocks.alignment_experiment",
+    "evaluation.blocks.removal_experiment", "evaluation.blocks.segmentation_experiment",
+    "evaluation.blocks.pair_report", "sweeps.pair_study", "sweeps.guidance_study",
+    "sweeps.paper_study", "sweeps.run_page",
+]  # fmt: skip
 HUGE, MADV_COLLAPSE = 2**21, 25  # bytes of a huge page; madvise(2)
 READ_AT_IMPORT = ("HF_", "HUGGINGFACE_", "OMP_", "MKL_", "MPL", "TORCH_HOME", "PYTHONHASHSEED")
 

@@ -1,5 +1,7 @@
 """Flags that contradict one another, or that have no effect beside others."""
 
+from itertools import cycle
+
 from hostile.altered_settings import write
 from hostile.rows import IMAGES, LATENTS, ODE, PICTURE, RESUME, SDE, TRAIN, Row
 
@@ -28,19 +30,19 @@ PAIRS = ("--multi-blocks-match", "[(2,4)]")
 
 def training_rows() -> list[Row]:
     rows = []
-    for flags, says in OF_ONE_LOSS.items():
-        for loss in ("layer_sync", "vanilla"):
-            words = f"{TRAIN} --loss-type {loss} {flags}"
-            rows.append(Row(f"contradiction: {flags} with {loss}", words, says))
     for loss, own in OTHER_LOSSES.items():
-        train = f"{TRAIN} --loss-type {loss}"
+        words = f"{TRAIN} --loss-type {loss} --reg-weight 0.2"
         rows.append(
-            Row(f"contradiction: lambda with {loss}", f"{train} --reg-weight 0.2",
+            Row(f"contradiction: lambda with {loss}", words,
                 rf"--reg-weight 0\.2: it has no effect .*; its own is --{own}-weight")
         )  # fmt: skip
+    for losses, table in (
+        (("layer_sync", "vanilla"), OF_ONE_LOSS),
+        (OTHER_LOSSES, OF_THE_SCHEDULE),
+    ):
         rows += [
-            Row(f"contradiction: {flags} with {loss}", f"{train} {flags}", says)
-            for flags, says in OF_THE_SCHEDULE.items()
+            Row(f"contradiction: {flags} with {loss}", f"{TRAIN} --loss-type {loss} {flags}", says)
+            for loss, (flags, says) in zip(cycle(losses), table.items(), strict=False)
         ]
     return rows
 
