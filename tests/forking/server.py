@@ -284,6 +284,7 @@ def main() -> None:
     try:
         for name in [*LIBRARIES, *PROJECT]:
             importlib.import_module(name)
+        sys.modules.pop("evaluation.__main__")  # runpy warns of a program that is imported already
         warm_up()
         settle()
         if (threads := len(psutil.Process().threads())) > 1:
