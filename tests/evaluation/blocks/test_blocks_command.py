@@ -85,6 +85,23 @@ def test_removal_is_the_loss_of_the_network_without_the_block(checkpoints, tmp_p
             assert entry["values"][name][k] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
+def test_samples_without_a_block_are_scored(checkpoints, tmp_path):
+    saved = torch.load(checkpoints[0], weights_only=True)
+    for name in ("weight", "bias"):  # gates of 0: the fifth block gives back what it gets
+        saved["ema"][f"blocks.4.adaLN_modulation.1.{name}"].zero_()
+    torch.save(saved, tmp_path / "idle.pt")
+    scored = RemovalOptions(ref="digits", fid_samples=70, fid_steps=3)
+    probe(config((str(tmp_path / "idle.pt"),), tmp_path / "out", ("removal",), samples=9,
+                 blocks=(2, 5), removal_options=scored))  # fmt: skip
+    loss, scores = measured(tmp_path / "out")
+    assert loss["probe"] == "removal" and scores["probe"] == "removal fid"
+    whole, (without_2, without_5) = scores["more"]["whole"], scores["more"]["without"]
+    assert without_5 == whole and without_2["pixel_frechet"] != whole["pixel_frechet"]
+    assert scores["values"]["pixel_frechet"] == [[each["pixel_frechet"] for each in
+                                                  scores["more"]["without"]]]  # fmt: skip
+    assert np.array(loss["values"]["increase"])[:, 1] == pytest.approx(0, abs=1e-7)
+
+
 def test_two_processes_give_the_same_numbers(checkpoints, tmp_path):
     plain = ["--ckpt", checkpoints[0], "--dataset-name", "digits", "--image-size", "8", "--vae",
              "none", "--num-workers", "0", "--batch-size", "16", "--samples", "60", "--times",
