@@ -22,6 +22,7 @@ from torch._dynamo import device_interface
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.graph import GraphLowering
 from torch.fx import GraphModule
+from torch.utils._triton import has_triton
 
 import models.compiling
 
@@ -121,6 +122,8 @@ def absent_gpu() -> Iterator[None]:
         stack.enter_context(patch("torch.cuda.current_device", lambda: 0))
         stack.enter_context(patch("torch.cuda.device_count", lambda: 1))
         stack.enter_context(torch._inductor.config.patch(force_disable_caches=True))
+        has_triton.cache_clear()  # it remembers what it was answered before
+        stack.callback(has_triton.cache_clear)
         yield
 
 

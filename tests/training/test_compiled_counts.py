@@ -7,6 +7,7 @@ whole step are the best that was counted so far.
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._triton import has_triton
 
 from layersync.alignment import sample_cosine
 from models.sit import FinalLayer, SiTBlock
@@ -27,7 +28,9 @@ MODULATION = 2 * N * 6 * D  # bytes of what adaLN's layer gives a block, in bf16
 @pytest.fixture
 def planned():
     torch._dynamo.reset()
+    here = has_triton()  # torch remembers what it is answered
     yield PlannedGraphs(lambda kernels, run: run())
+    assert has_triton() == here
     torch._dynamo.reset()
 
 
