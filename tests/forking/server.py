@@ -252,6 +252,7 @@ def execute(words: list[str]) -> int:
         if words[0] == "-m":
             sys.argv[:] = words[1:]
             sys.path.insert(0, os.getcwd())
+            sys.modules.pop(f"{words[1]}.__main__", None)  # sweeps import it, of which runpy warns
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         elif words[0] == "-c":
             sys.argv[:] = ["-c", *words[2:]]
@@ -284,7 +285,6 @@ def main() -> None:
     try:
         for name in [*LIBRARIES, *PROJECT]:
             importlib.import_module(name)
-        sys.modules.pop("evaluation.__main__")  # runpy warns of a program that is imported already
         warm_up()
         settle()
         if (threads := len(psutil.Process().threads())) > 1:
