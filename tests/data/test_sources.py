@@ -106,6 +106,17 @@ def test_columns_are_given_where_they_cannot_be_found(tmp_path):
             load(**(there | changes))
 
 
+def test_a_row_without_an_image_is_an_unreadable_image(tmp_path):
+    import datasets
+
+    columns = {"image": [png(0), None], "label": [0, 1]}
+    folder = write_parquet(tmp_path, columns, image=datasets.Image())
+    source = load(data_path=folder, num_classes=2, label_column="label")
+    assert source[0][0].shape == (3, 8, 8)
+    with pytest.raises(UnreadableImage, match=r"row 1.*not a readable image \(empty\)"):
+        source[1]
+
+
 def test_labels_outside_their_own_features_are_refused(tmp_path):
     import datasets
 
