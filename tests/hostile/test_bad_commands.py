@@ -2,7 +2,7 @@
 
 import pytest
 from hostile.launches import check_outcome, launch_rows
-from hostile.tables import COMMANDS
+from hostile.tables_of_rows import COMMANDS
 
 
 @pytest.fixture(scope="module")

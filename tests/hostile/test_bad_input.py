@@ -2,7 +2,7 @@
 
 import pytest
 from hostile.launches import check_outcome, launch_rows
-from hostile.tables import ALTERED_FILES_OF_RUNS, COMMANDS, RUNS
+from hostile.tables_of_rows import ALTERED_FILES_OF_RUNS, COMMANDS, RUNS
 
 
 @pytest.fixture(scope="module")
