@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from hostile.rows import CKPT, ODE, RESUME, SUGGEST, Row
+from hostile.row import CKPT, ODE, RESUME, SUGGEST, Row
 
 GOOD = CKPT.removeprefix("{box}/")
 ALTERED = "{here}/altered.pt"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from hostile.rows import IMAGES, LATENTS, SCORE_PIXELS, Row
+from hostile.row import IMAGES, LATENTS, SCORE_PIXELS, Row
 from PIL import Image
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from hostile.rows import PIXELS, SCORE, SCORE_PIXELS, Row
+from hostile.row import PIXELS, SCORE, SCORE_PIXELS, Row
 
 NAN = float("nan")
 

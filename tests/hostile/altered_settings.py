@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hostile.rows import ODE, PIXELS, REPRODUCE, TRAIN, Row
+from hostile.row import ODE, PIXELS, REPRODUCE, TRAIN, Row
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 ALTERED = "tests/hostile/other_recipes.py {here}/recipes"

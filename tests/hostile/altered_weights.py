@@ -13,7 +13,7 @@ import torch
 from hostile.altered_checkpoints import ALTERED, alter_checkpoint, scale
 from hostile.altered_data import alter_cache
 from hostile.begun_outputs import array, both, file
-from hostile.rows import CACHE, CKPT, FEATURES, IMAGES, LATENTS, ODE, RESUME, Row
+from hostile.row import CACHE, CKPT, FEATURES, IMAGES, LATENTS, ODE, RESUME, Row
 
 REPA = f"{IMAGES} --data-path {{box}}/images --loss-type repa"
 CACHED = f"{REPA} --repa-encoder vit_tiny_patch16_224 --repa-features {{here}}/features"

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from hostile.rows import CACHE, FEATURES, ODE, PICTURE, RESUME, Row
+from hostile.row import CACHE, FEATURES, ODE, PICTURE, RESUME, Row
 
 AGAIN = ODE.replace("--num-fid-samples 4", "--num-fid-samples 6")  # what made samples.npz
 HELD: list = []  # files whose locks these tests hold

@@ -3,7 +3,7 @@
 from itertools import cycle
 
 from hostile.altered_settings import write
-from hostile.rows import IMAGES, LATENTS, ODE, PICTURE, RESUME, SDE, TRAIN, Row
+from hostile.row import IMAGES, LATENTS, ODE, PICTURE, RESUME, SDE, TRAIN, Row
 
 OTHER_LOSSES = {"dispersive": "dispersive", "sra": "sra", "repa": "repa"}  # and their weights
 OF_ONE_LOSS = {  # flags of a method, and what is said of them beside another

@@ -7,7 +7,7 @@ import torch
 from hostile.altered_checkpoints import alter_checkpoint
 from hostile.altered_data import alter_cache
 from hostile.altered_samples import npz
-from hostile.rows import (
+from hostile.row import (
     CACHE,
     CKPT,
     CONVERT,

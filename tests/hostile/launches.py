@@ -9,7 +9,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hostile.rows import Row
+from hostile.row import Row
 from hostile.sandbox import make_sandbox
 
 LINES = 6  # at most, on standard error

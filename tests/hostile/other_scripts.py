@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from hostile.rows import SHARE, Row
+from hostile.row import SHARE, Row
 
 COMPARE = "scripts/compare.py {here}/run --out {here}/compare"
 SHAPES = "scripts/make_shapes.py --out {here}/shapes --train 2 --val 2"

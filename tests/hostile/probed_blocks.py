@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from hostile.altered_checkpoints import alter_checkpoint, put
-from hostile.rows import BLOCKS, CKPT, SUGGEST, Row
+from hostile.row import BLOCKS, CKPT, SUGGEST, Row
 from hostile.sweep_commands import no_dropout
 from PIL import Image
 

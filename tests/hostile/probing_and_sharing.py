@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from hostile.altered_checkpoints import NAN, alter_checkpoint
-from hostile.flags import bad_numbers, numbers
-from hostile.rows import BLOCKS, CKPT, PICTURE, REPRODUCE, SHARE, Row
+from hostile.bad_flags import bad_numbers, numbers
+from hostile.row import BLOCKS, CKPT, PICTURE, REPRODUCE, SHARE, Row
 
 
 def write(name: str, content: bytes):

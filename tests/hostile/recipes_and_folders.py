@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from hostile.rows import CKPT, REPRODUCE, Row
+from hostile.row import CKPT, REPRODUCE, Row
 from hostile.sweep_commands import BASE, EVALUATE, SAMPLE, guide, pairs
 
 MANIFEST = "data/manifest.json"

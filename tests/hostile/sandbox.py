@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from hostile.rows import CACHE, DIGITS, ODE
+from hostile.row import CACHE, DIGITS, ODE
 from launching import save_tiny_vae
 from PIL import Image
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hostile.altered_checkpoints import alter_checkpoint
-from hostile.rows import CKPT, Row
+from hostile.row import CKPT, Row
 
 BASE = (
     "train.py --model SiT-Ti/2 --dataset-name digits --image-size 8 --num-classes 10 --vae none "

@@ -1,6 +1,6 @@
 """The tables of bad inputs: of runs and their files, and of the commands around them.
 
-rows.py says what a row is. There are two, each of which takes under a minute, for two workers.
+row.py says what a row is. There are two, each of which takes under a minute, for two workers.
 """
 
 from hostile.altered_checkpoints import checkpoint_file_rows
@@ -8,16 +8,16 @@ from hostile.altered_data import data_rows
 from hostile.altered_samples import sample_file_rows
 from hostile.altered_settings import settings_rows
 from hostile.altered_weights import altered_weights_rows
+from hostile.bad_flags import flag_rows
+from hostile.bad_outputs import output_rows
+from hostile.bad_scores import scoring_rows
 from hostile.begun_outputs import begun_rows
 from hostile.contradictions import contradiction_rows
 from hostile.controls import control_rows
-from hostile.flags import flag_rows
 from hostile.other_scripts import script_rows
-from hostile.outputs import output_rows
 from hostile.probed_blocks import probed_block_rows
 from hostile.probing_and_sharing import altered_probing_rows, probing_rows
 from hostile.recipes_and_folders import recipe_rows
-from hostile.scoring import scoring_rows
 from hostile.sweep_commands import sweep_command_rows
 from hostile.unfit_data import unfit_rows
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 from hostile.altered_data import BROKEN
-from hostile.rows import CACHE, IMAGES, Row
+from hostile.row import CACHE, IMAGES, Row
 from PIL import Image
 
 

@@ -6,7 +6,7 @@ import types
 import typing
 from collections.abc import Iterator
 
-from hostile.rows import (
+from hostile.row import (
     CACHE,
     CKPT,
     CONVERT,

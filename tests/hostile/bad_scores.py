@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from hostile.altered_samples import npz, statistics
-from hostile.rows import REFERENCE, SCORE, SCORE_PIXELS, Row
+from hostile.row import REFERENCE, SCORE, SCORE_PIXELS, Row
 from PIL import Image
 
 RGB, GREY = np.zeros((6, 12, 12, 3), np.uint8), np.zeros((6, 12, 12, 1), np.uint8)

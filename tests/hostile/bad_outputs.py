@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from hostile.rows import (
+from hostile.row import (
     CACHE,
     CKPT,
     CONVERT,
