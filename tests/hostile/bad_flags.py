@@ -1,7 +1,6 @@
 """Bad values of flags: generated from the settings' types, and those that need a thought."""
 
 import dataclasses
-import re
 import types
 import typing
 from collections.abc import Iterator
