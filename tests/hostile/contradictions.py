@@ -119,6 +119,15 @@ ONE_BY_ONE = [
         "--vae-bf16 has no effect: the data holds latents already"),
     Row("contradiction: greys through a codec of colours",
         TRAIN.replace("--vae none", "--vae {box}/vae"), "of 3 channels, the data has 1"),
+    Row("contradiction: images that a codec cannot halve",
+        f"{LATENTS} --data-path {{box}}/images".replace("size 16", "size 15"),
+        r"--image-size 15 is not divisible by 2, the factor by which --vae \S+vae shrinks an"),
+    # --- data
+    *(
+        Row(f"contradiction: --{flag} of no rows", f"{TRAIN} --{flag} {value}".rstrip(),
+            f"--{flag}: --dataset-name digits is neither parquet files nor a data set of the hub")
+        for flag, value in {"image-column": "a", "label-column": "a", "streaming": ""}.items()
+    ),
     # --- REPA
     Row("contradiction: REPA's encoder for features that are there",
         f"{IMAGES} --data-path {{box}}/images --loss-type repa --repa-features {{here}}/f "
