@@ -1,5 +1,6 @@
 """Outputs of numbered blocks, recorded in forward passes and read as tensors."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -84,7 +85,7 @@ class HiddenStates:
             raise kind(f"{self.name(number)} {error}") from error
 
 
-class Recording:
+class Recording(ABC):
     """The life cycle of a regulariser: `capture()`, then `loss()`.
 
     Subclasses set `_hidden` and, where lambda follows a schedule, `coefficient`.
@@ -107,12 +108,12 @@ class Recording:
         """Return {pair: mean cosine} at the last `loss()`, for logging; waits for the device."""
         return {pair: value.item() for pair, value in self.similarity_tensors().items()}
 
+    @abstractmethod
     def similarity_tensors(self) -> dict[Pair, Tensor]:
         """Return `similarity()` as detached scalar tensors: nothing waits for the device.
 
         Raises `RuntimeError` before there was a `loss()`.
         """
-        raise NotImplementedError
 
     def _check_step(self, step: int | None) -> None:
         if self.coefficient is not None:
@@ -130,6 +131,7 @@ class Recording:
         self._weight = weight
         return weight * losses
 
+    @abstractmethod
     def _forget(self) -> None:
         """Forget what the last `loss()` left for logging."""
 
