@@ -49,7 +49,10 @@ class HiddenStates:
         outputs = {number: self._calls(number, recorded) for number in self.numbers}
         counts = {number: len(calls) for number, calls in outputs.items()}
         if len(set(counts.values())) > 1:
-            raise RuntimeError(f"the paired blocks ran unequally often (block: calls): {counts}")
+            raise RuntimeError(
+                f"the paired blocks ran unequally often (block: calls): {counts}; each pass inside "
+                f"capture() must run all of them"
+            )
         return outputs, {n: [self._read(n, call) for call in calls] for n, calls in outputs.items()}
 
     def require_gradient(self, student: int, tensors: list[Tensor]) -> None:
@@ -158,7 +161,7 @@ def capture(*regularizers: Recording):
     wanted = [regularizer for regularizer in regularizers if regularizer is not None]
     for regularizer in wanted:
         if not isinstance(regularizer, Recording):
-            raise TypeError(f"capture: {regularizer!r} is no LayerSync or CREPA")
+            raise TypeError(f"capture: expected LayerSync or CREPA, got {regularizer!r}")
     for regularizer in wanted:
         regularizer._forget()
     if not wanted:

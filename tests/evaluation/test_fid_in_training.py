@@ -158,6 +158,6 @@ def test_every_process_needs_a_sample(tmp_path, monkeypatch):
     config = dataclasses.replace(
         TINY_DIGITS, evaluation=evaluation, results_dir=str(tmp_path / "out")
     )
-    with pytest.raises(ValueError, match="--eval-samples 4: fewer than the 8 processes"):
+    with pytest.raises(ValueError, match="--eval-samples 4: fewer than the 8 processes; give 8"):
         train.Training(config)
     assert not (tmp_path / "out").exists()

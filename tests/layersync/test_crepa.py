@@ -184,7 +184,7 @@ def test_capture_for_both_is_as_each_alone_and_shadows_each_block_once():
             pass
     with capture(None):
         model(x)
-    with pytest.raises(TypeError, match="'sync' is no LayerSync or CREPA"), capture("sync"):
+    with pytest.raises(TypeError, match="expected LayerSync or CREPA, got 'sync'"), capture("sync"):
         pass
 
 
