@@ -114,9 +114,9 @@ def config_rows() -> Iterator[Row]:
     yield Row("toml: of another format", f"{TRAIN} --config {{here}}/c.yaml", r"c\.yaml",
               write("c.yaml", b"lr: 1"))  # fmt: skip
     sample = ODE.replace("sample_ddp.py ODE", "sample_ddp.py")
-    yield Row("samples' toml: unknown solver", f"{sample} --config {{here}}/c.toml", "PDE",
-              write("c.toml", b'solver = "PDE"'))  # fmt: skip
-    yield Row("samples' npz: cut", f"{sample} --config {{here}}/c.npz", r"c\.npz",
+    yield Row("samples' toml: unknown solver", f"{sample} --config {{here}}/c.toml",
+              "solver: 'PDE' must be one", write("c.toml", b'solver = "PDE"'))  # fmt: skip
+    yield Row("samples' npz: cut", f"{sample} --config {{here}}/c.npz", r"c\.npz: damaged, or",
               write("c.npz", b"PK\x03\x04"))  # fmt: skip
     yield Row("scores' toml: text for a number", f"{PIXELS} --config {{here}}/c.toml",
               r"c\.toml: batch-size: ", write("c.toml", b'batch-size = "many"'))  # fmt: skip

@@ -1,7 +1,6 @@
 """Bad values of flags: generated from the settings' types, and those that need a thought."""
 
 import dataclasses
-import re
 import types
 import typing
 from collections.abc import Iterator
@@ -66,6 +65,13 @@ def numbers(config: type) -> Iterator[tuple[str, type, int]]:
             yield field.name.replace("_", "-"), kind, count
 
 
+REFUSED = {  # what is said of a value, whatever the flag
+    "nan": " nan: it must be a finite number",
+    "inf": " inf: it must be a finite number",
+    str(HUGE): f" {HUGE}: it must be a number of 64 bits",
+}
+
+
 def bad_numbers(name: str, config: type, command: str, skip: tuple[str, ...] = ()) -> list[Row]:
     """Rows for every numeric flag of a command: NaN or infinity, minus one, and far too much."""
     rows = []
@@ -75,7 +81,8 @@ def bad_numbers(name: str, config: type, command: str, skip: tuple[str, ...] = (
             if f"{flag}={value}" in skip or flag in skip:
                 continue
             words = f"{command} {TOGETHER.get(flag, '')} --{flag} {' '.join([value] * count)}"
-            rows.append(Row(f"{name} {flag} {value}", words, f"--{re.escape(flag)}"))
+            says = f"--{flag}{REFUSED.get(value, '')}"
+            rows.append(Row(f"{name} {flag} {value}", words, says))
     return rows
 
 

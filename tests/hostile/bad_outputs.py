@@ -30,6 +30,11 @@ WRITERS = {
     "convert": (CONVERT.replace("{here}/weights.safetensors", "OUT"), "weights.safetensors"),
 }
 FOLDERS = ("train", "cache", "features")  # whose output is a folder
+NO_FOLDER = r"(file|/dev/null|/dev/full) is a file, where a folder is needed; give another path"
+LOCKED = r"nothing can be written in \S+locked \(Permission denied\); give a path where you may"
+IS_FOLDER = (
+    r"\S: it is a folder, where a file is meant; give the name|(ref|weights)\.\S+ exists: remove"
+)
 
 
 def below_a_file(here: Path, box: Path) -> None:
@@ -71,14 +76,14 @@ def output_rows() -> list[Row]:
         def row(what: str, path: str, says: str, prepare=None, *, to=command, words=words) -> None:
             rows.append(Row(f"{to} {what}", words.replace("OUT", path), says, prepare))
 
-        row("below a file", f"{{here}}/file/{name}", "file", below_a_file)
-        row("in a locked folder", f"{{here}}/locked/{name}", "locked", read_only)
-        row("below /dev/null", f"/dev/null/{name}", "/dev/null")
-        row("below /dev/full", f"/dev/full/{name}", "/dev/full")
+        row("below a file", f"{{here}}/file/{name}", NO_FOLDER, below_a_file)
+        row("in a locked folder", f"{{here}}/locked/{name}", LOCKED, read_only)
+        row("below /dev/null", f"/dev/null/{name}", NO_FOLDER)
+        row("below /dev/full", f"/dev/full/{name}", NO_FOLDER)
         if folder:
-            row("is a file", "{here}/file", "file", below_a_file)
+            row("is a file", "{here}/file", NO_FOLDER, below_a_file)
         else:
-            row("is a folder", f"{{here}}/{name}", name.split(".")[0], make_folder(name))
+            row("is a folder", f"{{here}}/{name}", IS_FOLDER, make_folder(name))
             row("is somebody's", f"{{here}}/{name}", name.split(".")[0], make_file(name, b"mine\n"))
     rows += [
         Row("sample out is empty", ODE, r"samples\.npz", make_file("samples.npz", b"")),

@@ -1,0 +1,99 @@
+"""No check can be removed unseen: without it a row of the tables fails, or a test that is named.
+
+The rows are run once, and noted which errors each meets. Then each check is removed from the
+program in turn, and the rows that met it are run until one of them fails.
+"""
+
+import os
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hostile.checks import Check, all_checks
+from hostile.held_by_tests import HELD_BY_TESTS
+from hostile.launches import Outcome, check_outcome
+from hostile.row import Row
+from hostile.sandbox import make_sandbox
+from hostile.tables_of_rows import COMMANDS, RUNS
+
+ALTERED_PROGRAM = "tests/hostile/altered_program.py"
+ROWS = (*RUNS, *COMMANDS)
+pytestmark = pytest.mark.slow
+
+
+class Table:
+    """Launches rows with altered programs."""
+
+    def __init__(self, server, folder: Path):
+        self.server, self.folder, self.box = server, folder, folder / "box"
+        self.box.mkdir()
+        make_sandbox(self.box, server)
+
+    def launch(self, row: Row, how: str, value, name: str) -> Outcome:
+        altered = replace(row, command=f"{ALTERED_PROGRAM} {how} {value} {row.command}")
+        return Outcome(altered, self.folder / name, self.box, self.server)
+
+    def raised(self, number: int) -> set[str]:
+        """Return the lines, as PATH:LINE, at which a row met an error."""
+        file = self.folder / f"raised{number}"
+        self.launch(ROWS[number], "noting", file, f"noting{number}")
+        return set(file.read_text().split()) if file.exists() else set()
+
+    def fails_without(self, check: Check, rows: list[Row], name: str) -> bool:
+        """Return whether one of these rows fails without a check."""
+        for i, row in enumerate(rows):
+            try:
+                check_outcome(row, self.launch(row, "without", check, f"{name}-{i}"))
+            except AssertionError:
+                return True
+        return False
+
+
+def on_all_cores():
+    return ThreadPoolExecutor(os.cpu_count() or 2)
+
+
+@pytest.fixture(scope="module")
+def table(fork_server, tmp_path_factory):
+    return Table(fork_server, tmp_path_factory.mktemp("checks"))
+
+
+@pytest.fixture(scope="module")
+def rows_that_meet(table):
+    """{check: the rows that meet it} of all checks."""
+    at = defaultdict(list)  # PATH:LINE: rows
+    with on_all_cores() as threads:
+        for row, lines in zip(ROWS, threads.map(table.raised, range(len(ROWS))), strict=True):
+            for line in lines:
+                at[line].append(row)
+    return {
+        check: list({row.name: row for line in check.lines for row in at[line]}.values())
+        for check in all_checks()
+    }
+
+
+def test_a_row_fails_without_the_check_that_it_meets(table, rows_that_meet):
+    met = {check: rows for check, rows in rows_that_meet.items() if rows}
+    names = [f"without{i}" for i in range(len(met))]
+    with on_all_cores() as threads:
+        held = threads.map(table.fails_without, met.keys(), met.values(), names)
+        missed = [str(check) for check, fails in zip(met, held, strict=True) if not fails]
+    assert not missed, f"no row misses {', '.join(missed)}"
+
+
+def test_what_no_row_meets_is_held_by_a_test(rows_that_meet):
+    places = {check.place for check, rows in rows_that_meet.items() if not rows}
+    assert places == HELD_BY_TESTS.keys(), "met by rows, gone, or held by nothing that is named"
+
+
+@pytest.mark.parametrize("place", HELD_BY_TESTS)
+def test_a_test_fails_without_the_check_that_it_holds(place, rows_that_meet, table):
+    nodes = HELD_BY_TESTS[place].split()
+    checks = [c for c, rows in rows_that_meet.items() if c.place == place and not rows]
+    words = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *nodes]
+    assert table.server.start(words).wait() == 0, "it fails anyway"
+    processes = [table.server.start([ALTERED_PROGRAM, "without", c, *words]) for c in checks]
+    held = [process.wait() != 0 for process in processes]
+    assert all(held), [str(c) for c, fails in zip(checks, held, strict=True) if not fails]
