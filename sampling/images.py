@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models import load_codec
 from models.codecs import latent_size
+from models.compiling import check_can_compile
 from models.trained import Trained
 from runtime.command import RunError
 from runtime.memory import free_memory
@@ -39,6 +40,8 @@ class ImageMaker:
     def __init__(self, config: SolverConfig, batch: int, name: str = "--per-proc-batch-size"):
         assert isinstance(config, ODESolver | SDESolver)
         self.config, self.device = config, choose_device()
+        if config.compile:
+            check_can_compile()
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32
         self.trained, settings = open_checkpoint(config)

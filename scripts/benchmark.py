@@ -122,6 +122,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from models import find_model
 from scripts.benchmarks import (
     assembly,
     costs,
@@ -133,7 +134,7 @@ from scripts.benchmarks import (
     storage,
 )
 from scripts.benchmarks.tables import device_name, markdown
-from scripts.benchmarks.timing import DEVICE, Deadline, matmul_peaks, native_precisions
+from scripts.benchmarks.timing import DEVICE, FAILED, Deadline, matmul_peaks, native_precisions
 
 
 def as_table(c: Benchmark) -> Benchmark:
@@ -155,7 +156,8 @@ def check(c: Benchmark) -> None:
     if c.clock == "cpu" and DEVICE.type == "cuda":
         raise ValueError("--clock cpu: a GPU's work takes no processor time; leave it out")
     for field in ("models", "sampling_models", "peer_models"):
-        c.sizes(field)
+        for name, _ in c.sizes(field):
+            find_model(name)
     if ("peers" in c.parts) != bool(c.peer):
         raise ValueError("--parts peers needs --peer FOLDER, and --peer FOLDER needs that part")
     for folder in c.peer:
@@ -236,6 +238,10 @@ def main(c: Benchmark) -> None:
             text += [f"## {name}", table]
             print("\n" + table, flush=True)
     say(f"\nwritten to {out} and {out.with_suffix('.md')}")
+    rows = [row for part in c.parts for row in record.get(part, ())]
+    failed = sum(str(row.get("note", "")).startswith(FAILED) for row in rows)
+    if failed:
+        sys.exit(f"{failed} of the rows {FAILED}: their errors stand above")
 
 
 if __name__ == "__main__":

@@ -72,8 +72,10 @@ def check(script: str | Path, *args, processes: int = 1, real: bool = False) -> 
 SEVERAL_RUNS = """
 import pickle, sys
 sys.path[:0] = sys.argv[1:3]
+import models.compiling
 import train
 from accelerate.state import AcceleratorState
+models.compiling.BACKEND = "aot_eager"  # graphs as they are, without minutes of a C++ compiler
 for config in pickle.load(open(sys.argv[3], "rb")):
     AcceleratorState._reset_state()  # it keeps a process's first precision
     training = train.Training(config)

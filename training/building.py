@@ -19,8 +19,9 @@ from data.order import batch_shard
 from data.source_protocol import Source
 from data.sources import load_source
 from models import SiT, find_model
-from models.compiling import can_compile, compiled
+from models.compiling import can_compile, check_can_compile, compiled, needed_to_compile
 from models.trained import load_weights, start_from_weights
+from runtime.command import warn
 from runtime.locks import OutputLock
 from runtime.processes import told_by_first
 from training.checks import check_precision, check_train_config
@@ -135,12 +136,11 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
 def decided_here(config: TrainConfig) -> TrainConfig:
     """Return the settings as they are recorded: with what is left to the machine decided."""
     given = config.engine
-    if given.compile and torch.cuda.is_available() and not can_compile():
-        raise ValueError(
-            "--compile: on a GPU it needs the package triton, which is not installed; install it, "
-            "or give --no-compile"
-        )
+    if given.compile:
+        check_can_compile()
     compile = can_compile() if given.compile is None else given.compile
+    if given.compile is None and not compile and torch.cuda.is_available():
+        warn(f"not compiled, so slower: that takes {needed_to_compile()}, which is not here")
     precision = resolve_precision(given.precision)
     check_precision(given, precision)
     engine = dataclasses.replace(given, precision=precision, compile=compile)

@@ -25,17 +25,18 @@ ALIGNMENT = 16  # bytes that one instruction of a thread loads
 def make_step(
     pointers, gradients, sizes, owners, starts, squares, scale,
     rate, beta1, beta2, bias1, root_bias2, eps, shrink, weight,
-    HALF: tl.constexpr, ALIGNED: tl.constexpr, SIZE: tl.constexpr,
+    HALF: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """Update the elements of one chunk, which lies in the parameter number `owners[chunk]`.
 
-    `pointers` has a row for each parameter: addresses of w, m, v, e and the copy of w in bf16.
+    `pointers` has a row for each parameter: addresses of w, m, v, e and the copy of w in bf16. All
+    sizes are multiples of WIDTH, and all addresses of 16 bytes unless it is 1.
     """
     chunk = tl.program_id(0)
     owner = tl.load(owners + chunk)
     start, size = tl.load(starts + chunk), tl.load(sizes + owner)
-    if ALIGNED:
-        start, size = tl.multiple_of(start, 16), tl.multiple_of(size, 8)
+    if WIDTH > 1:
+        start, size = tl.multiple_of(start, 16), tl.multiple_of(size, WIDTH)
     offsets = start + tl.arange(0, SIZE)
     inside = offsets < size
     row = pointers + owner * 5
@@ -47,7 +48,7 @@ def make_step(
         g_at = tl.load(gradients + owner).to(tl.pointer_type(tl.bfloat16))
     else:
         g_at = tl.load(gradients + owner).to(tl.pointer_type(tl.float32))
-    if ALIGNED:  # else every load is of one element
+    if WIDTH > 1:  # else every load is of one element
         g_at, w_at = tl.multiple_of(g_at, 16), tl.multiple_of(w_at, 16)
         m_at, v_at = tl.multiple_of(m_at, 16), tl.multiple_of(v_at, 16)
         e_at = tl.multiple_of(e_at, 16)
@@ -68,7 +69,7 @@ def make_step(
     tl.store(e_at + offsets, e + weight * (w - e), mask=inside)
     if HALF:
         copy_at = tl.load(row + 4).to(tl.pointer_type(tl.bfloat16))
-        if ALIGNED:
+        if WIDTH > 1:
             copy_at = tl.multiple_of(copy_at, 16)
         tl.store(copy_at + offsets, w.to(tl.bfloat16), mask=inside)
 
@@ -107,8 +108,10 @@ class OnePass:
         weights = self.kept[0]
         self.device = weights[0].device
         addresses = [[t.data_ptr() for t in row] for row in zip(*self.kept, strict=True)]
+        # elements that one instruction loads: a shard may hold four numbers of a bias
+        self.width = ALIGNMENT // self.learned[0].element_size()
         self.aligned = all(a % ALIGNMENT == 0 for row in addresses for a in row) and all(
-            t.numel() % 8 == 0 for t in weights
+            t.numel() % self.width == 0 for t in weights
         )
         self.pointers = self.numbers(addresses)
         self.sizes = self.numbers([t.numel() for t in weights])
@@ -138,14 +141,14 @@ class OnePass:
         self.steps += 1
         torch._foreach_add_(self.counts, 1)
         rate, (beta1, beta2) = self.group["lr"], self.group["betas"]
+        aligned = self.aligned and all(a % ALIGNMENT == 0 for a in addresses)
         launch: Any = make_step[(len(self.squares),)]
         launch(
             self.pointers, self.gradients, self.sizes, self.owners, self.starts, self.squares,
             self.unscaled if scale is None else scale,
             rate, beta1, beta2, 1 - beta1**self.steps, (1 - beta2**self.steps) ** 0.5,
             self.group["eps"], 1 - rate * self.group["weight_decay"], 1 - self.decay,
-            HALF=self.half, SIZE=BLOCK, num_warps=8,
-            ALIGNED=self.aligned and all(a % ALIGNMENT == 0 for a in addresses),
+            HALF=self.half, WIDTH=self.width if aligned else 1, SIZE=BLOCK, num_warps=8,
         )  # fmt: skip
         if self.half:  # an optimizer empties the gradients of its own parameters only
             for p in self.learned:

@@ -40,7 +40,8 @@ def resolve_precision(precision: Precision) -> Precision:
     """Return what "auto" means on this machine."""
     if precision != "auto":
         return precision
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    has_it = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if has_it else "fp32"
 
 
 def start_accelerator(config: EngineConfig, folder: Path, wandb: bool = False) -> Accelerator:
@@ -68,7 +69,8 @@ def gradient_exchange(config: EngineConfig) -> DistributedDataParallelKwargs:
     """Return DDP's settings: in which precision gradients are exchanged, and from where."""
     hooks = DDPCommunicationHookType
     return DistributedDataParallelKwargs(
-        gradient_as_bucket_view=True,  # they live in what is exchanged, and are not copied there
+        # they live in what is exchanged: no second memory, and nothing is copied back from there
+        gradient_as_bucket_view=True,
         comm_hook=hooks.BF16 if config.bf16_gradients else hooks.NO,
     )
 

@@ -143,7 +143,8 @@ def stall(c, deadline: Deadline) -> Iterator[dict]:
 
 def stalled(name: str) -> dict:
     """Return the time of handing a complete checkpoint to the writer, the second time."""
-    weights = find_model(name)(input_size=LATENTS[1]).to(DEVICE).state_dict()
+    with DEVICE:
+        weights = find_model(name)(input_size=LATENTS[1]).state_dict()
     copies = [{key: value.clone() for key, value in weights.items()} for _ in range(3)]
     moments = {key: dict(exp_avg=copies[0][key], exp_avg_sq=copies[1][key]) for key in weights}
     state = {"model": weights, "ema": copies[2], "opt": {"state": moments}}

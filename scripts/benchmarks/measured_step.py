@@ -1,6 +1,6 @@
 """One training step as a benchmark runs it: network, losses, random batch; its memory and FLOPs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import Any, cast
 
@@ -48,8 +48,6 @@ class Step:
         torch.manual_seed(0)
         self.optim = optim or OptimConfig()
         self.features = features
-        network = find_model(name)(input_size=LATENTS[1])
-        ema = deepcopy(network).eval().requires_grad_(False)
         engine = EngineConfig(cast(Any, precision), compile=compiled, **(options or {}))
         AcceleratorState._reset_state()  # otherwise it keeps a process's first precision
         accelerator = Accelerator(
@@ -57,6 +55,9 @@ class Step:
             mixed_precision="bf16" if precision == "bf16" else "no",
             kwargs_handlers=[gradient_exchange(engine)],
         )
+        with DEVICE:  # of this process, as accelerate has set it; there weights are drawn at once
+            network = find_model(name)(input_size=LATENTS[1])
+        ema = deepcopy(network).eval().requires_grad_(False)
         self.parallel = Parallel(network, ema, accelerator, engine)
         self.compiled = compiled_work if compiled else as_given
         self.update = Update(self.parallel, [], self.optim, last_step=1)
@@ -119,6 +120,34 @@ class Step:
             return torch.cuda.max_memory_allocated()
         modules = [self.parallel.network, self.heads[loss].modules]
         return saved_bytes(lambda: self.forward(loss), modules)
+
+    def kept(self, loss: str) -> int:
+        """Return the bytes of everything that stays from step to step."""
+        heads, parallel = self.heads[loss], self.parallel
+        networks = dict.fromkeys((parallel.network, parallel.masters, parallel.ema, heads.modules))
+        return kept_bytes(networks, (self.update.optimizer, *heads.optimizers))
+
+
+def kept_bytes(
+    modules: Iterable[torch.nn.Module], optimizers: Iterable[torch.optim.Optimizer]
+) -> int:
+    """Return the bytes of weights, gradients that are there, and optimizers' states."""
+    tensors = [t for m in modules for p in m.parameters() for t in (p, p.grad) if t is not None]
+    for optimizer in optimizers:
+        tensors += [t for state in optimizer.state.values() for t in state.values()]
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def peak_of_one(step: Callable, kept: int) -> int:
+    """Return the bytes that a GPU's allocator needs at most in a step, without other networks'.
+
+    Args:
+        kept: those that stay from step to step, of this network.
+    """
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return torch.cuda.max_memory_allocated() - before + kept
 
 
 def saved_bytes(forward: Callable[[], torch.Tensor], modules: list[torch.nn.Module]) -> int:

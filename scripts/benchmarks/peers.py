@@ -20,10 +20,11 @@ from tqdm import tqdm
 
 from models import find_model
 from sampling.sample_config import ODE
-from scripts.benchmarks.measured_step import LATENTS, Step, saved_bytes
+from scripts.benchmarks.measured_step import LATENTS, Step, kept_bytes, peak_of_one, saved_bytes
 from scripts.benchmarks.sampling import SCALE, Case, Runs
 from scripts.benchmarks.timing import (
     DEVICE,
+    IN_A_ROW,
     Deadline,
     alternate,
     attempt,
@@ -83,8 +84,9 @@ class Peer:
         torch.manual_seed(0)
         self.kind, self.precision, self.root = find_peer(folder), precision, Path(folder).resolve()
         self.config = TrainConfig(model=name, loss_type=LOSSES[self.kind])  # type: ignore[arg-type]
-        self.network = self.make_network(name).to(DEVICE)
-        self.ema = self.make_network(name).to(DEVICE).eval().requires_grad_(False)
+        with DEVICE:  # where weights are drawn at once
+            self.network = self.make_network(name).to(DEVICE)
+            self.ema = self.make_network(name).to(DEVICE).eval().requires_grad_(False)
         self.ema.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, weight_decay=0)
         self.x = torch.randn(batch, *LATENTS, device=DEVICE)
@@ -178,21 +180,27 @@ def training_rows(peer: Peer, name: str, batch: int, compiled: list[bool], c) ->
     ours = our_steps(peer, name, batch, compiled)
     works: dict[str, Callable] = {"peer": peer}
     works |= {how: lambda step=step: step(loss) for how, step in ours.items()}
-    times = alternate(works, c.repeats, WARMUP, c.clock)
+    times = alternate(works, c.repeats, WARMUP, c.clock, IN_A_ROW)
     memory = step_memory(peer)
     return [
-        compare(times, how) | dict(step="training", memory_ratio=step.memory(loss) / memory)
+        compare(times, how) | dict(step="training", memory_ratio=our_memory(step, loss) / memory)
         for how, step in ours.items()
     ]
 
 
 def step_memory(peer: Peer) -> int:
-    """Return bytes as `Step.memory` does."""
+    """Return bytes: what a step needs on a GPU, though others' networks are there; or on a CPU,
+    what it keeps for its backward pass."""
     if DEVICE.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        peer()
-        return torch.cuda.max_memory_allocated()
+        return peak_of_one(peer, kept_bytes((peer.network, peer.ema), [peer.optimizer]))
     return saved_bytes(lambda: peer.loss()[0], [peer.network])
+
+
+def our_memory(step: Step, loss: str) -> int:
+    """Return bytes as `step_memory` does."""
+    if DEVICE.type == "cuda":
+        return peak_of_one(lambda: step(loss), step.kept(loss))
+    return step.memory(loss)
 
 
 def sampling_rows(peer: Peer, name: str, batch: int, compiled: list[bool], c) -> list[dict]:

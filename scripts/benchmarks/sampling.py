@@ -61,7 +61,8 @@ class Runs:
     def __init__(self, name: str, batch: int, precision: str, compiled: bool):
         set_precision(precision)
         torch.manual_seed(0)
-        model = find_model(name)(input_size=LATENTS[1]).to(DEVICE).eval().requires_grad_(False)
+        with DEVICE:
+            model = find_model(name)(input_size=LATENTS[1]).eval().requires_grad_(False)
         torch.nn.init.normal_(model.final_layer.linear.weight, std=0.02)  # 0: nothing to solve
         bf16 = precision == "bf16"
         self.network = Network(prepare_model(model, bf16, compiled), bf16)

@@ -8,6 +8,7 @@ from tqdm import tqdm
 from scripts.benchmarks.measured_step import Step, step_flops
 from scripts.benchmarks.timing import (
     DEVICE,
+    IN_A_ROW,
     Deadline,
     alternate,
     attempt,
@@ -29,7 +30,7 @@ def measure(
     flops = step_flops(name, batch)
     step = Step(name, precision, compiled, batch, c.losses, options=dict.fromkeys(options, True))
     works = {loss: lambda loss=loss: step(loss) for loss in step.objectives}
-    times = alternate(works, c.repeats, clock=c.clock)
+    times = alternate(works, c.repeats, clock=c.clock, runs=IN_A_ROW)
     memory = {loss: step.memory(loss) for loss in works}
     rows = []
     for loss, measured in times.items():
@@ -60,7 +61,7 @@ def cell(
 def encoding_on_the_fly(name: str, batch: int, repeats: int) -> dict:
     """Measure training as in the originals: eager TF32, the autoencoder in every step."""
     step = Step(name, "tf32", False, batch, encode=True)
-    times = alternate({"vanilla": lambda: step("vanilla")}, repeats)["vanilla"]
+    times = alternate({"vanilla": lambda: step("vanilla")}, repeats, runs=IN_A_ROW)["vanilla"]
     speed = batch / statistics.median(times)
     label = "vanilla, encoding images"
     return dict(

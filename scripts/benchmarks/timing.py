@@ -2,7 +2,9 @@
 
 import gc
 import statistics
+import sys
 import time
+import traceback
 from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
@@ -10,17 +12,26 @@ import torch
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# On a GPU as many runs are timed together: training does not wait for it between steps.
+IN_A_ROW = 3 if DEVICE.type == "cuda" else 1
+WARMUP_SECONDS = 0.5  # in which an idle GPU reaches its clock and its power
+FAILED = "failed"
 
 
-def seconds(work: Callable, clock: str = "wall") -> float:
-    """Return the time of work() and everything it started on the device, by one of `CLOCKS`."""
+def seconds(work: Callable, clock: str = "wall", runs: int = 1) -> float:
+    """Return the time of work() and everything it started on the device, by one of `CLOCKS`.
+
+    Args:
+        runs: mean over as many, one right after the other.
+    """
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
     start = CLOCKS[clock]()
-    work()
+    for _ in range(runs):
+        work()
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
-    return CLOCKS[clock]() - start
+    return (CLOCKS[clock]() - start) / runs
 
 
 class Deadline:
@@ -38,17 +49,24 @@ class Deadline:
 
 
 def attempt(work: Callable[[], list[dict]], deadline: Deadline) -> list[dict]:
-    """Return the rows of a cell, or one that says why it has none: no time, or no memory."""
+    """Return the rows of a cell, or one that says why it has none: no time, no memory, an error.
+
+    An error leaves the other cells; its traceback is shown.
+    """
     if deadline.passed():
         return [{"note": "not measured: no time left"}]
-    gc.collect()  # what the cell before this one held
     torch.compiler.reset()
+    gc.collect()  # what the cell before this one held
     if DEVICE.type == "cuda":
         torch.cuda.empty_cache()
     try:
         return work()
     except torch.OutOfMemoryError:
         return [{"note": "not measured: it does not fit in this memory"}]
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        words = " ".join(str(error).split()).replace("|", "/")
+        return [{"note": f"{FAILED}: {type(error).__name__}: {words[:120]}"}]
 
 
 def compiled_or_not(c) -> list[bool]:
@@ -60,15 +78,20 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def alternate(
-    works: dict[Name, Callable], repeats: int, warmup: int = 2, clock: str = "wall"
+    works: dict[Name, Callable], repeats: int, warmup: int = 2, clock: str = "wall", runs: int = 1
 ) -> dict[Name, list[float]]:
-    """Time each work `repeats` times in turn, after `warmup` rounds; return {name: seconds}."""
+    """Time each work `repeats` times in turn, after `warmup` rounds; return {name: seconds}.
+
+    Args:
+        runs: as in `seconds`.
+    """
     times: dict[Name, list[float]] = {name: [] for name in works}
     for i in range(warmup + repeats):
         for name, work in works.items():
-            taken = seconds(work, clock)
-            if i >= warmup:
-                times[name].append(taken)
+            if i < warmup:
+                work()
+            else:
+                times[name].append(seconds(work, clock, runs))
     return times
 
 
@@ -92,7 +115,11 @@ def matmul_rate(precision: str, n: int, repeats: int = 7, clock: str = "wall") -
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(n, n, device=DEVICE).to(dtype) for _ in range(2))
     a @ b
-    return 2 * n**3 / statistics.median(seconds(lambda: a @ b, clock) for _ in range(repeats))
+    end = time.perf_counter() + (WARMUP_SECONDS if DEVICE.type == "cuda" else 0)
+    while time.perf_counter() < end:
+        seconds(lambda: a @ b, runs=IN_A_ROW)
+    times = [seconds(lambda: a @ b, clock, IN_A_ROW) for _ in range(repeats)]
+    return 2 * n**3 / statistics.median(times)
 
 
 def native_precisions(precisions: tuple[str, ...]) -> list[str]:

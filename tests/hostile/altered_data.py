@@ -216,7 +216,7 @@ def image_rows() -> Iterator[Row]:
         says = rf"pear/1\.png: not a readable image .*({words})"
         yield Row(f"train: an image {what}", train, says, prepare)
         if "below" not in what:
-            yield Row(f"score: an image {what}", score, says, prepare)
+            yield Row(f"score: an image {what}", score, f"{says}.*; repair or remove it", prepare)
 
     def strip(here: Path, box: Path) -> None:
         shutil.copytree(box / "images", here / "images")

@@ -11,7 +11,7 @@ import runpy
 import sys
 import threading
 import types
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
@@ -40,7 +40,10 @@ def without(check: str) -> None:
             function.__code__ = others.get((mine.co_qualname, mine.co_firstlineno), mine)
 
 
-WRAPPERS = (staticmethod, classmethod, property, types.MethodType, partial, cached_property)
+CACHED = type(cache(id))
+WRAPPERS = (
+    staticmethod, classmethod, property, types.MethodType, partial, cached_property, CACHED,
+)  # fmt: skip
 MAIN: dict[Path, types.CodeType] = {}  # code of a program that is run as a file
 
 
@@ -68,7 +71,8 @@ def functions(thing, path: str, seen: set[int]):
     elif isinstance(thing, list | tuple):
         inner = thing
     elif isinstance(thing, WRAPPERS):
-        inner = [getattr(thing, name, None) for name in ("__func__", "fget", "fset", "func")]
+        names = ("__func__", "fget", "fset", "func", "__wrapped__")
+        inner = [getattr(thing, name, None) for name in names]
     else:
         return
     for one in inner:

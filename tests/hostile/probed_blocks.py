@@ -127,6 +127,7 @@ def flag_rows() -> Iterator[Row]:
          "encodes images|takes 1 channels"),
         ("another image size", f"{BLOCKS} --image-size 16", "--image-size"),
         ("too few images", f"{BLOCKS} --samples 4", "--samples 4"),
+        ("less than no images", f"{BLOCKS} --samples -5", "--samples -5: it must be at least 0"),
         ("encoder of no weights", probe("cka", "--encoder vit_tiny_patch16_224 "
          "--encoder-weights {here}/none.pth"), r"--encoder-weights \S*none\.pth"),
         ("encoder of other weights", probe("cka", "--encoder vit_small_patch16_224 "

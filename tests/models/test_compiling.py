@@ -4,11 +4,21 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from layersync import LayerSync
 from layersync.capture import BlockRecorder
 from models import SiT
-from models.compiling import GRAPHS, LIMITS, allow_graphs, compile_network, compiled
+from models.compiling import (
+    GRAPHS,
+    LIMITS,
+    allow_graphs,
+    can_compile,
+    check_can_compile,
+    compile_network,
+    compiled,
+)
 
 DEPTH = 12
 
@@ -114,3 +124,46 @@ def test_functions_are_wrapped_and_modules_stay_the_same_object(counter):
     x = torch.randn(3, 2)
     torch.testing.assert_close(head(x), torch.nn.functional.linear(x, head.weight, head.bias))
     assert counter.frame_count == 2
+
+
+def test_in_ddp_a_block_stays_one_graph(counter):
+    """dynamo would split it where the first bucket, of 1 MiB, is full; its MLP alone has more."""
+    torch.manual_seed(0)
+    network = SiT(4, 2, 1, hidden_size=256, depth=2, num_heads=2, num_classes=3).train()
+    assert network.blocks[0].mlp.fc2.weight.nbytes == 2**20
+    compile_network(network)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(network, gradient_as_bucket_view=True)
+        for _ in range(2):
+            wrapped(*inputs(2)).square().mean().backward()
+    finally:
+        dist.destroy_process_group()
+    assert counter.frame_count == 2  # that of blocks, that of the final layer
+
+
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [
+        (dict(triton=True, gcc=True, capability=(9, 0)), None),
+        (dict(triton=False, gcc=True, capability=(9, 0)), "the package triton"),
+        (dict(triton=True, gcc=False, capability=(9, 0)), "a C compiler"),
+        (dict(triton=True, gcc=True, capability=(6, 1)), "a GPU of compute capability 7.0"),
+    ],
+)
+def test_compilation_needs_triton_a_compiler_and_a_gpu_that_it_knows(monkeypatch, there, missing):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: there["capability"])
+    monkeypatch.setattr(
+        "models.compiling.importlib.util.find_spec",
+        lambda name: object() if there["triton"] else None,
+    )
+    monkeypatch.setattr(
+        "models.compiling.shutil.which", lambda name: name if there["gcc"] else None
+    )
+    assert can_compile() is (missing is None)
+    if missing is None:
+        return check_can_compile()
+    with pytest.raises(ValueError, match=f"--compile: on this GPU it takes {missing}"):
+        check_can_compile()

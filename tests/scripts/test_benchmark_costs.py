@@ -1,12 +1,14 @@
 """The rows of hours in scripts/benchmark.py: rates of small networks, multiplied."""
 
+import json
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from launching import save_tiny_vae
 
 from models import VAECodec, find_model
-from scripts.benchmark import Benchmark
+from scripts.benchmark import Benchmark, main
 from scripts.benchmarks import costs, evaluation_stages, steps
 from scripts.benchmarks.timing import Deadline
 
@@ -69,3 +71,25 @@ def test_a_cell_that_does_not_fit_is_a_row(monkeypatch):
     (row,) = steps.run(SMALL, {"bf16": 1e12}, Deadline())
     assert row["note"] == "not measured: it does not fit in this memory"
     assert row["model"] == "SiT-Ti/2"
+
+
+def test_a_cell_that_fails_leaves_the_others_and_ends_the_command_with_an_error(
+    tmp_path, monkeypatch, capfd
+):
+    def measured(c, name, *rest):
+        if name == "SiT-Ti/2":
+            raise RuntimeError("CUBLAS_STATUS_ALLOC_FAILED |\n when calling")
+        return [dict(loss="vanilla", images_per_second=2.0)]
+
+    monkeypatch.setattr(steps, "measure", measured)
+    monkeypatch.setattr("scripts.benchmark.matmul_peaks", lambda *how: {"fp32": 1e12})
+    c = Benchmark(
+        parts=("steps",), models=("SiT-Ti/2:2", "SiT-S/2:2"), precisions=("fp32",),
+        out=str(tmp_path / "rows.json"),
+    )  # fmt: skip
+    with pytest.raises(SystemExit, match="1 of the rows failed"):
+        main(c)
+    bad, good = json.loads((tmp_path / "rows.json").read_text())["steps"]
+    assert bad["note"] == "failed: RuntimeError: CUBLAS_STATUS_ALLOC_FAILED / when calling"
+    assert (good["model"], good["images_per_second"]) == ("SiT-S/2", 2.0)
+    assert "Traceback" in capfd.readouterr().err

@@ -76,6 +76,7 @@ def test_what_has_no_time_left_is_said_and_kept(tmp_path, capfd):
         ("--peer FOLDER", dict(peer=("anywhere",))),
         ("--minutes 0", dict(minutes=0.0)),
         ("--models SiT-S/2: write MODEL:BATCH", dict(models=("SiT-S/2",))),
+        ("SiT-Q/2", dict(models=("SiT-Q/2:2",))),
     ],
 )
 def test_what_cannot_be_measured_is_refused(message, settings):
@@ -88,6 +89,12 @@ def test_the_table_needs_a_gpu():
     with pytest.raises(ValueError, match="--table: its rows need a GPU"):
         check(Benchmark(table=True))
     assert list(TABLE.values()) == sorted(TABLE.values())  # parts begin in this order
+
+
+def test_a_gpu_is_not_measured_by_processor_time(monkeypatch):
+    monkeypatch.setattr("scripts.benchmark.DEVICE", torch.device("cuda"))
+    with pytest.raises(ValueError, match="--clock cpu: a GPU's work takes no processor time"):
+        check(Benchmark(parts=("steps",), clock="cpu"))
 
 
 def test_evaluations_of_presets():
@@ -109,3 +116,21 @@ def test_flops_are_those_of_the_layers():
     forward = 2 * batch * (linear + attention + conditions)
     # the first layers have no gradient of their inputs
     assert measured_step.step_flops("SiT-Ti/2", batch) == pytest.approx(3 * forward, rel=0.02)
+
+
+def test_memory_of_a_step_on_a_gpu_leaves_out_the_networks_beside_it(checkout, monkeypatch):
+    """AdamW's two moments, weights and average; originals keep gradients, too. 4 bytes a number."""
+    peer = peers.Peer(str(checkout), "SiT-Ti/2", 2, "fp32")
+    ours = peers.our_steps(peer, "SiT-Ti/2", 2, [False])["eager"]
+    peer(), ours("vanilla")
+    every, frozen = sum(p.numel() for p in peer.network.parameters()), 256 * 64
+    learned, steps = every - frozen, len(peer.optimizer.state)  # a count for each parameter
+    assert ours.kept("vanilla") == 4 * (2 * every + 2 * learned + steps)
+    optimizers = [peer.optimizer]
+    kept = measured_step.kept_bytes((peer.network, peer.ema), optimizers)
+    assert kept == 4 * (2 * every + 3 * learned + steps)
+    # a GPU with 100 bytes, which a step raises to 130 at most
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda: 100)
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda: 130)
+    assert measured_step.peak_of_one(lambda: None, kept) == kept + 30

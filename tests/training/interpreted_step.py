@@ -16,8 +16,11 @@ for name in [name for name in sys.modules if name.split(".")[0] == "triton"]:
 from copy import deepcopy
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from models import SiT
 from training.config import EngineConfig, OptimConfig
@@ -99,6 +102,42 @@ def compare_updates(half: bool, limit: float | None) -> None:
         torch.testing.assert_close(here, there, rtol=rounding, atol=1e-6)
 
 
+def compare_sharded() -> None:
+    """Make steps of shards, of one process here: weights and norms are those of whole tensors."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    x, made = torch.randn(6, 5, generator=torch.Generator().manual_seed(1)), []
+    for sharded in (False, True):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 4))
+        average = deepcopy(network).requires_grad_(False)
+        for module in (network, average) if sharded else ():
+            fully_shard(module)
+        learned, averages = list(network.parameters()), list(average.parameters())
+        optimizer = torch.optim.AdamW(learned, lr=1e-2, weight_decay=0.1, fused=True)
+        one_pass, norms = None, []
+        for i in range(4):
+            network(x).square().mean().backward()
+            norms.append(torch.cat([whole(p.grad).flatten() for p in learned]).norm())
+            if one_pass is not None:
+                torch.testing.assert_close(one_pass(), norms[-1], rtol=1e-5, atol=0)
+            else:
+                optimizer.step()
+                torch._foreach_lerp_(averages, [p.detach() for p in learned], 1 - 0.9)
+            if sharded and i == 0:
+                one_pass = OnePass(optimizer, averages, 0.9)
+                assert one_pass.sharded and all(isinstance(p, DTensor) for p in learned)
+            optimizer.zero_grad()
+        made.append([*norms, *(whole(p) for p in (*learned, *averages))])
+    assert min(norms) > 0
+    torch.testing.assert_close(*made, rtol=1e-5, atol=1e-6)
+    dist.destroy_process_group()
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 if __name__ == "__main__":
     for case in ((False, None), (False, 0.5), (True, None)):
         compare(*case)
@@ -106,3 +145,5 @@ if __name__ == "__main__":
     for case in ((False, None), (False, 1.0), (True, None)):
         compare_updates(*case)
         print("same:", *case)
+    compare_sharded()
+    print("same: sharded")

@@ -3,8 +3,10 @@
 import importlib.util
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 from launching import ROOT
 
 from data.fitting import fitted
@@ -14,6 +16,7 @@ from training.building import decided_here
 from training.checks import check_train_config
 from training.config import EngineConfig, OptimConfig, SaveConfig, TrainConfig
 from training.methods.layer_sync import layer_sync_settings
+from training.parallel import resolve_precision
 from training.settings_record import differences
 
 
@@ -191,8 +194,26 @@ def test_compilation_is_on_where_it_can_be_unless_a_flag_decides(
     assert decided_here(config).engine.compile is expected
 
 
-def test_to_compile_on_a_gpu_without_triton_is_refused(monkeypatch):
+def test_to_compile_on_a_gpu_without_triton_is_refused(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("training.building.can_compile", lambda: False)
-    with pytest.raises(ValueError, match="--compile: on a GPU it needs the package triton"):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr("models.compiling.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="--compile: on this GPU it takes the package triton"):
         decided_here(TrainConfig(engine=EngineConfig(compile=True)))
+    assert decided_here(TrainConfig()).engine.compile is False
+    told = capsys.readouterr().err
+    assert "not compiled, so slower: that takes the package triton" in told
+
+
+@pytest.mark.parametrize(("major", "expected"), [(7, "fp32"), (8, "bf16"), (9, "bf16")])
+def test_bf16_is_not_chosen_where_a_gpu_only_emulates_it(monkeypatch, major, expected):
+    """V100 and T4 compute bf16 in float32, slower than float32 itself; torch calls it supported."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    monkeypatch.setattr(
+        "torch.cuda.get_device_properties", lambda device: SimpleNamespace(major=major)
+    )
+    monkeypatch.setattr("torch.cuda._check_bf16_tensor_supported", lambda device: True)
+    assert torch.cuda.is_bf16_supported()
+    assert resolve_precision("auto") == expected

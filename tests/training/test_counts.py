@@ -20,7 +20,6 @@ LAUNCHES = {
     "sra": 1317,
     "repa": 1040,
 }
-AHEAD = ("vanilla", "layer_sync", "sra", "repa")  # whose draws or reads differ
 # bytes of SiT-Ti/2, 4 images
 TRAFFIC, SAVED = 223.3e6, 27.45e6
 
@@ -30,7 +29,7 @@ def counted(loss: str, device: str, model: str = "SiT-Ti/2", batch: int = 4) -> 
     return count_step(model, loss, batch, device)
 
 
-@pytest.mark.parametrize("loss", AHEAD)
+@pytest.mark.parametrize("loss", LAUNCHES)
 def test_one_copy_brings_a_step_and_nobody_waits_for_the_device(loss):
     step = counted(loss, "cuda")
     (size, waited), *others = step.copies

@@ -64,6 +64,8 @@ def two(folder, run):
         "sra": dict(engine=OPTIMIZER, loss_type="sra") | short,
         "exchange": dict(engine=EngineConfig(bf16_gradients=True)) | short,
         "exchange_sharded": dict(engine=engine(bf16_gradients=True)) | short,
+        "compiled": dict(engine=EngineConfig(compile=True, accumulation_steps=2)) | short,
+        "compiled_sharded": dict(engine=engine(compile=True, checkpoint_activations=2)) | short,
         "weights": dict(engine=engine(BF16, bf16_weights=True)) | short,
         "weights_sharded": dict(engine=engine(BF16, bf16_weights=True, shard="optimizer")) | short,
     }
@@ -93,6 +95,12 @@ def test_its_checkpoints_are_whole_and_resume_both_ways(run, two):
         for name, value in one[kind].items():
             torch.testing.assert_close(there[kind][name], value, rtol=1e-2, atol=1e-3)
     assert one["opt"]["state"].keys() == there["opt"]["state"].keys()
+
+
+@pytest.mark.parametrize("name", ["compiled", "compiled_sharded"])
+def test_compiled_steps_of_two_processes_change_rounding_only(run, two, name):
+    """In DDP, of which only the last part of a step exchanges gradients, and with shards."""
+    np.testing.assert_allclose(logged_rows(two(name)), logged_rows(run("plain"))[:2], rtol=2e-4)
 
 
 def test_exchanged_gradients_are_rounded_to_bf16(run, two):
