@@ -1,7 +1,7 @@
 """Decoding of image files to uint8 pixels, for training and evaluation, and ADM's centre crop.
 
-The header of a file gives the size of the image. It is checked before the image is decoded, so that
-an image which would fill the memory (a decompression bomb) is refused.
+The header of a file gives the size of the image. Pillow refuses one without pixels, or of more than
+`LARGEST`, before it is decoded, so that no image fills the memory (a decompression bomb).
 """
 
 import errno
@@ -78,9 +78,6 @@ def opened(source: str | Path | bytes, name: str) -> Iterator[Image.Image]:
         with Image.open(
             io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
         ) as image:
-            width, height = image.size
-            if min(width, height) < 1 or width * height > LARGEST:
-                raise ValueError(f"{width}x{height} pixels, 1 to {LARGEST:,} can be read")
             yield image
     except NOT_AN_IMAGE as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):

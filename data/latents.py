@@ -63,7 +63,10 @@ class LatentSource(Dataset):
         """Return a batch: moments (N, 2, 2, C, h, w) in the cache's dtype, labels (N,) int64."""
         indices = np.asarray(positions)
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
-            raise IndexError(f"{self.root} holds {len(self)} latents: {indices.max()} asked for")
+            raise IndexError(
+                f"{self.root} holds {len(self)} latents, from 0: {indices.min()} to "
+                f"{indices.max()} asked for"
+            )
         self.maps = self.maps or self.open_maps()
         shards = np.searchsorted(self.first, indices, side="right") - 1
         rows = indices - self.first[shards]

@@ -101,7 +101,7 @@ def read(name: str, value: Any) -> Any:
 
 def index(name: str, value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"{PREFIX}{name}: {value!r} is no block index; they count from 0 here")
+        raise ValueError(f"{PREFIX}{name}: {value!r} is not a block index; they count from 0 here")
     return value
 
 

@@ -1,5 +1,6 @@
 """Outputs of numbered blocks, recorded in forward passes and read as tensors."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -48,7 +49,10 @@ class HiddenStates:
         outputs = {number: self._calls(number, recorded) for number in self.numbers}
         counts = {number: len(calls) for number, calls in outputs.items()}
         if len(set(counts.values())) > 1:
-            raise RuntimeError(f"the paired blocks ran unequally often (block: calls): {counts}")
+            raise RuntimeError(
+                f"the paired blocks ran unequally often (block: calls): {counts}; each pass inside "
+                f"capture() must run all of them"
+            )
         return outputs, {n: [self._read(n, call) for call in calls] for n, calls in outputs.items()}
 
     def require_gradient(self, student: int, tensors: list[Tensor]) -> None:
@@ -84,7 +88,7 @@ class HiddenStates:
             raise kind(f"{self.name(number)} {error}") from error
 
 
-class Recording:
+class Recording(ABC):
     """The life cycle of a regulariser: `capture()`, then `loss()`.
 
     Subclasses set `_hidden` and, where lambda follows a schedule, `coefficient`.
@@ -107,12 +111,12 @@ class Recording:
         """Return {pair: mean cosine} at the last `loss()`, for logging; waits for the device."""
         return {pair: value.item() for pair, value in self.similarity_tensors().items()}
 
+    @abstractmethod
     def similarity_tensors(self) -> dict[Pair, Tensor]:
         """Return `similarity()` as detached scalar tensors: nothing waits for the device.
 
         Raises `RuntimeError` before there was a `loss()`.
         """
-        raise NotImplementedError
 
     def _check_step(self, step: int | None) -> None:
         if self.coefficient is not None:
@@ -130,6 +134,7 @@ class Recording:
         self._weight = weight
         return weight * losses
 
+    @abstractmethod
     def _forget(self) -> None:
         """Forget what the last `loss()` left for logging."""
 
@@ -156,7 +161,7 @@ def capture(*regularizers: Recording):
     wanted = [regularizer for regularizer in regularizers if regularizer is not None]
     for regularizer in wanted:
         if not isinstance(regularizer, Recording):
-            raise TypeError(f"capture: {regularizer!r} is no LayerSync or CREPA")
+            raise TypeError(f"capture: expected LayerSync or CREPA, got {regularizer!r}")
     for regularizer in wanted:
         regularizer._forget()
     if not wanted:

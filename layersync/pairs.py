@@ -132,6 +132,6 @@ def suggest_pair(depth: int) -> Pair:
     """
     if depth < 5:
         raise ValueError(
-            f"a model of {depth} blocks has no room for a rule; name the pair yourself"
+            f"a model of {depth} blocks is too shallow for a rule, which needs 5; choose the pair"
         )
     return PUBLISHED_PAIRS.get(depth, (round(0.3 * depth), round(0.6 * depth)))

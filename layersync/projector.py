@@ -82,7 +82,8 @@ class Projector(nn.Sequential):
         stored = {name: tuple(value.shape) for name, value in given.items()}
         if expected != stored:
             raise ValueError(
-                f"the state of the projector holds {stored}, but this one needs {expected}"
+                f"the state of the projector holds {stored}, but this one needs {expected}; give "
+                f"CREPA the width that it was saved with"
             )
         self.load_state_dict(given)
 

@@ -38,7 +38,7 @@ class Settings:
             if number is None:
                 raise ValueError(f"{name} is missing: the number of the {role}, counted from 1")
             if type(number) is not int or number < 1:
-                raise ValueError(f"{name}: {number!r} is no block number; they count from 1")
+                raise ValueError(f"{name}: {number!r} is not a block number; they count from 1")
         if self.student_block >= self.teacher_block:
             equal = self.student_block == self.teacher_block
             why = ": equal blocks have the constant loss -1, without a gradient" if equal else ""
@@ -115,7 +115,7 @@ def pick(
         if key not in known:
             near = get_close_matches(key, known, n=1)
             meant = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            raise ValueError(f"{key}: {value!r} is no setting of {whose}; {meant}")
+            raise ValueError(f"{key}: {value!r} is not a setting of {whose}; {meant}")
     return given
 
 

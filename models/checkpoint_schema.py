@@ -151,11 +151,16 @@ def check_optimizer(value, weights, name: str) -> None:
             need(fits, f"{name} {moment} of {key}", tensor, "a tensor as large as its weights")
 
 
+def cut_off(name: str, value) -> None:
+    fits = value is None or (type(value) in (int, float) and 0 <= value < 0.5)
+    need(fits, name, value, "a number in [0, 0.5)")
+
+
 CONFIG = record(
     image_size=whole_number(1),
     num_classes=whole_number(1),
     vae=text,
-    transport=record(path_type=one_of(*PATHS), prediction=one_of(*PREDICTIONS)),
+    transport=record(path_type=one_of(*PATHS), prediction=one_of(*PREDICTIONS), sample_eps=cut_off),
 )
 PARTS: dict[str, Callable[[str, object], None]] = {
     "step": whole_number(0),

@@ -46,7 +46,8 @@ def fetch(name: str) -> Path:
         with contextlib.suppress(EntryNotFoundError, LocalEntryNotFoundError):
             return Path(hf_hub_download(source, WEIGHTS, **local))
         if trouble:
-            raise OSError("which file is meant is not known")
+            trouble += f"; a file that was downloaded before is had as {source}/FILE"
+            raise OSError(trouble)
         return Path(hf_hub_download(source, the_one_file(source, name), **local))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         reason = trouble or str(error).strip().splitlines()[0]

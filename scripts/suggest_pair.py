@@ -81,8 +81,6 @@ def check_pair_config(c: PairConfig) -> None:
     c.check_location()
     if not c.times or not all(0 <= t <= 1 for t in c.times):
         raise ValueError(f"--times {' '.join(map(str, c.times))}: one or more numbers in [0, 1]")
-    if c.seed < 0:
-        raise ValueError(f"--seed {c.seed}: it must be at least 0")
     if c.out and Path(c.out).suffix != ".json":
         raise ValueError(f"--out {c.out}: the name must end in .json")
 

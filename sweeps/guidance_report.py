@@ -36,7 +36,9 @@ class GuidanceFindings:
         for metric in study.metrics:
             if any(metric not in row for row in self.rows.values()):
                 given = ", ".join(name for name in self.columns if name not in COSTS)
-                raise ValueError(f"--metrics {metric}: the evaluation gave {given}")
+                raise ValueError(
+                    f"--metrics {metric}: the evaluation gave {given}; choose of these"
+                )
 
     @property
     def columns(self) -> list[str]:

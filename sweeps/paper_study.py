@@ -65,8 +65,6 @@ class PaperStudy:
         """Return a point for each row, variant and seed; `ValueError` for what cannot be run."""
         from sweeps.paper_inputs import check_origin, check_same_recipe, describe_weights
 
-        if not grid.seeds:
-            raise ValueError("--seeds: none is given")
         rows, points = find_rows(grid.rows), []
         for row in rows:
             settings = settle(row, row.variants[0], self.config.added, self.config.miniature)

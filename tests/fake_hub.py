@@ -49,6 +49,9 @@ class Answer(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
+    def is_known(self) -> bool:
+        return self.headers.get("Authorization") == "Bearer secret"
+
     def do_HEAD(self) -> None:
         self.do_GET()
 
@@ -56,11 +59,14 @@ class Answer(BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         self.served.asked.append(f"{self.command} {path}")
         file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path)
+        about = re.fullmatch(r"/api/models/([^/]+/[^/]+)", path)
         tree = re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/.*", path)
         if path == "/api/whoami-v2":
-            if self.headers.get("Authorization") != "Bearer secret":
+            if not self.is_known():
                 return self.reply({"error": "Invalid user token"}, 401)
             return self.reply({"name": "org", "type": "user", "orgs": []})
+        if about and about[1] not in self.served.repos:
+            return self.reply(status=404, X_Error_Code="RepoNotFound")
         if tree:
             files = self.served.repos.get(tree[1], {})
             listed = [
@@ -80,6 +86,8 @@ class Answer(BaseHTTPRequestHandler):
         size = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(size) if size else self.chunks()
         self.served.asked.append(f"POST {self.path}")
+        if not self.is_known():
+            return self.reply({"error": "Invalid user token"}, 401)
         if self.path == "/api/repos/create":
             asked = json.loads(body)
             name = f"{asked.get('organization') or 'org'}/{asked['name']}"

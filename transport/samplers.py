@@ -128,7 +128,10 @@ class Sampler:
         check_choice("last_step", last_step, LAST_STEPS)
         check_steps(num_steps, 2)
         if last_step is not None and not 0 < last_step_size < 1:
-            raise ValueError(f"last_step_size must lie in (0, 1), got {last_step_size}")
+            raise ValueError(
+                f"last_step_size {last_step_size}: it must lie between 0 and 1; for none at all "
+                f"give last_step None"
+            )
         if diffusion_norm < 0:
             raise ValueError(f"diffusion_norm must not be negative, got {diffusion_norm}")
         last_size = last_step_size if last_step is not None else 0.0
@@ -136,7 +139,7 @@ class Sampler:
         if not t_0 < t_1:
             raise ValueError(
                 f"last_step_size {last_size} and sample_eps {self.transport.sample_eps} leave "
-                f"nothing between t = {t_0} and {t_1}: choose smaller ones"
+                f"nothing between t = {t_0:g} and {t_1:g}: choose smaller ones"
             )
         step, finish = SDE_STEPS[sampling_method], LAST_STEPS[last_step]
 

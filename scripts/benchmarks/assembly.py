@@ -87,4 +87,4 @@ def status_bytes(field: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
-    raise KeyError(field)
+    raise AssertionError(f"no {field} in /proc/self/status")

@@ -45,11 +45,6 @@ def test_prints_and_writes_scores_with_the_recipe(tmp_path):
         assert name in printed and f"{value:.4f}" in printed
 
 
-def test_pixel_scores_need_images_of_one_size():
-    with pytest.raises(ValueError, match=r"samples are \(9, 9, 1\) images and the reference"):
-        pixel_metrics((np.zeros((9, 9, 9, 1), np.uint8), None, None), load_images("digits"))
-
-
 def test_greys_in_files_score_as_the_same_array(tmp_path, monkeypatch):
     """As `sample_ddp.py --save-png` leaves them, beside the .npz."""
     images = load_images("digits")[0][:64]

@@ -1,6 +1,7 @@
 """Metrics while training are those of sampling the checkpoint and evaluating the file."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -146,5 +147,17 @@ def test_a_reference_that_does_not_fit_is_refused_before_anything_is_written(
         results_dir=str(tmp_path / "out"),
     )  # fmt: skip
     with pytest.raises(ValueError, match=message):
+        train.Training(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_process_needs_a_sample(tmp_path, monkeypatch):
+    scorer = SimpleNamespace(processes=SimpleNamespace(count=8))
+    monkeypatch.setattr("evaluation.scorers.load_scorer", lambda *given: scorer)
+    evaluation = EvalConfig(eval_every=2, eval_samples=4, eval_ref="digits")
+    config = dataclasses.replace(
+        TINY_DIGITS, evaluation=evaluation, results_dir=str(tmp_path / "out")
+    )
+    with pytest.raises(ValueError, match="--eval-samples 4: fewer than the 8 processes; give 8"):
         train.Training(config)
     assert not (tmp_path / "out").exists()

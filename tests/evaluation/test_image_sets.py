@@ -182,6 +182,15 @@ def test_a_broken_image_is_named_when_it_is_reached(tmp_path):
         opened.images[0:2]
 
 
+def test_an_image_that_has_another_size_by_now_is_named(tmp_path, images):
+    save_folder(tmp_path, images(2, 0))
+    opened = open_images(tmp_path)
+    Image.new("RGB", (9, 7)).save(tmp_path / "000001.png")
+    said = r"000001\.png: it is \(7, 9, 3\) now, and was \(12, 12, 3\)"
+    with pytest.raises(ValueError, match=said):
+        opened.images[0:2]
+
+
 def test_hash_depends_on_content_and_names(tmp_path, images):
     save_folder(tmp_path / "a", images(3, 0))
     save_folder(tmp_path / "b", images(3, 0))
@@ -196,7 +205,8 @@ def write_parquet(path, array):
     column = []
     for image in array:
         buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "png")
+        if image is not None:
+            Image.fromarray(image).save(buffer, "png")
         column.append({"bytes": buffer.getvalue(), "path": None})
     features = datasets.Features(img=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
     rows = {"img": column, "label": [i % 2 for i in range(len(array))]}
@@ -213,6 +223,15 @@ def test_parquet_and_folder_of_it_are_data_sets(tmp_path, images, monkeypatch):
         assert opened.shape == (12, 12, 3)
         np.testing.assert_array_equal(opened.images[1:5], array[1:])
         np.testing.assert_array_equal(opened.labels, [0, 1, 0, 1, 0])
+
+
+def test_a_row_that_is_no_image_is_named_when_it_is_reached(tmp_path, images, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    write_parquet(tmp_path / "a.parquet", [*images(2, 0), None])
+    opened = open_any_images(str(tmp_path / "a.parquet"), 12)
+    assert opened.images[0:2].shape == (2, 12, 12, 3)
+    with pytest.raises(ValueError, match=r"^row 2.*not a readable image"):
+        opened.images[0:3]
 
 
 def test_sources_that_do_not_fit_are_refused(tmp_path, images):

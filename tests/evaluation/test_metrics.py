@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
+import evaluation
 from evaluation import frechet_distance, inception_score, precision_recall, statistics
 from evaluation.bootstrap import deviations, weighted_statistics
 from evaluation.metric_inception_score import sorted_by_class
@@ -216,6 +217,19 @@ def test_features_that_are_not_finite_are_refused():
         precision_recall(a, a, dtype="bfloat16")
     with pytest.raises(ValueError, match="not finite"):
         inception_score(np.full((4, 2), np.nan))
+
+
+def test_names_that_the_package_has_not_are_attribute_errors():
+    with pytest.raises(AttributeError, match="module 'evaluation' has no attribute 'fid'"):
+        evaluation.fid  # noqa: B018
+
+
+def test_predictions_of_another_shape_are_refused():
+    for probs in (np.full(4, 0.25), np.empty((0, 4))):
+        with pytest.raises(ValueError, match=r"must be \(N, K\) with N >= 1, they are \("):
+            inception_score(probs)
+    with pytest.raises(ValueError, match="split_size 0: at least 1"):
+        inception_score(np.full((4, 2), 0.5), split_size=0)
 
 
 def test_sorted_classes_are_noticed():

@@ -225,6 +225,12 @@ SAMPLED = {
     "config has no such prediction": (
         put("config", "transport", "prediction", "future"), "prediction is 'future', it must be on"
     ),
+    "the end of time is cut off": (
+        put("config", "transport", "sample_eps", 0.7), r"sample_eps is 0.7, it must be a number in"
+    ),
+    "the end of time is a text": (
+        put("config", "transport", "sample_eps", "x"), r"sample_eps is 'x', it must be a number in"
+    ),
     "transport is a list": (put("config", "transport", [1]), "transport is list, it must be a dic"),
     "image size is a text": (put("config", "image_size", "large"), "image_size is 'large', it mus"),
     "image size is negative": (put("config", "image_size", -8), "image_size is -8, it must be a w"),

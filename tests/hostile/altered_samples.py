@@ -70,6 +70,22 @@ def flip_in_large_images(here: Path, box: Path) -> None:
     (here / "altered.npz").write_bytes(content)
 
 
+def listed_as_larger(how: int):
+    """Prepare altered.npz: header and directory claim ten times the images that are there."""
+
+    def prepare(here: Path, box: Path) -> None:
+        content = header("(60, 8, 8, 1)") + bytes(384)
+        member("arr_0.npy", content, how)(here, box)
+        packed = bytearray((here / "altered.npz").read_bytes())
+        size = (
+            packed.rindex(b"PK\x01\x02") + 24
+        )  # in the directory's entry, after four dates and sums
+        packed[size : size + 4] = struct.pack("<I", len(content) - 384 + 3840)
+        (here / "altered.npz").write_bytes(packed)
+
+    return prepare
+
+
 IMAGES_8 = np.zeros((6, 8, 8, 1), np.uint8)
 BAD_ARRAY = "arr_0 must be uint8 images"
 BROKEN = "an array's header is broken"
@@ -117,6 +133,10 @@ SAMPLES = {
         member("arr_0.npy", header("(3, 8, 8, 1)") + bytes(384)), NOT_WHOLE.format(384)),
     "claims an enormous size": (
         member("arr_0.npy", header(f"({10**15}, 8, 8, 1)") + bytes(384)), NOT_WHOLE.format(384)),
+    "is listed as larger": (
+        listed_as_larger(zipfile.ZIP_STORED), r"truncated \(mmap length is greater than"),
+    "is listed as larger, packed": (
+        listed_as_larger(zipfile.ZIP_DEFLATED), r"truncated, .*\(it ends before row 60\)"),
     "has labels of an enormous size": (
         member("labels.npy", header(f"({10**15},)", "'<i8'") + bytes(48), arr_0=IMAGES_8),
         f"labels is int64 .*{NOT_WHOLE.format(48)}"),

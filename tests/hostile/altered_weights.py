@@ -13,7 +13,7 @@ import torch
 from hostile.altered_checkpoints import ALTERED, alter_checkpoint, scale
 from hostile.altered_data import alter_cache
 from hostile.begun_outputs import array, both, file
-from hostile.row import CACHE, CKPT, FEATURES, IMAGES, LATENTS, ODE, RESUME, Row
+from hostile.row import CACHE, CKPT, FEATURES, IMAGES, LATENTS, ODE, RESUME, TRAIN, Row
 
 REPA = f"{IMAGES} --data-path {{box}}/images --loss-type repa"
 CACHED = f"{REPA} --repa-encoder vit_tiny_patch16_224 --repa-features {{here}}/features"
@@ -176,10 +176,14 @@ def weights_rows() -> list[Row]:
     theirs = f"{RESUME} --resume {ALTERED} --loss-type vanilla"
     sample = ODE.replace(CKPT, ALTERED)
     own = r"altered\.pt: its optimizer is not its model's: "
+    alone = alter_checkpoint(lambda content: content["ema"])
     gone = "the solver gave NaN or infinity; look at the weights"
     return [
         Row("weights: of REPA's, to go on from", theirs,
             r"altered\.pt: REPA's network, whose time .* no run can go on", original(projector)),
+        Row("weights: of REPA's, to start from", f"{TRAIN} --ckpt {ALTERED} --fine-tune",
+            r"altered\.pt: REPA's network, .* a run that starts from it would have to unlearn that",
+            original(projector)),
         Row("weights: theirs with fewer parameters", theirs, own + "3 parameters there",
             original(fewer_parameters)),
         Row("weights: theirs without a state", theirs, own + "no state of",
@@ -194,6 +198,12 @@ def weights_rows() -> list[Row]:
         Row("weights: of fewer blocks", f"{sample} --vae none --num-classes 10",
             r"altered\.pt: a SiT with depth \d+, .*which no model of the zoo has",
             alter_checkpoint(without_last_block)),
+        Row("weights: seen through another codec",
+            f"{sample} --vae {{box}}/vae --model SiT-Ti/2 --num-classes 10",
+            r"--vae \S+vae: its latents have 4 channels, the checkpoint's 1", alone),
+        Row("weights: of images of another size",
+            f"{sample} --vae none --model SiT-Ti/2 --num-classes 10 --image-size 16",
+            r"--image-size 16: checkpoint \S+altered\.pt makes images of 8 pixels", alone),
         Row("weights: guidance without a label for none",
             f"{sample} --vae none --model SiT-Ti/2 --num-classes 10 --cfg-scale 2",
             "no null label", alter_checkpoint(rows_of_labels(10))),

@@ -66,6 +66,7 @@ def numbers(config: type) -> Iterator[tuple[str, type, int]]:
 
 
 REFUSED = {  # what is said of a value, whatever the flag
+    "-1": r".*\b(must be|is needed|are needed|numbers in|has blocks|shallower|classes are)\b",
     "nan": " nan: it must be a finite number",
     "inf": " inf: it must be a finite number",
     str(HUGE): f" {HUGE}: it must be a number of 64 bits",

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from hostile.row import CACHE, FEATURES, ODE, PICTURE, RESUME, Row
+from hostile.row import CACHE, CKPT, FEATURES, ODE, PICTURE, RESUME, Row
 
 AGAIN = ODE.replace("--num-fid-samples 4", "--num-fid-samples 6")  # what made samples.npz
 HELD: list = []  # files whose locks these tests hold
@@ -167,18 +167,24 @@ def cache_rows() -> list[Row]:
 def run_rows() -> list[Row]:
     latest = f"{RESUME} --resume latest"
     config = copied("run/config.json", "results/run/config.json")
+    run, earlier = copied("run", "results/run"), "{here}/results/run/checkpoints/0000002.pt"
     best = "--keep-best eval_pixel_frechet --eval-every 2 --eval-ref digits"
     return [
         Row("begun: a run of other settings", f"{latest} --lr 0.5",
             r"results/run holds another run; --lr: \S+ there, 0\.5 here", config),
         Row("begun: a run of another seed", f"{latest} --global-seed 9",
             r"results/run holds another run; --global-seed: 0 there, 9 here", config),
+        Row("begun: a run that is not to be continued", RESUME,
+            "results/run already holds a run: add --resume latest", run),
+        Row("begun: a run, and another's checkpoint", f"{RESUME} --resume {CKPT}",
+            r"results/run already holds a run, and \S+0000004\.pt is of another folder", run),
+        Row("begun: a run that went on from there", f"{RESUME} --resume {earlier}",
+            r"results/run holds later checkpoints than 0000002\.pt \(0000004\.pt\)", run),
         Row("begun: a run whose settings are cut", latest, r"run/config\.json",
             file("results/run/config.json", b'{"lr": 1')),
         Row("begun: a file in place of the link to the best", f"{latest} {best}",
             r"--keep-best eval_pixel_frechet: \S+best\.pt is a file, and a link",
-            both(copied("run", "results/run"),
-                 copied("run/checkpoints/0000002.pt", "results/run/checkpoints/best.pt"))),
+            both(run, copied("run/checkpoints/0000002.pt", "results/run/checkpoints/best.pt"))),
     ]  # fmt: skip
 
 

@@ -101,6 +101,13 @@ ONE_BY_ONE = [
     Row("contradiction: a diagnosis of no pair",
         f"{TRAIN} --loss-type vanilla --diagnose-every 5",
         "--diagnose-every 5 needs a pair to look at"),
+    # --- time
+    *(
+        Row(f"contradiction: the {prediction} up to the end of time",
+            f"{TRAIN} --loss-type vanilla --prediction {prediction} --sample-eps 0",
+            f"sample_eps 0.*: with {prediction} prediction the drift is infinite")
+        for prediction in ("noise", "score")
+    ),
     # --- batches
     Row("contradiction: one sample to disperse",
         f"{TRAIN} --loss-type dispersive --global-batch-size 1",
@@ -119,6 +126,15 @@ ONE_BY_ONE = [
         "--vae-bf16 has no effect: the data holds latents already"),
     Row("contradiction: greys through a codec of colours",
         TRAIN.replace("--vae none", "--vae {box}/vae"), "of 3 channels, the data has 1"),
+    Row("contradiction: images that a codec cannot halve",
+        f"{LATENTS} --data-path {{box}}/images".replace("size 16", "size 15"),
+        r"--image-size 15 is not divisible by 2, the factor by which --vae \S+vae shrinks an"),
+    # --- data
+    *(
+        Row(f"contradiction: --{flag} of no rows", f"{TRAIN} --{flag} {value}".rstrip(),
+            f"--{flag}: --dataset-name digits is neither parquet files nor a data set of the hub")
+        for flag, value in {"image-column": "a", "label-column": "a", "streaming": ""}.items()
+    ),
     # --- REPA
     Row("contradiction: REPA's encoder for features that are there",
         f"{IMAGES} --data-path {{box}}/images --loss-type repa --repa-features {{here}}/f "
@@ -150,6 +166,11 @@ ONE_BY_ONE = [
         "--preset paper-ode-heun250 is for ODE, not SDE: leave out SDE"),
     Row("contradiction: a preset of SDE for ODE", f"{ODE} --preset sit-sde-em250",
         "--preset sit-sde-em250 is for SDE, not ODE: leave out ODE"),
+    Row("contradiction: a last step of no length", f"{SDE} --last-step-size 0",
+        r"last_step_size 0\.0: it must lie between 0 and 1; .* last_step None"),
+    Row("contradiction: a last step from before the start",
+        f"{SDE} --diffusion-form SBDM --sample-eps 0.4 --last-step-size 0.7",
+        r"last_step_size 0\.7 and sample_eps 0\.4 leave nothing between t = 0\.4 and 0\.3: "),
     Row("contradiction: a picture of no classes", PICTURE.replace("--classes 1", "--classes"),
         r"--classes \(\): it must be one class or more"),
     Row("contradiction: a picture of another kind", PICTURE.replace("a.png", "a.jpg"),

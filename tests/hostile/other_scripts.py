@@ -93,6 +93,8 @@ def other_rows() -> Iterator[Row]:
         "--parts npz --npz-images 99999999999": "--npz-images 99999999999: .* GB needed in",
     }.items():
         yield Row(f"benchmark {flags}", f"{SPEED} {flags}", says)
+    yield Row("benchmark --table", f"{SPEED} --table --minutes 1e-6",
+              "--table: its rows need a GPU", environment={"CUDA_VISIBLE_DEVICES": ""})  # fmt: skip
     for flags, says in {
         "--stages nope": "--stages nope: choose from",
         "--part 0": "--part 0.0: must be above 0",

@@ -1,10 +1,8 @@
-"""Probes of blocks: data and networks that do not fit, masks that are none, flags of no effect."""
+"""Probes of blocks: data and networks that do not fit each other, flags of no effect."""
 
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from hostile.altered_checkpoints import alter_checkpoint, put
 from hostile.row import BLOCKS, CKPT, SUGGEST, Row
@@ -20,16 +18,42 @@ def probe(word: str, flags: str = "", command: str = BLOCKS) -> str:
     return f"{command.replace('linear', word)} {flags}"
 
 
-def rgb(content: dict) -> None:
-    """Make the network one of images of three channels and two classes."""
+def of_channels(channels: int, classes: int = 2) -> Change:
+    """A change that makes the network one of so many channels and classes."""
+
+    def change(content: dict) -> None:
+        del content["opt"], content["model"]
+        content["config"] |= {"num_classes": classes}
+        weights, last = content["ema"], "final_layer.linear"
+        for name, sizes in {"x_embedder.proj.weight": (1, channels, 1, 1),
+                            f"{last}.weight": (channels, 1),
+                            f"{last}.bias": (channels,)}.items():  # fmt: skip
+            weights[name] = weights[name].repeat(sizes)
+        name = "y_embedder.embedding_table.weight"
+        weights[name] = weights[name][: classes + 1].clone()
+
+    return change
+
+
+rgb = of_channels(3)
+
+
+def latents(content: dict) -> None:
+    """Make the network one of latents of 16 x 16 images."""
+    of_channels(4)(content)
+    content["config"]["image_size"] = 16
+    for settings in (content, content["config"]):  # the flag says it
+        settings.pop("vae", None), settings.pop("codec", None)
+
+
+def single_pixels(content: dict) -> None:
+    """Make the network one whose tokens are pixels, an 8 x 8 grid of them."""
     del content["opt"], content["model"]
-    content["config"] |= {"num_classes": 2}
     weights, last = content["ema"], "final_layer.linear"
-    for name, sizes in {"x_embedder.proj.weight": (1, 3, 1, 1), f"{last}.weight": (3, 1),
-                        f"{last}.bias": (3,)}.items():  # fmt: skip
-        weights[name] = weights[name].repeat(sizes)
-    name = "y_embedder.embedding_table.weight"
-    weights[name] = weights[name][:3].clone()
+    weights["x_embedder.proj.weight"] = weights["x_embedder.proj.weight"][..., :1, :1].clone()
+    weights["pos_embed"] = torch.zeros(1, 64, weights["pos_embed"].shape[2])
+    for name in (f"{last}.weight", f"{last}.bias"):
+        weights[name] = weights[name][:2].clone()
 
 
 def enormous(content: dict) -> None:
@@ -103,6 +127,7 @@ def flag_rows() -> Iterator[Row]:
          "encodes images|takes 1 channels"),
         ("another image size", f"{BLOCKS} --image-size 16", "--image-size"),
         ("too few images", f"{BLOCKS} --samples 4", "--samples 4"),
+        ("less than no images", f"{BLOCKS} --samples -5", "--samples -5: it must be at least 0"),
         ("encoder of no weights", probe("cka", "--encoder vit_tiny_patch16_224 "
          "--encoder-weights {here}/none.pth"), r"--encoder-weights \S*none\.pth"),
         ("encoder of other weights", probe("cka", "--encoder vit_small_patch16_224 "
@@ -138,7 +163,28 @@ def network_rows() -> Iterator[Row]:
               "--encoder .*altered.pt: it sees .*GVP.* give one of the same latents",
               alter_checkpoint(lambda content: content["config"]["transport"].update(
                   {"path_type": "GVP"})))  # fmt: skip
+    encoder = "--encoder vit_tiny_patch16_224 --encoder-weights {box}/vit.pth"
+    yield Row("blocks: encoder of latents",
+              probe("cka", f"{encoder} --data-path {{box}}/latents --vae {{box}}/vae "
+                    "--image-size 16", ALTERED["blocks"]),
+              "--encoder vit_tiny_patch16_224: it sees images, and the data holds latents",
+              alter_checkpoint(latents))  # fmt: skip
+    yield Row("blocks: encoder of two grids",
+              probe("cka", encoder, BLOCKS.replace(CKPT, f"{CKPT} {{here}}/altered.pt")),
+              "--ckpt: token grids of side 4 and 8; give those of one side at a time",
+              alter_checkpoint(single_pixels))  # fmt: skip
     own = f"{ALTERED['blocks']} --data-path {{here}}/data"
+    yield Row("blocks: data of one class", own, "the data has 1: use data with two classes",
+              both(alter_checkpoint(rgb), folders("a", root="data", count=40)))  # fmt: skip
+    yield Row("blocks: classes of few images", own,
+              "of the 2 classes of the data, 1 have that many: use more data",
+              both(alter_checkpoint(rgb), folders("a", root="data", count=20),
+                   folders("b", root="data", count=19)))  # fmt: skip
+    yield Row("blocks: held-out data of a class without a probe",
+              f"{own} --val-data-path {{here}}/val",
+              "--val-data-path .*: none of its images is of a class that the probe is fitted to",
+              both(alter_checkpoint(of_channels(3, 3)), folders("a", root="data"),
+                   folders("b", "c", root="data", count=20), folders("a")))  # fmt: skip
     three = f"{own} --val-data-path {{here}}/val"
     yield Row("blocks: held-out data of three classes", three,
               "--val-data-path .*: 3 classes, and the data of --data-path has 2",
@@ -146,89 +192,5 @@ def network_rows() -> Iterator[Row]:
                    folders("a", "b", "c")))  # fmt: skip
 
 
-# --- masks
-
-
-def mask(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-GOOD = mask(np.zeros((8, 8), np.uint8))
-
-
-def voc(content: bytes = GOOD, count: int = 2, lists=("train", "val"), names: str = ""):
-    """Prepare data/, VOC2012's folders with these masks."""
-
-    def prepare(here: Path, box: Path) -> None:
-        root = here / "data"
-        for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-            (root / folder).mkdir(parents=True)
-        for i in range(count):
-            Image.new("RGB", (8, 8), (i, i, i)).save(root / "JPEGImages" / f"{i}.jpg")
-            (root / "SegmentationClass" / f"{i}.png").write_bytes(content)
-        for name in lists:
-            text = names or "\n".join(map(str, range(count)))
-            (root / "ImageSets/Segmentation" / f"{name}.txt").write_text(text)
-
-    return prepare
-
-
-def rows_of(folder: str = "data", file: str = "train-0.parquet", **columns):
-    """Prepare a folder of rows, of which each has these bytes as pictures."""
-
-    def prepare(here: Path, box: Path) -> None:
-        import datasets
-
-        (here / folder).mkdir(exist_ok=True)
-        table = {name: [{"bytes": cell, "path": None}] * 2 for name, cell in columns.items()}
-        features = datasets.Features({name: datasets.Image() for name in columns})
-        datasets.Dataset.from_dict(table, features).to_parquet(here / folder / file)
-
-    return prepare
-
-
-def parquet_of_text(here: Path, box: Path) -> None:
-    (here / "data").mkdir()
-    (here / "data" / "train-0.parquet").write_bytes(b"PAR1 and more")
-
-
-def mask_rows() -> Iterator[Row]:
-    """Rows of images with masks."""
-    command = probe("segmentation", "--masks {here}/data --mask-classes 4")
-    network = command.replace(CKPT, "{here}/altered.pt")
-    colours = mask(np.zeros((8, 8, 3), np.uint8))
-    for what, content, says in (
-        ("have colours", colours, r"--masks \S*data: the mask of \S*0\.jpg has colours \(mode RGB"),
-        ("are smaller", mask(np.zeros((4, 8), np.uint8)), "has 8x4 pixels, its image 8x8"),
-        ("have class 7", mask(np.full((8, 8), 7, np.uint8)), "has class 7, there are 4, 0 to 3"),
-        ("are texts", b"text", r"--masks \S*data: .*mask of \S*0\.jpg"),
-        ("are empty", b"", r"--masks \S*data: .*mask of \S*0\.jpg"),
-    ):
-        yield Row(f"masks {what}", network, says, both(alter_checkpoint(rgb), voc(content)))
-    true = f"{network} --labels true --data-path {{box}}/images"
-    yield Row("masks of true labels", true, "--labels true: images of --masks have no label",
-              both(alter_checkpoint(rgb), voc()))  # fmt: skip
-    yield Row("masks of one image used", f"{network} --samples 1", "--samples 1: too few images to",
-              both(alter_checkpoint(rgb), voc()))  # fmt: skip
-    yield Row("masks for one channel", command, "encodes images of|takes 1 channels", voc())
-    for what, prepare, says in (
-        ("of one image", voc(count=1), r"--masks \S*data: 1 images in train, 2 are needed"),
-        ("without a list to train on", voc(lists=("val",)), "no ImageSets/Segmentation/train.txt"),
-        ("without a list to test on", voc(lists=("train",)), "no ImageSets/Segmentation/val.txt"),
-        ("that are missing", voc(names="0 5"), r"train.txt names \S*5\.jpg, which is missing"),
-        ("of no folder's kind", folders("a", root="data"), "neither VOC2012's folders"),
-        ("of rows that are damaged", parquet_of_text, r"--masks \S*data: cannot be loaded"),
-        ("of rows without a test", rows_of(image=GOOD, mask=GOOD), "no split val or validation or"),
-    ):
-        yield Row(f"masks {what}", command, says, prepare)
-    for what, columns in {"no mask": {"image": GOOD, "other": GOOD}, "one column": {"mask": GOOD},
-                          "two masks": {"mask": GOOD, "label": GOOD}}.items():  # fmt: skip
-        splits = [rows_of(file=f"{name}-0.parquet", **columns) for name in ("train", "test")]
-        yield Row(f"masks of rows of {what}", command,
-                  "it needs two columns of images, one of them called", both(*splits))  # fmt: skip
-
-
 def probed_block_rows() -> list[Row]:
-    return [*flag_rows(), *network_rows(), *mask_rows()]
+    return [*flag_rows(), *network_rows()]

@@ -113,6 +113,9 @@ GUIDANCE = {
     "keep_samples": False,
 }  # fmt: skip
 GUIDED = {"guidance": GUIDANCE, "recipe": {"ckpt": NETWORK}, "cells": []}
+REPRODUCED = {
+    "paper": {"ref": "a.npz", "added": {}}, "cells": [{"row": "b2-weights", "variant": "half"}],
+}  # fmt: skip
 
 
 def begun(content):
@@ -176,6 +179,10 @@ def folder_rows() -> Iterator[Row]:
                   "not the sweep.json of a guidance sweep", begun(content))  # fmt: skip
     yield Row("report of reproduction: of pairs", "scripts/reproduce.py report {here}/sweep",
               "not the sweep.json of a reproduction", good)  # fmt: skip
+    yield Row("report of reproduction: of another variant",
+              "scripts/reproduce.py report {here}/sweep",
+              r"sweep: it holds b2-weights-half-seed0, and \S+ has no variant half: give another",
+              begun(REPRODUCED))  # fmt: skip
     yield Row("list of reproduction: of pairs", "scripts/reproduce.py list --folder {here}/sweep",
               "not the sweep.json of a reproduction", good)  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Sweeps of pairs and of guidance: commands, grids and places to run that contradict themselves."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from hostile.altered_checkpoints import alter_checkpoint
@@ -211,6 +212,9 @@ def place_rows() -> Iterator[Row]:
         nodes: "--nodes 2: start this from",
     }.items():
         yield pairs(flags, says, flags)
+    here = pairs("on a cluster from elsewhere", "--cluster slurm: there is no sbatch here",
+                 "--cluster slurm")  # fmt: skip
+    yield replace(here, environment={"PATH": "/none"})
 
 
 def sweep_command_rows() -> list[Row]:

@@ -14,6 +14,7 @@ from hostile.bad_scores import scoring_rows
 from hostile.begun_outputs import begun_rows
 from hostile.contradictions import contradiction_rows
 from hostile.controls import control_rows
+from hostile.masked_images import masked_image_rows
 from hostile.other_scripts import script_rows
 from hostile.probed_blocks import probed_block_rows
 from hostile.probing_and_sharing import altered_probing_rows, probing_rows
@@ -45,4 +46,5 @@ COMMANDS = [
     *script_rows(),
     *scoring_rows(),
     *probed_block_rows(),
+    *masked_image_rows(),
 ]

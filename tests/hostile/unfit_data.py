@@ -75,6 +75,7 @@ def parquet_rows() -> list[Row]:
         (here / "set" / "a.parquet").write_text("hello")
 
     names = GOOD | dict(name=["a"] * 8)
+    outside = GOOD | dict(label=[0, 1, -1, 1] * 2)
     return [
         Row("unfit: good parquet", train, None, parquet(**GOOD)),
         Row("unfit: no such split", f"{train} --split nope",
@@ -104,6 +105,9 @@ def parquet_rows() -> list[Row]:
             parquet(**GOOD | dict(image=pictures(None)))),
         Row("unfit: an image is a text", train, "not a readable image .*cannot identify",
             parquet(**GOOD | dict(image=pictures(b"hello")))),
+        Row("unfit: labels are outside the classes", train.replace(" --streaming", ""),
+            "row 2 of the data: label -1, its features say there are 2 classes; correct the labels",
+            parquet(**outside)),
         Row("unfit: parquet is a text", train, r"--data-path \S+set: cannot be loaded \(", text),
         Row("unfit: a stream does not say its classes", f"{unnamed} --label-column label",
             r"--num-classes: \S+set does not say how many; give it", parquet(**INTEGERS)),

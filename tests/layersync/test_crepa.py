@@ -184,7 +184,7 @@ def test_capture_for_both_is_as_each_alone_and_shadows_each_block_once():
             pass
     with capture(None):
         model(x)
-    with pytest.raises(TypeError, match="'sync' is no LayerSync or CREPA"), capture("sync"):
+    with pytest.raises(TypeError, match="expected LayerSync or CREPA, got 'sync'"), capture("sync"):
         pass
 
 
@@ -293,6 +293,16 @@ def test_states_that_do_not_fit_are_refused(options, x, message):
     with crepa.capture():
         model(x)
     with pytest.raises(ValueError, match=message):
+        crepa.loss()
+
+
+def test_tokens_of_two_widths_are_refused_with_both_shapes():
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 6))
+    crepa = CREPA(model, (1, 2), width=8, frames=3)
+    with crepa.capture():
+        model(states(2, 12, 8))
+    shapes = r"\(2, 3, 4, 8\) and \(2, 3, 4, 6\)"
+    with pytest.raises(ValueError, match=rf"pair \(1, 2\): .*same videos and width.*{shapes}"):
         crepa.loss()
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from random_sit import random_sit
 
-from models import SiT_models
+import models
+from models import SiT, SiT_models
 from models.trained import hash_weights, load_trained
 from sampling.checkpoint_settings import FLAGS, open_checkpoint, settings_in_force
 from sampling.sample_config import ODE
@@ -64,11 +65,20 @@ def test_everything_that_a_checkpoint_says(model, saved):
 @torch.no_grad()
 def test_a_network_of_reversed_time_is_called_in_ours(model, saved):
     repa = model.state_dict() | {"projectors.0.weight": torch.zeros(2)}
-    trained = load_trained(saved(ema=repa))
+    path = saved(ema=repa)
+    trained = load_trained(path)
     x, t, y = inputs()
     assert trained.reversed_time and trained.settings == {} and trained.step is None
     assert torch.equal(trained.network(x, t, y), -model(x, 1 - t, y))
     assert trained.weights_sha256 == hash_weights(model.state_dict())
+    turned = rf"REPA's network, whose time runs the other way; models\.trained.*\('{path}'\)"
+    with pytest.raises(ValueError, match=turned):
+        SiT.from_pretrained(path)
+
+
+def test_names_that_the_package_has_not_are_attribute_errors():
+    with pytest.raises(AttributeError, match="module 'models' has no attribute 'DiT'"):
+        models.DiT  # noqa: B018
 
 
 def test_building_the_network_draws_nothing(saved):

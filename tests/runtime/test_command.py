@@ -50,6 +50,16 @@ def test_other_errors_keep_their_words(capsys):
     ]
 
 
+def test_a_process_that_is_gone_while_setting_up_is_one_line(capsys):
+    with pytest.raises(SystemExit) as exit, usage_errors():
+        raise RuntimeError("Connection closed by peer [127.0.0.1]:29500\nat pair.cc")
+    printed = capsys.readouterr().err
+    assert exit.value.code == 1 and printed.count("\n") == 1
+    assert "another process of this launch has ended" in printed
+    with pytest.raises(RuntimeError, match="of another kind"), usage_errors():
+        raise RuntimeError("of another kind")
+
+
 def test_programming_errors_are_not_hidden():
     with pytest.raises(TypeError), usage_errors():
         raise TypeError

@@ -5,9 +5,12 @@ import time
 import huggingface_hub
 import pytest
 import torch
+from fake_hub import FakeHub
 
+from models import published
 from models.checkpoint_file import read_checkpoint
-from runtime.hub import is_hub_name
+from runtime.command import RunError
+from runtime.hub import check_push, is_hub_name, push
 
 REVISION = "0" * 40
 
@@ -82,5 +85,40 @@ def test_without_a_connection_one_look_is_enough(monkeypatch, capsys):
         ValueError, match=r"resuls/run/1\.pt: no such file, and not .*no connection"
     ):
         read_checkpoint("resuls/run/1.pt")
-    assert time.monotonic() - started < 10
     assert "looking on the Hugging Face hub" in capsys.readouterr().err
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda source: pytest.fail("asked"))
+    said = r"org/new: no such file, .*no connection: .*; a file .* is had as org/new/FILE\)$"
+    with pytest.raises(ValueError, match=said):
+        read_checkpoint("org/new")
+    with pytest.raises(ValueError, match="--push-to-hub a/b: the Hugging Face hub is out of"):
+        check_push("a/b")
+    assert time.monotonic() - started < 10
+
+
+def test_a_published_name_that_cannot_be_had_says_where_it_would_be(cache, monkeypatch):
+    place = published.Published("org/two/gone.pt", "a test")
+    monkeypatch.setitem(published.PUBLISHED, "sit-xl-2", place)
+    said = r"^checkpoint sit-xl-2, org/two/gone\.pt: no such file, and not on the Hugging Face hub"
+    with pytest.raises(ValueError, match=said):
+        read_checkpoint("sit-xl-2")
+
+
+def test_what_the_hub_refuses_to_publish_is_one_line(tmp_path, monkeypatch):
+    """A token that it does not know; at the end, where it was withdrawn meanwhile."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "another")
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    (folder / "README.md").write_text("A page.")
+    with FakeHub() as hub:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+        with pytest.raises(ValueError, match=r"org/a: the hub does not know who you are \(.*hf a"):
+            check_push("org/a")
+        said = rf"^--push-to-hub org/a: refused \(.*401.*\); {folder} is whole, the same command"
+        with pytest.raises(RunError, match=said):
+            push(folder, "org/a", private=False)
+        assert not hub.repos
+        monkeypatch.setenv("HF_TOKEN", "secret")
+        check_push("org/a")
+        assert push(folder, "org/a", private=False) == f"{hub.url}/org/a"
+        assert hub.repos["org/a"] == {"README.md": b"A page."}

@@ -182,8 +182,9 @@ def test_word_of_another_launch_does_not_count(tmp_path, holder, monkeypatch):
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("runtime.locks.GRACE_SECONDS", 0)
+    later = time.monotonic() + 3
     with pytest.raises(InUse, match="first process of this launch"):
-        lock_output("out", tmp_path / "lock", patience=0.3)
+        lock_output("out", tmp_path / "lock", lambda: time.monotonic() > later, patience=0.3)
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])

@@ -37,7 +37,7 @@ def handlers():
 def test_a_signal_is_one_line_and_an_exit_code(number, code, said, capsys):
     with pytest.raises(SystemExit) as exit, run_errors("All is kept"):
         os.kill(os.getpid(), number)
-        time.sleep(5)
+        time.sleep(1)
     assert exit.value.code == code and capsys.readouterr().err.endswith(f": {said}")
 
 

@@ -91,6 +91,12 @@ def test_the_table_needs_a_gpu():
     assert list(TABLE.values()) == sorted(TABLE.values())  # parts begin in this order
 
 
+def test_a_gpu_is_not_measured_by_processor_time(monkeypatch):
+    monkeypatch.setattr("scripts.benchmark.DEVICE", torch.device("cuda"))
+    with pytest.raises(ValueError, match="--clock cpu: a GPU's work takes no processor time"):
+        check(Benchmark(parts=("steps",), clock="cpu"))
+
+
 def test_evaluations_of_presets():
     """Heun: two for each of 249 steps. Euler-Maruyama: one for each, guided ones counted twice."""
     assert costs.evaluations("paper-ode-heun250") == (498, 498)

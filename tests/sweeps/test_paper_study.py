@@ -167,7 +167,6 @@ def test_finished_rows_have_nothing_to_do_and_others_go_on(study, latents):
         (dict(rows=("b2-layrsync",)), r"did you mean b2-layersync"),
         (dict(rows=("b2-layersync",), data_path=None), r"b2-layersync: --data-path is missing"),
         (dict(rows=("b2-layersync",), data_path="./no"), r"--data-path ./no: no such folder"),
-        (dict(rows=("b2-layersync",), seeds=()), r"--seeds: none is given"),
         (dict(rows=("sit-xl2-sde",)), r"give --from-checkpoint SiT-XL-2-256x256.pt"),
         (dict(rows=("xl2-repa",)), r"holds latents, .* give --repa-features FOLDER"),
         (dict(rows=("xl2-sde-curve",), checkpoint="a.pt"), r"a curve has many checkpoints"),

@@ -2,8 +2,11 @@
 
 import argparse
 import math
+import multiprocessing
+import os
 import pickle
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -65,6 +68,27 @@ def test_killed_while_writing_leaves_whole_files(tmp_path):
     while list(tmp_path.glob("*.tmp")):  # the killed process may take a moment to be gone
         assert time.time() < deadline
         save_checkpoint(tmp_path / "last.pt", {"step": 1})
+
+
+@pytest.mark.parametrize("size", [0, 100_000])
+def test_a_disk_that_fills_up_is_said_with_the_name_of_the_file(tmp_path, size):
+    """Also when torch, which finishes the archive, raises an error of its own."""
+
+    def child():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        try:
+            save_checkpoint(tmp_path / "2.pt", {"step": 2, "x": torch.zeros(100_000)})
+        except OSError as error:
+            said = r"checkpoint \S*2\.pt: cannot be written \(.*File too large"
+            os._exit(7 if re.match(said, str(error)) else 8)
+
+    save_checkpoint(tmp_path / "1.pt", {"step": 1})
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["1.pt"]
 
 
 def complete(step: int, /, **other) -> dict:

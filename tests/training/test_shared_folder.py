@@ -18,6 +18,7 @@ from launching import TINY, logged_rows
 from PIL import Image
 
 from runtime.processes import told_by_first
+from training.building import check_same_data
 
 FORK = multiprocessing.get_context("fork")
 
@@ -154,3 +155,10 @@ def test_what_the_first_process_finds_is_what_all_find():
     ]
     assert heard == [[{"step": 0}, None, *refused]] * 2
     assert told_by_first(lambda: "alone") == "alone"
+
+
+def test_a_process_that_sees_less_of_the_data_is_refused(monkeypatch):
+    monkeypatch.setattr("training.building.told_by_first", lambda find: 7)
+    with pytest.raises(ValueError, match="--data-path: 5 images here and 7 on the first process"):
+        check_same_data(range(5))
+    check_same_data(range(7))

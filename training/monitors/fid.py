@@ -57,7 +57,8 @@ class FID(Monitor):
         count = self.scorer.processes.count
         if self.config.eval_samples < count:
             raise ValueError(
-                f"--eval-samples {self.config.eval_samples}: fewer than the {count} processes"
+                f"--eval-samples {self.config.eval_samples}: fewer than the {count} processes; "
+                f"give {count} or more"
             )
 
     @staticmethod

@@ -102,3 +102,16 @@ def test_maps_of_a_convolutional_network_are_resampled(files):
 def test_an_encoder_without_places_is_refused(files):
     with pytest.raises(ValueError, match="--encoder no_such_network: cannot be loaded"):
         ImageEncoder("no_such_network", None, 4, CPU)
+    encoder = ImageEncoder("test_resnet", files["test_resnet"], 4, CPU)
+    width = encoder.network.num_features
+    encoder.network.forward_features = lambda x: x.new_zeros(len(x), 49, width)  # as a mixer's
+    with pytest.raises(ValueError, match=r"features \(3, 49, \d+\) are on no grid .* 4 x 4 tokens"):
+        encoder(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+
+
+def test_more_images_than_pairs_are_compared_of_are_refused(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("evaluation.blocks.alignment_experiment.MOST", 59)
+    o = AlignmentOptions(encoder=files["a"])
+    said = "--samples 60: cknna and mutual-knn compare pairs of images, of 59 at most; give --sampl"
+    with pytest.raises(ValueError, match=said):
+        run_blocks(config((files["a"],), tmp_path, WORDS, alignment_options=o))

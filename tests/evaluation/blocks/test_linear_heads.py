@@ -143,3 +143,10 @@ def test_top_five_and_ties():
     numbers = judge_heads(heads, tokens, 1, Alone())
     assert numbers["top1"].item() == pytest.approx(1 / 3)
     assert numbers["top5"].item() == pytest.approx(2 / 3)
+
+
+def test_a_batch_of_fewer_images_than_processes_is_refused(tmp_path):
+    made = training(tmp_path, HeadSettings(epochs=1, batch=2, lr=0.1), False)
+    made.processes.count = 3
+    with pytest.raises(ValueError, match="2 images in a batch for 3 processes: use fewer proc"):
+        made.__post_init__()
