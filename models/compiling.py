@@ -7,7 +7,9 @@ compiled. What is captured (layersync/capture.py) is recorded around it, which a
 import importlib.util
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -41,14 +43,20 @@ def needed_to_compile() -> str | None:
     """Return what it takes to compile for this process's GPU and is not there, or None."""
     if importlib.util.find_spec("triton") is None:
         return "the package triton"
-    # Triton compiles what starts its kernels; on Windows it brings a compiler
-    if os.name == "posix" and not (
-        os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    ):
-        return "a C compiler (gcc, clang, or the one that CC names)"
+    if os.name == "posix":  # where Triton compiles what starts its kernels
+        if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+            return "a C compiler (gcc, clang, or the one that CC names)"
+        if not python_header().is_file():
+            return f"Python's header files ({python_header()}, of the package python3-dev)"
     if torch.cuda.get_device_capability() < CAPABILITY:
         return "a GPU of compute capability 7.0 or more"
     return None
+
+
+def python_header() -> Path:
+    """Return where this Python's header is, by the rule that Triton follows."""
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # Debian's
+    return Path(sysconfig.get_path("include", scheme), "Python.h")
 
 
 def compile_network(network: nn.Module) -> None:

@@ -20,7 +20,7 @@ from runtime.launch import is_first_process
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C"}
-STEPS_BETWEEN_CHECKS = 8  # with several processes, which must agree and so wait for each other
+STEPS_BETWEEN_CHECKS = 8  # with several processes, which must agree and so ask each other
 MARGIN_SECONDS = 30.0  # kept free at the end of a job's time, besides what saving takes
 BYTES_PER_SECOND = 100e6  # assumed of a disk, until a checkpoint has been written
 FORWARDING_SECONDS = 5.0  # within these torchrun repeats a signal that processes already got
@@ -42,19 +42,41 @@ class StopRequest:
         self.out_of_time = False
         self.checkpoint_seconds = checkpoint_bytes / BYTES_PER_SECOND
         self.looked, self.between_looks = time.monotonic(), 0.0
+        self.answer: torch.Tensor | None = None  # on its way to the CPU
+        self.arrival: torch.cuda.Event | None = None
         for number in SIGNALS:
             signal.signal(number, self._remember)
 
     def agreed(self, step: int) -> bool:
-        """Return whether any process has a reason; a collective at every 8th step, else False."""
+        """Return whether any process has a reason.
+
+        Several processes ask each other at every 8th step (a collective) and hear the answer at the
+        next one: a GPU then has the work of that step, and does not stand still until it is read.
+        """
         if self.accelerator.num_processes == 1:
             self._look_at_time()
             return self.requested
-        if step % STEPS_BETWEEN_CHECKS:
-            return False
-        self._look_at_time()
-        flag = torch.tensor(float(self.requested), device=self.accelerator.device)
-        return self.accelerator.reduce(flag, "sum").item() > 0
+        if self.answer is not None:
+            return self._hear()
+        if step % STEPS_BETWEEN_CHECKS == 0:
+            self._look_at_time()
+            self._ask()
+        return False
+
+    def _ask(self) -> None:
+        device = self.accelerator.device
+        flag = torch.full((), float(self.requested), device=device)
+        self.answer = self.accelerator.reduce(flag, "sum").to("cpu", non_blocking=True)
+        if device.type == "cuda":
+            self.arrival = torch.cuda.Event()
+            self.arrival.record()
+
+    def _hear(self) -> bool:
+        answer, self.answer = self.answer, None
+        assert answer is not None  # it was asked for
+        if self.arrival is not None:
+            self.arrival.synchronize()
+        return answer.item() > 0
 
     @property
     def requested(self) -> bool:
@@ -72,7 +94,9 @@ class StopRequest:
     @property
     def margin(self) -> float:
         """Seconds before the end of the job's time at which to stop."""
-        return MARGIN_SECONDS + 2 * self.checkpoint_seconds + self.between_looks
+        alone = self.accelerator.num_processes == 1
+        until_heard = 0 if alone else self.between_looks / STEPS_BETWEEN_CHECKS
+        return MARGIN_SECONDS + 2 * self.checkpoint_seconds + self.between_looks + until_heard
 
     def checkpoint_took(self, seconds: float) -> None:
         """Learn how long the last checkpoint took, on the process that writes."""

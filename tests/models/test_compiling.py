@@ -143,25 +143,30 @@ def test_in_ddp_a_block_stays_one_graph(counter):
 
 
 @pytest.mark.parametrize(
-    ("there", "missing"),
+    ("without", "missing"),
     [
-        (dict(triton=True, gcc=True, capability=(9, 0)), None),
-        (dict(triton=False, gcc=True, capability=(9, 0)), "the package triton"),
-        (dict(triton=True, gcc=False, capability=(9, 0)), "a C compiler"),
-        (dict(triton=True, gcc=True, capability=(6, 1)), "a GPU of compute capability 7.0"),
+        ("", None),
+        ("triton", "the package triton"),
+        ("gcc", "a C compiler"),
+        ("header", "Python's header files"),
+        ("capability", "a GPU of compute capability 7.0"),
     ],
 )
-def test_compilation_needs_triton_a_compiler_and_a_gpu_that_it_knows(monkeypatch, there, missing):
+def test_compilation_needs_triton_a_compiler_and_a_gpu_that_it_knows(
+    monkeypatch, tmp_path, without, missing
+):
     monkeypatch.delenv("CC", raising=False)
+    header = tmp_path / "Python.h"
+    if without != "header":
+        header.touch()
+    capability = (6, 1) if without == "capability" else (9, 0)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: there["capability"])
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
     monkeypatch.setattr(
-        "models.compiling.importlib.util.find_spec",
-        lambda name: object() if there["triton"] else None,
+        "models.compiling.importlib.util.find_spec", lambda name: name != without or None
     )
-    monkeypatch.setattr(
-        "models.compiling.shutil.which", lambda name: name if there["gcc"] else None
-    )
+    monkeypatch.setattr("models.compiling.shutil.which", lambda name: without != "gcc" or None)
+    monkeypatch.setattr("models.compiling.python_header", lambda: header)
     assert can_compile() is (missing is None)
     if missing is None:
         return check_can_compile()

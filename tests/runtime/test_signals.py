@@ -1,5 +1,6 @@
 """Stops of a run: ahead of the end of its time, on a signal, and at once on a second one."""
 
+import math
 import os
 import re
 import signal
@@ -7,11 +8,14 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 from launching import TINY
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from runtime import signals
 from runtime.job_time import job_end
 from runtime.signals import MARGIN_SECONDS, SIGNALS, StopRequest
+from scripts.benchmarks.counted_operations import Counting
 from training.checkpoint import latest_checkpoint
 
 
@@ -75,6 +79,55 @@ def test_without_an_end_it_never_stops(job):
     stop = stop_request()
     job.now = 1e9
     assert not stop.agreed(step=0)
+
+
+def several(device: str, requests: list[bool]) -> StopRequest:
+    """A process of two, of which the other one has these reasons to stop, one after the other."""
+    reasons = iter(requests)
+    return StopRequest(
+        SimpleNamespace(
+            is_main_process=True,
+            num_processes=2,
+            device=torch.device(device),
+            reduce=lambda flag, how: flag + next(reasons),
+        )
+    )
+
+
+def test_several_processes_ask_at_every_eighth_step_and_hear_at_the_next(job):
+    other = several("cpu", [False, True])
+    assert [step for step in range(1, 20) if other.agreed(step)] == [17]
+    own = several("cpu", [False, False])
+    own.received = signal.SIGTERM
+    assert [step for step in range(1, 17) if own.agreed(step)] == [9]
+
+
+def test_the_margin_holds_the_step_until_the_answer_is_heard(job):
+    """Steps of 2 s: a look every 16 s, and 2 s until the other process knows."""
+    stop, stopped = several("cpu", [False] * 70), []
+    for step in range(1, 500):
+        job.now = 2.0 * step
+        if stop.agreed(step):
+            stopped.append(job.now)
+    assert stop.margin == MARGIN_SECONDS + 16 + 2
+    # the first look after that begins, and the step after it
+    assert stopped[0] == math.ceil((1000 - stop.margin) / 16) * 16 + 2
+
+
+def test_asking_waits_for_no_gpu(job, monkeypatch):
+    """On fake tensors: an answer that is read only after an event, and nothing copied to a GPU."""
+    happened = []
+    event = SimpleNamespace(
+        record=lambda: happened.append("record"), synchronize=lambda: happened.append("wait")
+    )
+    monkeypatch.setattr("torch.cuda.Event", lambda: event)
+    stop = several("cuda", [False])
+    with FakeTensorMode(), Counting() as counting:
+        assert not stop.agreed(8)
+    (counts,) = counting.parts.values()
+    assert counts.copies == counts.waits == [] and happened == ["record"]
+    stop.answer = torch.ones(())
+    assert stop.agreed(9) and happened == ["record", "wait"] and not stop.agreed(10)
 
 
 def test_what_says_when_the_time_ends(tmp_path, monkeypatch):

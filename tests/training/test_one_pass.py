@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 
 
 def test_it_is_adamw_average_and_norm_and_the_update_of_a_network(fork_server):
@@ -13,6 +14,10 @@ def test_it_is_adamw_average_and_norm_and_the_update_of_a_network(fork_server):
     assert done.stdout.count("same:") == 7
 
 
+@pytest.mark.skipif(
+    not torch.__version__.startswith("2.15."),
+    reason="each version of torch has its own Triton, whose compiler this test calls",
+)
 @pytest.mark.parametrize(("half", "width"), [(False, 4), (False, 1), (True, 8), (True, 1)])
 def test_for_an_h100_it_is_compiled_to_loads_of_16_bytes(half, width, tmp_path, monkeypatch):
     """Each of 256 threads has 16 elements: of g, w, m, v and e 64 bytes each, or 32 in bf16."""
