@@ -20,7 +20,7 @@ from hostile.tables_of_rows import COMMANDS, RUNS
 
 ALTERED_PROGRAM = "tests/hostile/altered_program.py"
 ROWS = (*RUNS, *COMMANDS)
-PATIENCE = 60  # seconds for a test, which may hang without a check
+PATIENCE = 100  # seconds for tests, which may hang without a check
 pytestmark = pytest.mark.slow
 
 
@@ -104,10 +104,8 @@ def test_what_no_row_meets_is_held_by_a_test(rows_that_meet):
 def test_a_test_fails_without_the_check_that_it_holds(table, rows_that_meet):
     unmet = [check for check, rows in rows_that_meet.items() if not rows]
     tests = [HELD_BY_TESTS[check.place] for check in unmet]
-    each = sorted(set(tests))
+    assert table.passes(" ".join(set(tests))), "a test fails anyway"
     with on_all_cores() as threads:
-        unaltered = dict(zip(each, threads.map(table.passes, each), strict=True))
         passed = list(threads.map(table.passes, tests, unmet))
-    assert all(unaltered.values()), [names for names in each if not unaltered[names]]
     missed = [str(check) for check, ok in zip(unmet, passed, strict=True) if ok]
     assert not missed, f"no test misses {', '.join(missed)}"
