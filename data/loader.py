@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from data.order import StepBatches
 from data.packing import Packed
 from data.source_protocol import IndexedSource, Source
 from data.streams import StreamSource
+from runtime.command import RunError
 from runtime.signals import obey_parent_only
 
 Additions = Callable[[int, range, list[int] | None], dict[str, Tensor]]
@@ -56,14 +57,31 @@ def make_whole(data: Dataset, num_workers: int, sampler: Any = None) -> DataLoad
         data,
         batch_size=None,
         sampler=sampler,
-        collate_fn=as_it_is,
+        collate_fn=shared,
         num_workers=num_workers,
         worker_init_fn=obey_parent_only,
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def as_it_is(batch):
+def shared(batch):
+    """Return a `Packed` or (images, labels), which a loading process puts where the training process can read it.
+
+    Raises `RunError` when there is no room. (It would be put there anyway, but by a thread, whose
+    error nobody hears: both processes would wait for ever.)
+    """
+    if get_worker_info() is None:
+        return batch
+    tensors = (batch.block,) if isinstance(batch, Packed) else batch
+    try:
+        for tensor in tensors:
+            tensor.share_memory_()
+    except RuntimeError as error:
+        size = sum(tensor.nbytes for tensor in tensors)
+        raise RunError(
+            f"no shared memory for a batch of {size / 1e6:.3g} MB ({error}); give this machine or "
+            f"container more of it (/dev/shm, docker run --shm-size=8g), or give --num-workers 0"
+        ) from None
     return batch
 
 

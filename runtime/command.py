@@ -181,6 +181,8 @@ def run_errors(remedy: str) -> Iterator[None]:
         killed = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
         if gone := ended_elsewhere(error):
             reason, passes = gone, True
+        elif isinstance(error, RuntimeError) and "Too many open files" in str(error):
+            reason = "too many open files; raise the limit of the shell (ulimit -n)"
         elif killed or isinstance(error, ConnectionError):
             passes = True  # it might have been for the signal that ends all processes of a job
             said = (str(error).splitlines() or [""])[0].rstrip(". ")

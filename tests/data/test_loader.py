@@ -1,16 +1,18 @@
 """Steps as loaders give them: everything in one block, the same for any number of workers."""
 
 import pickle
+import resource
 
 import pytest
 import torch
 
 from data.data_config import DataConfig
 from data.draws import Draw
-from data.loader import make_step_loader
+from data.loader import make_step_loader, make_whole
 from data.order import StepBatches
 from data.packing import ALIGNMENT, Packed
 from data.sources import open_source
+from runtime.command import RunError
 from runtime.randomness import step_streams
 from training.step_draws import StepDraws
 from transport import create_transport
@@ -134,3 +136,18 @@ def test_a_loader_pins_the_one_block(monkeypatch):
     assert len(pinned) == 1 and pinned[0] is packed.block
     assert isinstance(again, Packed) and again.step == 7 and again.places == packed.places
     assert torch.equal(again.block, packed.block)
+
+
+class Large(torch.utils.data.Dataset):
+    """Batches that are larger than any file, those of shared memory too, that may be written."""
+
+    def __getitem__(self, number):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        return Packed.of(number, {"images": torch.zeros(100_000)})
+
+
+def test_a_lack_of_shared_memory_is_said_and_nobody_waits():
+    with pytest.raises(
+        RunError, match=r"no shared memory for a batch of 0\.4 MB \(.*give --num-wo"
+    ):
+        next(iter(make_whole(Large(), 1, sampler=range(3))))

@@ -75,6 +75,7 @@ HELD_BY_TESTS = {
     "models/sit.py:SiT.from_pretrained": "tests/models/test_trained.py::test_a_network_of_reversed_time_is_called_in_ours",
     "models/sit.py:check_divides": "tests/models/test_sit.py::test_sizes_that_do_not_divide_are_refused_by_name_and_value",
     "data/latents.py:LatentSource.__getitems__": "tests/data/test_latents.py::test_index_outside_is_an_error",
+    "data/loader.py:shared": "tests/data/test_loader.py::test_a_lack_of_shared_memory_is_said_and_nobody_waits",
     "data/streams.py:count_rows": "tests/data/test_streams.py::test_a_stream_whose_length_is_not_known_is_refused",
     "sampling/assembling.py:write_set": "tests/test_sample_ddp.py::test_a_file_that_reads_back_different_keeps_its_parts",
     "sampling/parts.py:SampleParts._load": "tests/sampling/test_parts.py::test_a_part_of_other_images_is_not_one_of_this_set",

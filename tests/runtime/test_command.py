@@ -60,6 +60,14 @@ def test_a_process_that_is_gone_while_setting_up_is_one_line(capsys):
         raise RuntimeError("of another kind")
 
 
+def test_too_many_open_files_are_one_line(capsys):
+    """As the loader says it of its processes."""
+    with pytest.raises(SystemExit) as exit, run_errors("Kept"):
+        raise RuntimeError("Too many open files. Communication with the workers is no longer ...")
+    said = "too many open files; raise the limit of the shell (ulimit -n). Kept\n"
+    assert exit.value.code == 1 and capsys.readouterr().err.endswith(said)
+
+
 def test_programming_errors_are_not_hidden():
     with pytest.raises(TypeError), usage_errors():
         raise TypeError
