@@ -65,7 +65,7 @@ def make_whole(data: Dataset, num_workers: int, sampler: Any = None) -> DataLoad
 
 
 def shared(batch):
-    """Return a `Packed` or (images, labels), which a loading process puts where the training process can read it.
+    """Return a batch, a `Packed` or (images, labels); a loading process puts it in shared memory.
 
     Raises `RunError` when there is no room. (It would be put there anyway, but by a thread, whose
     error nobody hears: both processes would wait for ever.)
