@@ -82,7 +82,7 @@ def test_a_bad_command_line_is_one_line(words, says, capsys):
         parse_command(TrainConfig, words.split(), "train.py")
     printed = capsys.readouterr().err
     assert exit.value.code == 2 and printed.count("\n") == 1
-    assert printed.startswith(f"train.py: error: {says}")
+    assert printed.startswith(f"train.py: error: {says}") and words.split()[0] in printed
     assert printed.endswith("; see train.py --help\n")
 
 
