@@ -93,8 +93,8 @@ class Processes:
     def close(self) -> None:
         """Leave every group; for programs that end here."""
         if self.count > 1:
-            # Until 2.8 torch waits for gloo's threads without letting go of Python's lock, which one
-            # of them may still want, to free the tensor that it sent last: both would wait forever.
+            # torch 2.6 waits for gloo's threads without letting go of Python's lock, which one of
+            # them may still want, to free the tensor that it sent last: both would wait forever
             time.sleep(0.1)
             dist.destroy_process_group()
 
