@@ -23,7 +23,7 @@ test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 10
 
 test-slow: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadfile --durations 10
 
 test-cluster: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster --durations 10

@@ -24,6 +24,7 @@ from runtime.outcome import failed, finished
 from runtime.settings_chain import Section
 from runtime.settings_file import expand_config, types_of
 from runtime.stopping import EXIT_INTERRUPTED, Stopped, signals_raise
+from runtime.streams import make_streams_lossy
 from runtime.switches import spell_switches
 
 EXIT_USAGE = 2
@@ -65,6 +66,7 @@ def parse_command(
     """
     import tyro
 
+    make_streams_lossy()
     program = program or program_name()
     args = sys.argv[1:] if args is None else args
     with usage_errors():
@@ -125,7 +127,7 @@ def complaint(framed: str) -> str:
 
 @contextmanager
 def interrupts(remedy: str = "") -> Iterator[None]:
-    """Turn Ctrl-C and a scheduler's SIGTERM or SIGUSR1 into one line and exit code 130 or 75.
+    """Turn Ctrl-C, and SIGTERM, SIGUSR1 or SIGHUP, into one line and exit code 130 or 75.
 
     Args:
         remedy: what the line adds, a sentence without its full stop.

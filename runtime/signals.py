@@ -1,9 +1,10 @@
 """Stopping in good order: when the scheduler says so, before time is up, and on Ctrl-C.
 
-SLURM announces a preemption by SIGTERM, or by the signal that `--signal=USR1@120` asks for. The
-end of a job's time is known before, so that the run stops ahead of it. In each case it finishes
-its step, writes a checkpoint and ends with exit code 75 ("temporary failure, try again"); the same
-command with --resume latest continues.
+SLURM announces a preemption by SIGTERM, or by the signal that `--signal=USR1@120` asks for. A
+terminal that is closed, as by a lost connection, sends SIGHUP. The end of a job's time is known
+before, so that the run stops ahead of it. In each case it finishes its step, writes a checkpoint
+and ends with exit code 75 ("temporary failure, try again"); the same command with --resume latest
+continues.
 """
 
 import os
@@ -17,8 +18,10 @@ import torch
 from runtime.command import program_name
 from runtime.job_time import job_end
 from runtime.launch import is_first_process
+from runtime.stopping import STOPPING
+from runtime.streams import write_bare
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (*STOPPING, signal.SIGINT)
 NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C"}
 STEPS_BETWEEN_CHECKS = 8  # with several processes, which must agree and so ask each other
 MARGIN_SECONDS = 30.0  # kept free at the end of a job's time, besides what saving takes
@@ -45,7 +48,8 @@ class StopRequest:
         self.answer: torch.Tensor | None = None  # on its way to the CPU
         self.arrival: torch.cuda.Event | None = None
         for number in SIGNALS:
-            signal.signal(number, self._remember)
+            if not ignored(number):
+                signal.signal(number, self._remember)
 
     def agreed(self, step: int) -> bool:
         """Return whether any process has a reason.
@@ -127,7 +131,7 @@ class StopRequest:
 
     def _insists(self, number: int, now: float) -> bool:
         """Return whether somebody asks again, not a launcher or a scheduler that repeats."""
-        if number == signal.SIGUSR1:
+        if number in (signal.SIGUSR1, signal.SIGHUP):
             return False
         if number == signal.SIGTERM and "SLURM_JOB_ID" in os.environ:
             return False  # at the end of its grace time it sends SIGKILL
@@ -135,9 +139,19 @@ class StopRequest:
         return not passed_on or now - self.received_at > FORWARDING_SECONDS
 
 
+def ignored(number: int) -> bool:
+    """Return whether a signal stays without effect: SIGHUP under nohup.
+
+    Not under torchrun, which handles it all the same and then ends its processes.
+    """
+    if number != signal.SIGHUP or "TORCHELASTIC_RUN_ID" in os.environ:
+        return False
+    return signal.getsignal(number) == signal.SIG_IGN
+
+
 def say(text: str) -> None:
     """Write a line from a signal handler, which must not use what it may have interrupted."""
-    os.write(2, f"\n{program_name()}: {text}\n".encode())
+    write_bare(f"\n{program_name()}: {text}")
 
 
 def obey_parent_only(worker: int) -> None:

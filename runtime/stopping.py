@@ -1,4 +1,4 @@
-"""Ends of a command before its time: Ctrl-C, and a scheduler's SIGTERM or SIGUSR1.
+"""Ends of a command before its time: Ctrl-C, a scheduler's SIGTERM or SIGUSR1, a closed terminal.
 
 Commands that lose nothing when they are killed end at once, by an exception. A training run has
 more to do and handles these signals itself (runtime/signals.py).
@@ -12,19 +12,20 @@ from contextlib import contextmanager
 
 EXIT_INTERRUPTED = 130  # as shells count Ctrl-C
 EXIT_PREEMPTED = 75  # "temporary failure, try again": the same command continues
+STOPPING = signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP
 
 
 class Stopped(BaseException):
-    """A scheduler's signal, whose name `str` gives."""
+    """A scheduler's signal or a closed terminal's, whose name `str` gives."""
 
     exit_code = EXIT_PREEMPTED
 
 
 @contextmanager
 def signals_raise() -> Iterator[None]:
-    """Raise `Stopped` on SIGTERM or SIGUSR1, unless somebody else handles them."""
+    """Raise `Stopped` on `STOPPING` signals, unless somebody else handles or ignores them."""
     owner = os.getpid()
-    before = [n for n in (signal.SIGTERM, signal.SIGUSR1) if signal.getsignal(n) == signal.SIG_DFL]
+    before = [number for number in STOPPING if signal.getsignal(number) == signal.SIG_DFL]
     if threading.current_thread() is not threading.main_thread():
         before = []
 

@@ -18,6 +18,7 @@ def handlers():
     defaults = {
         signal.SIGTERM: signal.SIG_DFL,
         signal.SIGUSR1: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
         signal.SIGINT: signal.default_int_handler,
     }
     before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
@@ -31,6 +32,7 @@ def handlers():
     [
         (signal.SIGTERM, 75, "stopped by SIGTERM. All is kept\n"),
         (signal.SIGUSR1, 75, "stopped by SIGUSR1. All is kept\n"),
+        (signal.SIGHUP, 75, "stopped by SIGHUP. All is kept\n"),
         (signal.SIGINT, 130, "stopped by Ctrl-C. All is kept\n"),
     ],
 )

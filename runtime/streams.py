@@ -1,0 +1,80 @@
+"""Standard output and error that may be lost: a terminal that is closed, a reader that has gone, a
+full disk.
+
+What a command makes is in its files, what it prints tells of it. So a line that cannot be written
+ends no work: it is lost, and the next one is tried.
+"""
+
+import contextlib
+import errno
+import io
+import os
+import sys
+
+STDOUT, STDERR = 1, 2
+
+
+class LossyFile(io.FileIO):
+    """An open file, given by its number, that takes what cannot be written for written."""
+
+    told = False
+
+    def write(self, data, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            # without a word to `| head`, whose reader has what it wanted
+            if self.fileno() == STDOUT and error.errno != errno.EPIPE and not self.told:
+                self.told = True
+                write_bare(
+                    f"warning: standard output cannot be written ({error.strerror}): its lines "
+                    f"are lost, the work goes on"
+                )
+            return len(data)
+
+
+def write_bare(text: str) -> None:
+    """Write a line to standard error without Python's streams, if that can be done."""
+    with contextlib.suppress(OSError):
+        os.write(STDERR, f"{text}\n".encode(errors="replace"))
+
+
+def make_streams_lossy() -> None:
+    """Let this process print to standard output and error as far as that goes.
+
+    Streams that somebody has put in their place, as tests do, stay.
+    """
+    occupy_closed()
+    for number, name in ((STDOUT, "stdout"), (STDERR, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed when this process began
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - to the end
+            continue
+        if not is_usual(stream, number):
+            continue
+        with contextlib.suppress(OSError):
+            stream.flush()
+        lossy = io.TextIOWrapper(
+            io.BufferedWriter(LossyFile(number, "w", closefd=False)),
+            encoding=stream.encoding,
+            errors=stream.errors,
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+        setattr(sys, name, lossy)
+
+
+def is_usual(stream, number: int) -> bool:
+    """Return whether it is Python's own stream to this file, not lossy yet."""
+    try:
+        mine = type(stream) is io.TextIOWrapper and stream.fileno() == number
+    except (OSError, ValueError):
+        return False
+    return mine and not isinstance(getattr(stream.buffer, "raw", None), LossyFile)
+
+
+def occupy_closed() -> None:
+    """Open what is closed of the numbers 0 to 2, which the next files opened would get."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass
+    os.close(number)
