@@ -27,9 +27,8 @@ def test_an_encoder_is_counted_by_its_blocks():
     import timm
 
     encoder = timm.create_model("vit_base_patch14_dinov2.lvd142m", img_size=224).eval().to("meta")
-    with torch.device("meta"):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            encoder.forward_features(torch.zeros(1, 3, 224, 224))
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder.forward_features(torch.zeros(1, 3, 224, 224))
     counted = counter.get_total_flops()
     assert transformer_blocks(12, 768, 257) == pytest.approx(counted, rel=0.01)
 
