@@ -4,6 +4,7 @@ Process r of an evaluation takes the r-th contiguous share, so that joining shar
 order. Results travel as CPU tensors over gloo, whatever else the processes use between them.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -92,6 +93,9 @@ class Processes:
     def close(self) -> None:
         """Leave every group; for programs that end here."""
         if self.count > 1:
+            # torch 2.6 waits for gloo's threads without letting go of Python's lock, which one of
+            # them may still want, to free the tensor that it sent last: both would wait forever
+            time.sleep(0.1)
             dist.destroy_process_group()
 
 

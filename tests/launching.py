@@ -14,9 +14,12 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
+import torch
 from forking import ENVIRONMENT, family, forked_python
 
 from training.config import OptimConfig, TrainConfig
+from training.parallel import can_shard
 from training.tracking import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +37,8 @@ TINY_DIGITS = TrainConfig(
     sample_every=0,
     optim=OptimConfig(lr=1e-2),
 )
+SHARDS = can_shard(torch.device("cpu"))
+needs_shards = pytest.mark.skipif(not SHARDS, reason="this version of torch shards on GPUs only")
 LOGGED = ("loss", "velocity_loss", "sync_loss", "grad_norm")
 
 

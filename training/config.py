@@ -143,7 +143,10 @@ class TrackingConfig:
 class TrainConfig(TrainingData):
     """Everything that a training run is told."""
 
-    ALTERNATIVES: ClassVar = (*TrainingData.ALTERNATIVES, ("epochs", "max_steps"))
+    ALTERNATIVES: ClassVar[tuple[tuple[str, ...], ...]] = (
+        *TrainingData.ALTERNATIVES,
+        ("epochs", "max_steps"),
+    )
 
     config: str | None = free(None)
     """a .toml or .json file of settings by the names of flags, such as a recipe or the config.json

@@ -47,13 +47,14 @@ def resolve_precision(precision: Precision) -> Precision:
 def start_accelerator(config: EngineConfig, folder: Path, wandb: bool = False) -> Accelerator:
     """Join the process group of this launch, or run alone; CUDA if there is any.
 
-    The device is that of LOCAL_RANK, this process's number on its own machine.
+    The device is that of LOCAL_RANK, this process's number on its own machine. Raises `ValueError`
+    when the network is to be sharded there, and this torch does not.
     """
     join_launch()
     precision = resolve_precision(config.precision)
     torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="bf16" if precision == "bf16" else "no",
         log_with=["tensorboard", *(["wandb"] if wandb else [])],
@@ -63,6 +64,18 @@ def start_accelerator(config: EngineConfig, folder: Path, wandb: bool = False) -
             InitProcessGroupKwargs(timeout=PATIENCE),
         ],
     )
+    sharded = config.sharding != "none" and accelerator.num_processes > 1
+    if sharded and not can_shard(accelerator.device):
+        raise ValueError(
+            f"--shard {config.sharding}: torch {torch.__version__} shards on GPUs only, and there "
+            f"is none here; leave it out, or install a newer torch"
+        )
+    return accelerator
+
+
+def can_shard(device: torch.device) -> bool:
+    """Return whether this torch shards networks on such a device: torch 2.6 on GPUs only."""
+    return device.type != "cpu" or hasattr(torch.cpu.Stream, "record_event")
 
 
 def gradient_exchange(config: EngineConfig) -> DistributedDataParallelKwargs:

@@ -5,6 +5,7 @@ import struct
 import zlib
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -39,7 +40,15 @@ def encoded(image: Image.Image, format: str = "png", **options) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "1", "P", "RGBA", "CMYK", "YCbCr"])
+YCBCR = pytest.param(
+    "YCbCr",
+    marks=pytest.mark.skipif(
+        int(PIL.__version__.split(".")[0]) < 13, reason="older Pillow calls such files truncated"
+    ),
+)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "1", "P", "RGBA", "CMYK", YCBCR])
 def test_every_mode_becomes_rgb(mode):
     """A grey of 200 stays it: dithered in a palette, 255 in black and white."""
     image = Image.new("RGB", (12, 10), (200, 200, 200)).convert(mode)

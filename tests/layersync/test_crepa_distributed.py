@@ -95,7 +95,8 @@ def check(arch, rank, whole):
         ddp = DistributedDataParallel(inner := copy.deepcopy(plain), find_unused_parameters=True)
         same(step(arch, ddp, inner, mine, 5 + rank, parts=2), whole, "accumulation")
 
-    for shard_projector in (False, True):
+    can_shard = hasattr(torch.cpu.Stream, "record_event")  # torch 2.6 shards on GPUs only
+    for shard_projector in (False, True) if can_shard else ():
         inner = copy.deepcopy(plain)
         for block in find_blocks(inner, arch.names):
             fully_shard(block)

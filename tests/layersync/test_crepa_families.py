@@ -157,7 +157,7 @@ def test_gradient_checkpointing_changes_no_gradient(arch, use_reentrant):
     crepa = crepa_of(arch, model)
     expected = step(arch, model, batch, crepa)
     model.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=use_reentrant))
-    torch.testing.assert_close(step(arch, model, batch, crepa), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(step(arch, model, batch, crepa), expected, rtol=1e-4, atol=5e-6)
 
 
 def compilations():

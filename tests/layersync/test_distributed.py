@@ -69,6 +69,9 @@ ddp = nn.parallel.DistributedDataParallel(copy.deepcopy(plain))
 same(gradients(ddp, ddp.module.blocks, mine), whole)
 same(gradients(ddp, ddp.module.blocks, mine, parts=2, no_sync=ddp.no_sync), whole)
 
+if not hasattr(torch.cpu.Stream, "record_event"):  # torch 2.6 shards on GPUs only
+    dist.destroy_process_group()
+    sys.exit()
 model = sharded()
 same(gradients(model, model.blocks, mine), whole)
 same(gradients(model, model.blocks, mine, parts=2), whole)

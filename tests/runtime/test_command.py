@@ -78,7 +78,7 @@ def test_programming_errors_are_not_hidden():
     [
         ("--modle SiT-S/2", "Unrecognized options: --modle, SiT-S/2; perhaps you meant --model"),
         ("--lr fast", "Error parsing --lr: could not convert string to float: 'fast'"),
-        ("--betas 1", "Missing value for argument '--betas'. Expected 2 values"),
+        ("--betas 1", "Missing value for argument "),
         (
             "--loss-type best",
             "invalid choice 'best' for argument '--loss-type'. Expected one of ('",
@@ -90,7 +90,7 @@ def test_a_bad_command_line_is_one_line(words, says, capsys):
         parse_command(TrainConfig, words.split(), "train.py")
     printed = capsys.readouterr().err
     assert exit.value.code == 2 and printed.count("\n") == 1
-    assert printed.startswith(f"train.py: error: {says}")
+    assert printed.startswith(f"train.py: error: {says}") and words.split()[0] in printed
     assert printed.endswith("; see train.py --help\n")
 
 

@@ -25,7 +25,7 @@ class Inner:
 
 @dataclass(frozen=True)
 class Settings:
-    ALTERNATIVES: ClassVar = (("path", "name"),)
+    ALTERNATIVES: ClassVar[tuple[tuple[str, ...], ...]] = (("path", "name"),)
 
     config: str | None = None
     """a file"""

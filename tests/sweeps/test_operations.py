@@ -26,10 +26,9 @@ def test_a_forward_pass_has_the_operations_that_torch_counts(model, size, channe
 def test_an_encoder_is_counted_by_its_blocks():
     import timm
 
-    with torch.device("meta"):
-        encoder = timm.create_model("vit_base_patch14_dinov2.lvd142m", img_size=224).eval()
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            encoder.forward_features(torch.zeros(1, 3, 224, 224))
+    encoder = timm.create_model("vit_base_patch14_dinov2.lvd142m", img_size=224).eval().to("meta")
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder.forward_features(torch.zeros(1, 3, 224, 224))
     counted = counter.get_total_flops()
     assert transformer_blocks(12, 768, 257) == pytest.approx(counted, rel=0.01)
 

@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 from models import SiT
 from training.config import EngineConfig, OptimConfig
 from training.one_pass import OnePass
-from training.parallel import Parallel
+from training.parallel import Parallel, can_shard
 from training.update import Update
 
 SHAPES = (33, 65), (7,), (4096, 3), (1,)
@@ -145,5 +145,6 @@ if __name__ == "__main__":
     for case in ((False, None), (False, 1.0), (True, None)):
         compare_updates(*case)
         print("same:", *case)
-    compare_sharded()
-    print("same: sharded")
+    if can_shard(torch.device("cpu")):
+        compare_sharded()
+        print("same: sharded")

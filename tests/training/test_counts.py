@@ -24,11 +24,23 @@ LAUNCHES = {
 TRAFFIC, SAVED = 223.3e6, 27.45e6
 
 
+own_decompositions = pytest.mark.skipif(
+    not torch.__version__.startswith("2.15."),
+    reason="each version of torch decomposes operations in its own way",
+)
+# torch 2.6 asks the driver even for a fake tensor
+fakes_gpus = pytest.mark.skipif(
+    torch.__version__.startswith("2.6.") and not torch.cuda.is_available(),
+    reason="this version of torch has no fake CUDA tensors without a GPU",
+)
+
+
 @cache
 def counted(loss: str, device: str, model: str = "SiT-Ti/2", batch: int = 4) -> Counted:
     return count_step(model, loss, batch, device)
 
 
+@fakes_gpus
 @pytest.mark.parametrize("loss", LAUNCHES)
 def test_one_copy_brings_a_step_and_nobody_waits_for_the_device(loss):
     step = counted(loss, "cuda")
@@ -40,6 +52,7 @@ def test_one_copy_brings_a_step_and_nobody_waits_for_the_device(loss):
     assert size == own + more
 
 
+@own_decompositions
 @pytest.mark.parametrize("loss", LAUNCHES)
 def test_a_step_starts_no_more_kernels_than_it_did(loss):
     assert counted(loss, "cpu").launches <= LAUNCHES[loss]
@@ -68,6 +81,7 @@ def test_of_xl_layer_sync_adds_two_percent_of_traffic_and_one_of_memory_at_most(
     assert sync.traffic <= 1.02 * vanilla.traffic and sync.saved <= 1.01 * vanilla.saved
 
 
+@fakes_gpus
 def test_the_counters_see_copies_waits_and_traffic():
     """The counts of these operations are known."""
     from torch._subclasses.fake_tensor import FakeTensorMode

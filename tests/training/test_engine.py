@@ -9,7 +9,7 @@ from threading import Event
 import numpy as np
 import pytest
 import torch
-from launching import TINY_DIGITS, check, logged_rows
+from launching import TINY_DIGITS, check, logged_rows, needs_shards
 
 import train
 from models.checkpoint_file import read_checkpoint
@@ -69,6 +69,7 @@ def flags(tmp_path, name, *more):
     ]  # fmt: skip
 
 
+@needs_shards
 def test_sharded_run_equals_plain_one_and_each_resumes_the_other(tmp_path, plain):
     more = "--fsdp", "--max-grad-norm", 1e9, "--probe-every", 4, "--probe-samples", 40
     more += "--sample-every", 4

@@ -1,17 +1,20 @@
 """Runs of two processes, sharded or not, and bf16 in the step, against one process in float32."""
 
 import dataclasses
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from launching import TINY_DIGITS, check_runs, logged_rows
+from launching import SHARDS, TINY_DIGITS, check_runs, logged_rows
 
 import train
 from models.checkpoint_file import read_checkpoint
 from training.checks import check_train_config
 from training.config import EngineConfig, OptimConfig, SaveConfig
+from training.parallel import start_accelerator
 from training.settings_record import differences
 from training.tracking import read_log
 
@@ -56,6 +59,8 @@ def checkpoint(run_folder, step=4):
 @pytest.fixture(scope="module")
 def two(folder, run):
     """Runs of two processes, made in one launch; returns a function from name to folder."""
+    if not SHARDS:
+        pytest.skip("this version of torch shards on GPUs only")
     start = str(checkpoint(run("plain"), 2))
     short = dict(max_steps=2)
     runs = {
@@ -171,3 +176,14 @@ def test_a_checkpoint_from_before_these_options_was_made_without_them():
     assert differences(TINY_DIGITS, before) == []
     now = dataclasses.replace(TINY_DIGITS, engine=EngineConfig(bf16_gradients=True))
     assert differences(now, before) == ["--bf16-gradients: False there, True here"]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sharding_is_refused_where_torch_cannot(processes, tmp_path, monkeypatch):
+    started = SimpleNamespace(num_processes=processes, device=torch.device("cpu"))
+    monkeypatch.setattr("training.parallel.Accelerator", lambda **_: started)
+    monkeypatch.delattr(torch.cpu.Stream, "record_event", raising=False)  # as torch 2.6 has it
+    refused = pytest.raises(ValueError, match=r"--shard all: torch .* shards on GPUs only")
+    with refused if processes > 1 else nullcontext():
+        assert start_accelerator(EngineConfig(fsdp=True), tmp_path) is started
+    assert start_accelerator(EngineConfig(), tmp_path) is started

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from launching import TINY_DIGITS, check_runs
+from launching import TINY_DIGITS, check_runs, needs_shards
 from PIL import Image
 
 import train
@@ -162,6 +162,7 @@ def test_the_dispersive_loss_is_that_of_each_pass(config):
         )
 
 
+@needs_shards
 def test_two_processes_are_one_process(config, tmp_path):
     """SRA sharded and clipped, REPA with DDP and accumulation."""
     clipped = OptimConfig(lr=1e-2, max_grad_norm=1.0)

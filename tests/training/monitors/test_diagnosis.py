@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from launching import TINY_DIGITS, check, logged_rows
+from launching import TINY_DIGITS, check, logged_rows, needs_shards
 
 import train
 from training.checks import check_train_config
@@ -59,6 +59,7 @@ def test_a_run_is_not_changed_by_it(tmp_path):
     assert [row["step"] for row in diagnoses(looked.folder)] == [2, 4]
 
 
+@needs_shards
 def test_sharded_processes_find_what_one_finds(tmp_path):
     alone = train.Training(config(tmp_path / "one", diagnose_every=4))
     alone.run()
