@@ -8,6 +8,7 @@ is said here also goes to the launcher's outcome file (runtime/outcome.py), unle
 """
 
 import io
+import os
 import re
 import signal
 import sys
@@ -71,6 +72,7 @@ def parse_command(
     args = sys.argv[1:] if args is None else args
     with usage_errors():
         args = expand_config(args, config, section) if section else args
+        args = [at_home(word) for word in args]
         args = prepare(args) if prepare else args
         kinds = types_of(config, None)
         switches = [name for name, type in kinds.items() if type.kind == bool | None]
@@ -103,6 +105,16 @@ def parse_command(
         check_numbers(parsed)
         check_ranges(parsed, COMMON)
     return parsed
+
+
+def at_home(word: str) -> str:
+    """Return a word with ~/ at its start, or after --flag=, as shells would replace it.
+
+    They do not in quotes, after a = and in settings files; a folder of that name would be made,
+    which nobody removes without fear.
+    """
+    begins = re.fullmatch(r"(--[\w-]+=)?~(/.*)?", word, re.DOTALL)
+    return f"{begins[1] or ''}{os.path.expanduser('~')}{begins[2] or ''}" if begins else word
 
 
 def complaint(framed: str) -> str:

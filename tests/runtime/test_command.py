@@ -9,6 +9,7 @@ import pytest
 
 from runtime.command import RunError, complaint, parse_command, run_errors, usage_errors
 from training.config import TrainConfig
+from training.settings_record import RUN_SECTION
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
@@ -92,6 +93,15 @@ def test_a_bad_command_line_is_one_line(words, says, capsys):
     assert exit.value.code == 2 and printed.count("\n") == 1
     assert printed.startswith(f"train.py: error: {says}") and words.split()[0] in printed
     assert printed.endswith("; see train.py --help\n")
+
+
+def test_the_home_folder_is_meant_by_its_sign_where_shells_leave_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "run.toml").write_text('results-dir = "~/results"\nrun-name = "a~/b"\n')
+    words = [["--data-path=~/a b", "--ckpt", "~"], ["--config", str(tmp_path / "run.toml")]]
+    flags, file = (parse_command(TrainConfig, args, section=RUN_SECTION) for args in words)
+    assert (flags.data_path, flags.ckpt) == ("/home/me/a b", "/home/me")
+    assert (file.results_dir, file.run_name) == ("/home/me/results", "a~/b")
 
 
 def test_complaints_are_found_in_frames():
