@@ -106,6 +106,7 @@ HELD_BY_TESTS = {
     "training/checkpoint_writer.py:torch_save": "tests/training/test_checkpoint_writer.py::test_torch_stops_writing_to_a_cancelled_file",
     "training/checks.py:check_train_config": "tests/training/test_config.py::test_wandb_must_be_installed_when_it_is_asked_for",
     "training/monitors/fid.py:FID.__init__": "tests/evaluation/test_fid_in_training.py::test_every_process_needs_a_sample",
+    "training/parallel.py:start_accelerator": "tests/training/test_sharding.py::test_sharding_is_refused_where_torch_cannot",
     "sweeps/guidance_report.py:GuidanceFindings.__init__": "tests/sweeps/test_guidance_study.py::test_a_metric_that_came_out_of_no_evaluation_is_named",
     "sweeps/pool.py:check_pool": "tests/sweeps/test_pool.py::test_gpus_are_dealt_out_in_turn_and_cores_evenly",
     "sweeps/slurm.py:check_cluster": "tests/sweeps/test_slurm.py::test_a_missing_submitit_is_named",
