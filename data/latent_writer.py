@@ -52,7 +52,8 @@ class CacheWriter:
         """Raise `ValueError` if the folder holds anything else than this cache."""
         if self.root.exists() and not self.root.is_dir():
             raise ValueError(
-                f"--out {self.root}: it is a file, where a folder is needed; give another path"
+                f"--out {self.root}: {self.root.name} is a file, where a folder is needed; give "
+                f"another path"
             )
         # listed before the settings are read: another process may be writing them
         present = {path.name for path in self.root.iterdir()} if self.root.exists() else set()

@@ -6,6 +6,7 @@ does, and every command has a test that does, of those that `make test-slow` run
 proves the same of forked ones.
 """
 
+import contextlib
 import pickle
 import signal
 import subprocess
@@ -109,7 +110,8 @@ def kill_when(condition, script: str, *args, processes: int = 1) -> None:
     wait_until(condition, process)
     members = family(process.pid)
     for member in members:
-        member.send_signal(signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended with the one before
+            member.send_signal(signal.SIGKILL)
     psutil.wait_procs(members, timeout=30)
     process.wait()
 
