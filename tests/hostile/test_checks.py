@@ -37,19 +37,17 @@ class Table:
         return Outcome(altered, self.folder / name, self.box, self.server)
 
     def raised(self, number: int) -> set[str]:
-        """Return the lines, as PATH:LINE, at which a row met an error."""
-        file = self.folder / f"raised{number}"
-        self.launch(ROWS[number], "noting", file, f"noting{number}")
-        return set(file.read_text().split()) if file.exists() else set()
+        """Return the lines, as PATH:LINE, at which a row met an error; none if it fails anyway."""
+        row, file = ROWS[number], self.folder / f"raised{number}"
+        fails = failed(row, self.launch(row, "noting", file, f"noting{number}"))
+        return set(file.read_text().split()) if file.exists() and not fails else set()
 
     def fails_without(self, check: Check, rows: list[Row], name: str) -> bool:
         """Return whether one of these rows fails without a check."""
-        for i, row in enumerate(rows):
-            try:
-                check_outcome(row, self.launch(row, "without", check, f"{name}-{i}"))
-            except AssertionError:
-                return True
-        return False
+        return any(
+            failed(row, self.launch(row, "without", check, f"{name}-{i}"))
+            for i, row in enumerate(rows)
+        )
 
     def passes(self, tests: str, without: Check | None = None) -> bool:
         """Return whether some tests pass, without a check."""
@@ -61,6 +59,14 @@ class Table:
         except TimeoutError:
             process.kill()
             return False
+
+
+def failed(row: Row, outcome: Outcome) -> bool:
+    try:
+        check_outcome(row, outcome)
+    except AssertionError:
+        return True
+    return False
 
 
 def on_all_cores():
