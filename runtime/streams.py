@@ -1,5 +1,4 @@
-"""Standard output and error that may be lost: a terminal that is closed, a reader that has gone, a
-full disk.
+"""Standard output and error that may be lost: to a closed terminal, a dead reader, a full disk.
 
 What a command makes is in its files, what it prints tells of it. So a line that cannot be written
 ends no work: it is lost, and the next one is tried.

@@ -32,9 +32,8 @@ def without(check: str) -> None:
     SourceFileLoader.get_code = get_code
     MAIN[path] = code
     others = {(c.co_qualname, c.co_firstlineno): c for c in nested(code)}
-    for module in [
-        m for m in list(sys.modules.values()) if getattr(m, "__file__", "") == str(path)
-    ]:
+    modules = list(sys.modules.values())
+    for module in (m for m in modules if getattr(m, "__file__", "") == str(path)):
         for function in functions(vars(module), str(path), set()):
             mine = function.__code__
             function.__code__ = others.get((mine.co_qualname, mine.co_firstlineno), mine)
