@@ -67,8 +67,8 @@ def parse_command(
     """
     import tyro
 
-    make_streams_lossy()
     program = program or program_name()
+    make_streams_lossy(program)
     args = sys.argv[1:] if args is None else args
     with usage_errors():
         args = expand_config(args, config, section) if section else args

@@ -14,9 +14,16 @@ STDOUT, STDERR = 1, 2
 
 
 class LossyFile(io.FileIO):
-    """An open file, given by its number, that takes what cannot be written for written."""
+    """A file that takes what cannot be written for written.
 
-    told = False
+    Args:
+        number: of a file that is open, and stays so.
+        program: who the warning about it is from.
+    """
+
+    def __init__(self, number: int, program: str):
+        super().__init__(number, "w", closefd=False)
+        self.program, self.told = program, False
 
     def write(self, data, /) -> int:
         try:
@@ -26,8 +33,8 @@ class LossyFile(io.FileIO):
             if self.fileno() == STDOUT and error.errno != errno.EPIPE and not self.told:
                 self.told = True
                 write_bare(
-                    f"warning: standard output cannot be written ({error.strerror}): its lines "
-                    f"are lost, the work goes on"
+                    f"{self.program}: warning: standard output cannot be written "
+                    f"({error.strerror}): its lines are lost, the work goes on"
                 )
             return len(data)
 
@@ -38,8 +45,8 @@ def write_bare(text: str) -> None:
         os.write(STDERR, f"{text}\n".encode(errors="replace"))
 
 
-def make_streams_lossy() -> None:
-    """Let this process print to standard output and error as far as that goes.
+def make_streams_lossy(program: str) -> None:
+    """Let this process, of this program, print to standard output and error as far as that goes.
 
     Streams that somebody has put in their place, as tests do, stay.
     """
@@ -54,7 +61,7 @@ def make_streams_lossy() -> None:
         with contextlib.suppress(OSError):
             stream.flush()
         lossy = io.TextIOWrapper(
-            io.BufferedWriter(LossyFile(number, "w", closefd=False)),
+            io.BufferedWriter(LossyFile(number, program)),
             encoding=stream.encoding,
             errors=stream.errors,
             line_buffering=stream.line_buffering,

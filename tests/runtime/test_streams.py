@@ -38,7 +38,8 @@ def test_a_run_goes_on_when_the_disk_of_its_log_is_full(tmp_path):
     said = run.stderr.read()
     assert run.wait() == 0 and last_step(tmp_path) == 5
     assert said.count("\n") == 1, said
-    assert "standard output cannot be written (No space left on device): its lines are lost" in said
+    lost = "standard output cannot be written (No space left on device): its lines are lost"
+    assert said.startswith(f"train.py: warning: {lost}")
 
 
 def test_errors_that_cannot_be_said_still_have_their_exit_code(tmp_path):
@@ -72,7 +73,7 @@ def test_closed_streams_are_none_of_the_files_that_are_opened_after(fork_server,
         "from runtime.streams import make_streams_lossy\n"
         "os.close(1)\n"
         "sys.stdout = None\n"
-        "make_streams_lossy()\n"
+        "make_streams_lossy('closed.py')\n"
         "print('nobody reads this', flush=True)\n"
         "with open('a', 'w') as file:\n"
         "    assert file.fileno() > 2\n"
