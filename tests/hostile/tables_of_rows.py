@@ -1,6 +1,6 @@
 """The tables of bad inputs: of runs and their files, and of the commands around them.
 
-row.py says what a row is. There are two, each of which takes under a minute, for two workers.
+row.py says what a row is. There are two that take about as long, so that two workers share them.
 """
 
 from hostile.altered_checkpoints import checkpoint_file_rows
