@@ -52,17 +52,16 @@ def test_errors_that_cannot_be_said_still_have_their_exit_code(tmp_path):
 def test_a_run_is_saved_when_its_terminal_is_closed(tmp_path, nohup):
     """Or goes on, if it was to ignore that: SIGHUP, and errors of whatever is printed after."""
     ours, theirs = pty.openpty()
-    if nohup:
-        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # the tests may be under nohup themselves
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
     run = start(tmp_path, 60 if nohup else 100_000, stdout=theirs, stderr=theirs)
-    if nohup:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, before)
     os.close(theirs)
     while b"step 3" not in os.read(ours, 4096):
         pass
     os.close(ours)
     run.send_signal(signal.SIGHUP)
-    assert run.wait() == (0 if nohup else 75)
+    assert run.wait(timeout=60) == (0 if nohup else 75)
     assert last_step(tmp_path) == 60 if nohup else 0 < last_step(tmp_path) < 100_000
 
 
