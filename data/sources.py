@@ -120,7 +120,8 @@ def list_fingerprint(source: NamedSource) -> str:
     """Return 16 hex digits that change with the list of images, their names and their labels."""
     labels = source.labels.tolist()
     lines = (f"{source.name(i)}\t{label}\n" for i, label in enumerate(labels))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+    # names are bytes to the file system, and in old archives not always UTF-8
+    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()[:16]
 
 
 def check_labels(labels: np.ndarray, num_classes: int, who: str = "its features say") -> None:

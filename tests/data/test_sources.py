@@ -1,6 +1,7 @@
 """Sources that --data-path and --dataset-name can name: folders, parquet files, the digits."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -12,7 +13,13 @@ from data.decoding import UnreadableImage
 from data.loader import make_step_loader
 from data.order import StepBatches
 from data.rows import choose_split
-from data.sources import DigitsSource, FolderSource, load_indexed, load_source
+from data.sources import (
+    DigitsSource,
+    FolderSource,
+    list_fingerprint,
+    load_indexed,
+    load_source,
+)
 
 
 def test_digits_are_sklearns():
@@ -244,3 +251,11 @@ def test_a_stream_reads_and_counts_its_split(splits):
     columns = dict(image_column="img", label_column="label", streaming=True)
     source = load(data_path=splits("train", "test"), split="test", **columns)
     assert len(source) == 3
+
+
+def test_names_that_are_not_utf8_are_images_like_others(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in (b"caf\xe9.png", b"b.png"):
+        Image.new("RGB", (8, 8)).save(os.path.join(os.fsencode(tmp_path / "a"), name))
+    source = load_source(TrainingData(data_path=str(tmp_path), num_classes=1, image_size=8), 1)
+    assert len(source) == 2 and len(list_fingerprint(source)) == 16
