@@ -4,8 +4,10 @@ Parsers of the commands' flags are made, which takes a command three times as lo
 what a fork copies and the end of a process gives back is kept small.
 """
 
+import atexit
 import ctypes
 import gc
+import importlib
 import inspect
 import io
 import runpy
@@ -20,6 +22,11 @@ import psutil
 
 SMALL_OBJECTS = 280 * 2**20  # bytes: what the imports take, which Python asks for by the MiB
 HUGE, MADV_COLLAPSE = 2**21, 25  # bytes of a huge page; madvise(2)
+STATISTICS = [  # of torch's compiler, which are logged at exit for its developers
+    ("torch._dynamo.utils", "dump_compile_times"),
+    ("torch._dynamo.eval_frame", "_log_traced_frames"),
+    ("torch._subclasses.fake_tensor", "dump_cache_stats"),
+]
 COMMANDS = [  # whose --help is asked for once
     "train.py", "sample.py ODE", "sample.py SDE", "sample_ddp.py ODE", "sample_ddp.py SDE",
     "scripts/sweep_layer_pairs.py run", "scripts/sweep_layer_pairs.py report",
@@ -128,6 +135,8 @@ def settle() -> None:
     # temporary folders of the server are not its children's to remove
     weakref.finalize._registry.clear()
     typing._cleanups.clear()  # a library empties these at exit, in shared pages
+    for module, name in STATISTICS:
+        atexit.unregister(getattr(importlib.import_module(module), name, None))
     gc.collect()
     gc.freeze()
     # a fork copies the tables of pages, which are a third as long to copy for huge ones
