@@ -36,7 +36,8 @@ LIBRARIES = [
     "torch", "torch.distributed.run", "torch.distributed.fsdp", "torch.utils.tensorboard",
     "accelerate", "timm", "torchvision.transforms", "torchdiffeq", "safetensors.torch",
     "matplotlib.pyplot", "scipy.linalg", "PIL.Image", "tqdm", "tyro", "tyro.extras",
-    "matplotlib.backends.backend_agg", "PIL.features",
+    "matplotlib.backends.backend_agg", "PIL.features", "torch.utils.serialization.config",
+    "tensorboard.plugins.hparams.api", "encodings.cp437",
     "diffusers.models.autoencoders.autoencoder_kl", "datasets", "sklearn.datasets",
 ]  # fmt: skip
 PROJECT = [  # and what they import
@@ -45,7 +46,9 @@ PROJECT = [  # and what they import
     "evaluation.blocks.linear_experiment", "evaluation.blocks.alignment_experiment",
     "evaluation.blocks.removal_experiment", "evaluation.blocks.segmentation_experiment",
     "evaluation.blocks.pair_report", "sweeps.pair_study", "sweeps.guidance_study",
-    "sweeps.paper_study", "sweeps.run_page",
+    "sweeps.paper_study", "sweeps.run_page", "sweeps.paper_inputs", "evaluation.results",
+    "data.latent_writer", "data.feature_cache", "data.readable_images", "sampling.picture",
+    "models.safetensors_file",
 ]  # fmt: skip
 READ_AT_IMPORT = ("HF_", "HUGGINGFACE_", "OMP_", "MKL_", "MPL", "TORCH_HOME", "PYTHONHASHSEED")
 
