@@ -37,7 +37,7 @@ LIBRARIES = [
     "accelerate", "timm", "torchvision.transforms", "torchdiffeq", "safetensors.torch",
     "matplotlib.pyplot", "scipy.linalg", "PIL.Image", "tqdm", "tyro", "tyro.extras",
     "matplotlib.backends.backend_agg", "PIL.features", "torch.utils.serialization.config",
-    "tensorboard.plugins.hparams.api", "encodings.cp437",
+    "tensorboard.plugins.hparams.metadata", "encodings.cp437",
     "diffusers.models.autoencoders.autoencoder_kl", "datasets", "sklearn.datasets",
 ]  # fmt: skip
 PROJECT = [  # and what they import
