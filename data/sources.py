@@ -120,7 +120,7 @@ def list_fingerprint(source: NamedSource) -> str:
     """Return 16 hex digits that change with the list of images, their names and their labels."""
     labels = source.labels.tolist()
     lines = (f"{source.name(i)}\t{label}\n" for i, label in enumerate(labels))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()[:16]
 
 
 def check_labels(labels: np.ndarray, num_classes: int, who: str = "its features say") -> None:
@@ -148,7 +148,8 @@ class FolderSource(ImageSource, Dataset):
                 f"{given} {root}: it must hold one folder of images for each class, or "
                 f"parquet files, or a latent cache ({error})"
             ) from None
-        self.root, self.image_size, self.num_classes = root, image_size, len(classes)
+        self.root, self.image_size = root, image_size
+        self.num_classes, self.class_names = len(classes), classes
         self.labels = np.array(labels)
 
     def __len__(self) -> int:
@@ -178,7 +179,8 @@ class RowSource(ImageSource, Dataset):
     def __init__(self, given: str, name: str, c: DataConfig):
         self.rows, self.columns = load_rows(given, name, c, streaming=False)
         self.num_classes, self.image_size = self.columns.num_classes, c.known_size
-        self.labels = np.asarray(self.rows.with_format("numpy")[self.columns.label][:])
+        self.class_names = self.columns.class_names
+        self.labels = self.columns.labels(self.rows)
         if self.num_classes:
             check_labels(self.labels, self.num_classes)
 
@@ -189,7 +191,9 @@ class RowSource(ImageSource, Dataset):
         return f"row {index}"
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.columns.read(self.rows[int(index)], self.image_size, self.name(index))
+        row = self.rows[int(index)]
+        image, _ = self.columns.read(row, self.image_size, self.name(index))
+        return image, int(self.labels[index])
 
 
 class DigitsSource(ImageSource, Dataset):

@@ -6,6 +6,7 @@ Errors in a set are reported when it is opened, before any image is decoded.
 import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -190,6 +191,6 @@ def content_hash(path: str | Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
     for image in image_paths(Path(path)):
-        digest.update(str(image.relative_to(path)).encode())
+        digest.update(os.fsencode(image.relative_to(path)))
         digest.update(image.read_bytes())
     return digest.hexdigest()

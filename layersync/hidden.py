@@ -36,8 +36,10 @@ class HiddenStates:
     def take(self) -> tuple[dict[int, list[Any]], dict[int, list[Tensor]]]:
         """Hand over ({number: outputs}, {number: tensors}), one of each for every call.
 
-        Raises `RuntimeError` for blocks that did not run, or ran unequally often.
+        Raises `RuntimeError` for blocks that did not run, ran unequally often, or whose outputs
+        were changed in place since.
         """
+        changed = self.recorder.changed()
         recorded = self.recorder.take()
         missing = [n for n in self.numbers if self._first[n] not in recorded]
         if missing:
@@ -45,6 +47,14 @@ class HiddenStates:
                 f"blocks {missing} did not run inside capture() since the last loss(): "
                 f"call the model inside `with sync.capture():`, then loss() once "
                 f"({', '.join(self.name(number) for number in missing)})"
+            )
+        if changed:
+            numbers = [n for n in self.numbers if self._first[n] in changed]
+            raise RuntimeError(
+                f"the outputs of blocks {numbers} were changed in place after the blocks returned "
+                f"them, by x += y or ReLU(inplace=True) for instance, so that they are no longer "
+                f"what is to be compared: write x = x + y there "
+                f"({', '.join(self.name(number) for number in numbers)})"
             )
         outputs = {number: self._calls(number, recorded) for number in self.numbers}
         counts = {number: len(calls) for number, calls in outputs.items()}
@@ -60,8 +70,8 @@ class HiddenStates:
         if torch.is_grad_enabled() and not all(tensor.requires_grad for tensor in tensors):
             raise RuntimeError(
                 f"block {student} is a student, but its output carries no gradient: its "
-                f"pass ran under no_grad, frozen, or in reentrant activation "
-                f"checkpointing (use checkpoint(..., use_reentrant=False))"
+                f"pass ran under no_grad, frozen, in reentrant activation checkpointing "
+                f"(use checkpoint(..., use_reentrant=False)), or inside torch.func.jvp or vmap"
             )
 
     def name(self, number: int) -> str:

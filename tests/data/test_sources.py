@@ -1,18 +1,27 @@
 """Sources that --data-path and --dataset-name can name: folders, parquet files, the digits."""
 
+import hashlib
 import io
+import os
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from data.data_config import TrainingData
+from data.data_config import DataConfig, TrainingData
 from data.decoding import UnreadableImage
 from data.loader import make_step_loader
 from data.order import StepBatches
 from data.rows import choose_split
-from data.sources import DigitsSource, FolderSource, load_indexed, load_source
+from data.sources import (
+    DigitsSource,
+    FolderSource,
+    list_fingerprint,
+    load_indexed,
+    load_source,
+    open_source,
+)
 
 
 def test_digits_are_sklearns():
@@ -244,3 +253,14 @@ def test_a_stream_reads_and_counts_its_split(splits):
     columns = dict(image_column="img", label_column="label", streaming=True)
     source = load(data_path=splits("train", "test"), split="test", **columns)
     assert len(source) == 3
+
+
+def test_names_that_are_not_utf8_have_a_fingerprint(tmp_path):
+    for name in (b"a/0.png", b"b/\xff.png"):
+        path = os.fsencode(tmp_path) + b"/" + name
+        os.mkdir(os.path.dirname(path))
+        with open(path, "wb") as file:
+            Image.new("RGB", (8, 8)).save(file, "PNG")
+    source = open_source(DataConfig(data_path=str(tmp_path), image_size=8))
+    expected = hashlib.sha256(b"a/0.png\t0\nb/\xff.png\t1\n").hexdigest()[:16]
+    assert list_fingerprint(source) == expected

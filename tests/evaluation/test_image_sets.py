@@ -1,8 +1,11 @@
 """Sets of images: the same in any form, and refused with a reason."""
 
 import io
+import os
+import shutil
 import struct
 import zipfile
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -197,6 +200,11 @@ def test_hash_depends_on_content_and_names(tmp_path, images):
     assert content_hash(tmp_path / "a") == content_hash(tmp_path / "b")
     (tmp_path / "b" / "000002.png").rename(tmp_path / "b" / "000003.png")
     assert content_hash(tmp_path / "a") != content_hash(tmp_path / "b")
+    (tmp_path / "c").mkdir()
+    path = os.fsencode(tmp_path / "c") + b"/\xff.png"  # not UTF-8
+    shutil.copy(tmp_path / "a" / "000000.png", path)
+    with open(path, "rb") as file:
+        assert content_hash(tmp_path / "c") == sha256(b"\xff.png" + file.read()).hexdigest()
 
 
 def write_parquet(path, array):

@@ -206,3 +206,56 @@ def test_losses_may_be_taken_between_passes_of_one_capture():
     with sync.capture():
         model(x)
     torch.testing.assert_close(torch.stack(losses).mean(), sync.loss())
+
+
+class Filling(nn.Module):
+    """A block that gets a container and returns it, with new tokens in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, state):
+        if isinstance(state, list):
+            state[0] = state[0] + self.linear(state[0]).tanh()
+        else:
+            tokens = state["hidden_states"]
+            state["hidden_states"] = tokens + self.linear(tokens).tanh()
+        return state
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("kind", ["dict", "list"])
+def test_a_container_that_goes_from_block_to_block_holds_each_blocks_own_tokens(kind, compiled):
+    """The last block's were compared with themselves: -1 for ever."""
+    torch.manual_seed(0)
+    blocks, x = nn.Sequential(*(Filling() for _ in range(3))), torch.randn(2, 4, 8)
+    sync = LayerSync(blocks, [(1, 3)])
+    run = torch.compile(blocks, backend="eager") if compiled else blocks
+    with sync.capture():
+        run({"hidden_states": x} if kind == "dict" else [x])
+    outputs = [x]
+    for block in blocks:
+        outputs.append(outputs[-1] + block.linear(outputs[-1]).tanh())
+    expected = -nn.functional.cosine_similarity(outputs[1], outputs[3], dim=-1).mean()
+    assert sync.loss().item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_outputs_changed_in_place_are_refused_and_never_compared():
+    class Adding(nn.Linear):
+        def forward(self, x):
+            x += super().forward(x)
+            return x
+
+    blocks = nn.Sequential(*(Adding(8, 8) for _ in range(3)))
+    sync = LayerSync(blocks, [(1, 3)])
+    with sync.capture():
+        blocks(torch.randn(2, 4, 8))
+    with pytest.raises(RuntimeError, match=r"outputs of blocks \[1\] were changed in place"):
+        sync.loss()
+    with pytest.raises(RuntimeError, match="did not run"):
+        sync.loss()  # and nothing is kept
+    with torch.inference_mode(), sync.capture():
+        blocks(torch.randn(2, 4, 8))  # where nobody counts changes
+    with torch.inference_mode():
+        assert sync.loss() == -1
