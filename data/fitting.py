@@ -121,8 +121,8 @@ def look_at_rows(c: DataConfig) -> Seen:
         classes = int(labels.max()) + 1
         if labels.min() > 0:
             warn(
-                f"the labels in {columns.label} begin at {labels.min()} and classes at 0: there is no "
-                f"image of class 0, of which --num-classes {classes} makes one"
+                f"the labels in {columns.label} begin at {labels.min()} and classes at 0: there is "
+                f"no image of class 0, of which --num-classes {classes} makes one"
             )
     return Seen(sizes=readable_sizes(files), num_classes=classes)
 

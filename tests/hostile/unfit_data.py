@@ -103,7 +103,7 @@ def parquet_rows() -> list[Row]:
             r"row 2 of the data: its label is missing \(2 of 8 are\); remove those rows",
             parquet(**GOOD | dict(label=[0, 1, None, 1] * 2))),
         Row("unfit: a label is missing in a stream", train, "row . of file 0: its label is missing",
-            parquet(**GOOD | dict(label=[None] * 8))),
+            parquet(**GOOD | dict(label=[0, None] * 4))),
         Row("unfit: images are integers", f"{train} --image-column label",
             r"--image-column label: \S+ \S+ has .* there, not images", parquet(**GOOD)),
         Row("unfit: an image is not there", train, r"not a readable image \(empty\)",
