@@ -25,13 +25,14 @@ def number_alike(source: IndexedSource, trained_on: Source, given: str) -> Index
     theirs, ours = names_of(source), names_of(trained_on)
     if theirs is None or ours is None or theirs == ours:
         return source
-    if unknown := [name for name in theirs if name not in ours]:
+    number = {name: n for n, name in enumerate(ours)}
+    if unknown := [name for name in theirs if name not in number]:
         raise ValueError(
             f"{given}: {len(unknown)} of its {len(theirs)} classes ({', '.join(unknown[:3])}"
             f"{', ...' * (len(unknown) > 3)}) are not among the {len(ours)} of the data that is "
             f"trained on ({', '.join(ours[:3])}{', ...' * (len(ours) > 3)}); name them as there"
         )
-    numbers = np.array([ours.index(name) for name in theirs])
+    numbers = np.array([number[name] for name in theirs])
     renumbered: Any = copy.copy(source)
     renumbered.labels = numbers[source.labels]
     renumbered.class_names, renumbered.num_classes = ours, len(ours)

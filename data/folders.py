@@ -10,6 +10,9 @@ import os
 from collections import deque
 from collections.abc import Iterator
 
+from runtime.launch import is_first_process
+from runtime.progress import Progress
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -47,10 +50,13 @@ def class_images(root: str) -> tuple[list[str], list[tuple[str, int]]]:
     """
     classes = class_names(root)
     folders_of: dict[str, list[tuple[str, list[str]]]] = {name: [] for name in classes}
-    for folder, names in walk_images(root):
-        name = os.path.relpath(folder, root).split(os.sep)[0]
-        if names and name in folders_of:
-            folders_of[name].append((folder, names))
+    shown = is_first_process()
+    with Progress("listing images", len(classes), "class", shown=shown, delay=2) as progress:
+        for folder, names in walk_images(root):
+            name = os.path.relpath(folder, root).split(os.sep)[0]
+            if names and name in folders_of:
+                progress.update(not folders_of[name])
+                folders_of[name].append((folder, names))
     if empty := [name for name in classes if not folders_of[name]]:
         raise ValueError(
             f"no images ({', '.join(IMAGE_SUFFIXES)}) in the folders of the classes "

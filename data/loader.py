@@ -4,6 +4,7 @@ A loader's workers make whole steps ahead of time, each in one block of memory (
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import AuthenticationError
 from typing import Any
 
 import torch
@@ -51,9 +52,34 @@ def make_loader(
     return make_whole(IndexedBatches(source), num_workers, sampler=batches)
 
 
+class WatchedLoader(DataLoader):
+    """A loader that says when one of its processes was killed: `ConnectionError`.
+
+    torch does too, unless the line to that process is known to be gone before the process is.
+    """
+
+    def __iter__(self) -> Iterator:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except (EOFError, FileNotFoundError, AuthenticationError) as error:
+            if self.num_workers and is_lost_connection(error):
+                raise ConnectionError("DataLoader worker ended") from error
+            raise
+
+
+def is_lost_connection(error: Exception) -> bool:
+    """Return whether an error is of the line to a loading process, not one that came over it."""
+    text = error.args[0] if error.args else ""
+    if isinstance(error, AuthenticationError):
+        return True
+    if isinstance(text, str) and text:  # came from elsewhere, with the traceback there
+        return "in pin memory thread" in text and "resource_sharer" in text
+    return getattr(error, "filename", None) is None  # a socket's errors have none
+
+
 def make_whole(data: Dataset, num_workers: int, sampler: Any = None) -> DataLoader:
     """Return a loader of whole batches, as `data` makes them of what `sampler` gives."""
-    return DataLoader(
+    return WatchedLoader(
         data,
         batch_size=None,
         sampler=sampler,

@@ -20,6 +20,7 @@ from data.decoding import read_image
 from data.folders import class_images
 from data.latent_manifest import is_latent_cache
 from data.latents import LatentSource
+from data.names import Names
 from data.rows import HUB_NAMES, load_rows
 from data.source_protocol import ImageSource, IndexedSource, NamedSource, Source
 from data.streams import StreamSource
@@ -120,6 +121,7 @@ def list_fingerprint(source: NamedSource) -> str:
     """Return 16 hex digits that change with the list of images, their names and their labels."""
     labels = source.labels.tolist()
     lines = (f"{source.name(i)}\t{label}\n" for i, label in enumerate(labels))
+    # names are bytes to the file system, and in old archives not always UTF-8
     return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()[:16]
 
 
@@ -142,7 +144,7 @@ class FolderSource(ImageSource, Dataset):
             raise ValueError(f"{given} {root}: {kind}")
         try:
             # millions of files, walked once: by the first process, if there is a group
-            classes, self.names, labels = told_by_first(lambda: list_classes(root))
+            classes, self.names, self.labels = told_by_first(lambda: list_classes(root))
         except ValueError as error:
             raise ValueError(
                 f"{given} {root}: it must hold one folder of images for each class, or "
@@ -150,7 +152,6 @@ class FolderSource(ImageSource, Dataset):
             ) from None
         self.root, self.image_size = root, image_size
         self.num_classes, self.class_names = len(classes), classes
-        self.labels = np.array(labels)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -163,14 +164,14 @@ class FolderSource(ImageSource, Dataset):
         return read_image(path, self.image_size, path), int(self.labels[index])
 
 
-def list_classes(root: str) -> tuple[list[str], list[str], list[int]]:
+def list_classes(root: str) -> tuple[list[str], Names, np.ndarray]:
     """Return the classes, each image's path below `root`, and each image's label.
 
     Paths are relative, for another process may see `root` under another name.
     """
     classes, images = class_images(root)
-    names = [path.removeprefix(root).lstrip("/") for path, _ in images]
-    return classes, names, [label for _, label in images]
+    names = Names(path.removeprefix(root).lstrip("/") for path, _ in images)
+    return classes, names, np.array([label for _, label in images])
 
 
 class RowSource(ImageSource, Dataset):

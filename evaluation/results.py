@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-from runtime.files import NO_LOCKS, check_file, check_writable, replace_file, write_json
+from runtime.files import NO_LOCKS, check_file, check_writable, write_json, write_text
 from runtime.locks import is_named
 from runtime.schema import read_json
 
@@ -147,7 +147,7 @@ def append_line(path: Path, line: dict) -> None:
         if missing:
             lines = [*read_lines(path), line]
             columns = [name for name in COLUMNS if name in {*columns, *missing}]
-            replace_file(path, lambda new: new.write(table(columns, lines).encode()))
+            write_text(path, table(columns, lines))
             return
         ending = "" if text.endswith("\n") or not text else "\r\n"  # of a writer that was killed
         file.write(ending + table(columns, [line], header=not header))
@@ -157,7 +157,7 @@ def append_line(path: Path, line: dict) -> None:
 def locked(path: Path) -> Iterator[TextIO]:
     """Open a file for reading and appending, locked against others that open it this way."""
     while True:
-        with open(path, "a+", newline="", encoding="utf-8") as file:
+        with open(path, "a+", newline="", encoding="utf-8", errors="backslashreplace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
             except OSError as error:

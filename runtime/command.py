@@ -20,7 +20,7 @@ from typing import Any
 
 from runtime.error_text import ended_elsewhere, in_one_line, may_pass
 from runtime.flags import COMMON, check_numbers, check_ranges
-from runtime.launch import is_first_process, rank
+from runtime.launch import check_launch, is_first_process, rank
 from runtime.outcome import failed, finished
 from runtime.settings_chain import Section
 from runtime.settings_file import expand_config, types_of
@@ -71,6 +71,7 @@ def parse_command(
     make_streams_lossy(program)
     args = sys.argv[1:] if args is None else args
     with usage_errors():
+        check_launch()
         args = expand_config(args, config, section) if section else args
         args = [at_home(word) for word in args]
         args = prepare(args) if prepare else args
@@ -114,7 +115,12 @@ def at_home(word: str) -> str:
     which nobody removes without fear.
     """
     begins = re.fullmatch(r"(--[\w-]+=)?~(/.*)?", word, re.DOTALL)
-    return f"{begins[1] or ''}{os.path.expanduser('~')}{begins[2] or ''}" if begins else word
+    if not begins:
+        return word
+    home = os.path.expanduser("~")
+    if home == "~":  # in a container, by a user whom it does not know
+        raise ValueError(f"{word}: neither $HOME nor the system says where that is; give a path")
+    return f"{begins[1] or ''}{home}{begins[2] or ''}"
 
 
 def complaint(framed: str) -> str:

@@ -23,6 +23,11 @@ def may_pass(error: Exception) -> bool:
     return getattr(error, "errno", None) in PASSING or getattr(error, "may_pass", False)
 
 
+def may_be_mended(error: Exception) -> bool:
+    """Return whether a write might succeed later: `may_pass`, or somebody makes room."""
+    return may_pass(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
 REFUSALS = {  # what the operating system refuses: why, and what to do
     errno.EACCES: "no permission; give a path where you may read and write",
     errno.EPERM: "no permission; give a path where you may read and write",

@@ -92,8 +92,11 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Replace the text of a file, UTF-8, all or nothing."""
-    write_bytes(path, text.encode())
+    """Replace the text of a file, UTF-8, all or nothing.
+
+    Bytes that are none, as names of files may hold, are written as Python shows them: \\udce9.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: str | Path, value, indent: int | None = 2) -> None:

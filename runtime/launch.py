@@ -15,29 +15,64 @@ from collections.abc import Mapping
 
 FIRST_PORT, PORTS = 20_000, 12_000  # below those that systems give to outgoing connections
 SECONDS_FOR_SCONTROL = 20
+PLACE = "RANK", "WORLD_SIZE", "LOCAL_RANK"  # of a process in its launch
+MEETING = "MASTER_ADDR", "MASTER_PORT"  # where the processes find each other
 
 
 def rank() -> int:
     """Return this process's number in its launch, from 0."""
-    join_launch()
-    return int(os.environ.get("RANK", 0))
+    return number("RANK", 0)
 
 
 def world_size() -> int:
     """Return the number of processes of this launch."""
-    join_launch()
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return number("WORLD_SIZE", 1)
 
 
 def local_rank() -> int:
     """Return the number of this process's GPU among those that it sees."""
+    return number("LOCAL_RANK", 0)
+
+
+def number(name: str, otherwise: int) -> int:
+    """Return a number that the launcher gives; what is none, `check_launch` refuses."""
     join_launch()
-    return int(os.environ.get("LOCAL_RANK", 0))
+    said = os.environ.get(name, "")
+    return int(said) if said.isdecimal() else otherwise
 
 
 def is_first_process() -> bool:
     """Return whether this is process 0, which writes and speaks for all."""
-    return rank() == 0
+    return rank() == 0 or world_size() == 1
+
+
+def restarted() -> bool:
+    """Return whether a launcher starts the same command again, whose first start was ended.
+
+    By torchrun's --max-restarts, or in a job that SLURM queued again.
+    """
+    counts = number("TORCHELASTIC_RESTART_COUNT", 0), number("SLURM_RESTART_COUNT", 0)
+    return any(counts)
+
+
+def check_launch() -> None:
+    """Raise `ValueError` if the environment describes a part of a launch.
+
+    As leftovers of another one do, in a shell: the others of it would be waited for, or a share of
+    the work done and nobody would do the rest.
+    """
+    join_launch()
+    given = {name: os.environ[name] for name in PLACE if name in os.environ}
+    alone = not set(given) & {"RANK", "LOCAL_RANK"} and given.get("WORLD_SIZE", "1") == "1"
+    missing = [] if alone else [name for name in (*PLACE, *MEETING) if not os.environ.get(name)]
+    numbers = all(said.isdecimal() for said in given.values())
+    if missing or not numbers or rank() >= world_size():
+        said = ", ".join(f"{name}={value}" for name, value in given.items())
+        without = f" without {', '.join(missing)}" if missing else ""
+        raise ValueError(
+            f"the environment has {said}{without}, which is no whole launch: start with torchrun "
+            f"or srun, or for one process alone: unset {' '.join(given)}"
+        )
 
 
 def join_launch() -> None:

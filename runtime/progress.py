@@ -29,6 +29,7 @@ class Progress:
         initial: how much was done before.
         shown: whether this process speaks, which is the first one.
         lines: whether lines about the count are printed by themselves.
+        delay: seconds before a bar is drawn, for work that is mostly done by then.
     """
 
     def __init__(
@@ -39,9 +40,10 @@ class Progress:
         initial: int = 0,
         shown: bool = True,
         lines: bool = True,
+        delay: float = 0,
     ):
         self.name, self.total, self.unit, self.initial = name, total, unit, initial
-        self.shown, self.lines, self.done = shown, lines, initial
+        self.shown, self.lines, self.delay, self.done = shown, lines, delay, initial
         self.bar: tqdm | None = None
         self.started = self.last_line = time.monotonic()
 
@@ -54,6 +56,7 @@ class Progress:
             unit=self.unit or "it",
             dynamic_ncols=True,
             miniters=0,  # one step may take minutes
+            delay=self.delay,
             disable=not (self.shown and sys.stderr.isatty()),
         )
         return self
@@ -131,7 +134,7 @@ def over(items: Collection, name: str, unit: str, shown: bool = True) -> Iterato
 
 
 def plural(unit: str) -> str:
-    return f"{unit}es" if unit.endswith("ch") else f"{unit}s" if unit else ""
+    return f"{unit}es" if unit.endswith(("ch", "ss")) else f"{unit}s" if unit else ""
 
 
 def duration(seconds: float) -> str:

@@ -63,7 +63,7 @@ def make_streams_lossy(program: str) -> None:
         lossy = io.TextIOWrapper(
             io.BufferedWriter(LossyFile(number, program)),
             encoding=stream.encoding,
-            errors=stream.errors,
+            errors="backslashreplace",  # where the locale, or PYTHONIOENCODING, has no such letter
             line_buffering=stream.line_buffering,
             write_through=stream.write_through,
         )

@@ -30,8 +30,9 @@ exchange     steps of several processes (torchrun): DDP, sharded optimizer, ever
              gradients exchanged in fp32 and bf16
 options      training steps with the options that change numbers, of the first model, in bf16
 originals    training that encodes its images in every step, eager TF32 (GPU)
-presets      images/s of each preset of sample_ddp.py and the hours of 50,000: the solver's number
-             of evaluations times what one takes, and the decoding
+presets      images/s of each preset of sample_ddp.py, compiled in bf16 and as it comes in others,
+             and the hours of 50,000: the solver's number of evaluations times what one takes, and
+             the decoding
 caching      the autoencoder's images/s, and the hours of a latent cache of ImageNet
 stall        how long training waits for a checkpoint
 scoring      the seconds of FID of 50,000 images
@@ -214,7 +215,7 @@ def main(c: Benchmark) -> None:
     say(heading)
     record: dict[str, Any] = dict(device=device_name(), torch=torch.__version__, settings=asdict(c))
     peaks: dict[str, float] = {}
-    if {"steps", "options", "peers", "sampling"} & set(c.parts):
+    if {"steps", "options", "peers", "presets", "sampling"} & set(c.parts):
         native = native_precisions(c.precisions)
         c = replace(c, precisions=tuple(p for p in c.precisions if p in native))
     if {"steps", "options", "sampling"} & set(c.parts):

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from forking import ENVIRONMENT
 from launching import check, logged_rows, run, save_tiny_vae
 from PIL import Image
 
@@ -82,6 +83,26 @@ def test_a_folder_of_the_former_name_is_continued(digits_run, tmp_path):
     # another run there, which only had the same name, is left alone
     said = check("train.py", *again, "--global-batch-size", 8)
     assert f"results in {tmp_path / folder.name}" in said
+
+
+def test_a_launch_that_is_started_again_goes_on_whatever_its_command_says(
+    digits_run, tmp_path, monkeypatch
+):
+    """As torchrun's --max-restarts and a job that SLURM queued again start it."""
+    folder, words = tmp_path / "run", [*SHORT, *NO_PICTURES, "--dataset-name", "digits"]
+    shutil.copytree(digits_run[0], folder)
+    last, first = (folder / "checkpoints" / f"000000{step}.pt" for step in (2, 1))
+    last.unlink()
+    new = [*words, "--lr", "1e-2", "--results-dir", tmp_path, "--run-name", "run"]
+    assert "already holds a run" in run("train.py", *new).stderr
+    monkeypatch.setitem(ENVIRONMENT, "SLURM_RESTART_COUNT", "1")
+    assert f"steps 1 to 2, results in {folder}" in check("train.py", *new)
+    # from a file for as long as the run has no checkpoint of its own, then from the newest
+    file = tmp_path / "first.pt"
+    shutil.copy(first, file)
+    for steps in ("1 to 2", "2 to 2"):
+        there = ["--resume", file, "--results-dir", tmp_path, "--run-name", "other"]
+        assert f"steps {steps}, results in {tmp_path / 'other'}" in check("train.py", *there)
 
 
 def test_resume_of_a_file_needs_no_other_flag(digits_run, tmp_path):

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from runtime.files import check_folder_writable
-from runtime.launch import is_first_process
+from runtime.launch import is_first_process, restarted
 from runtime.locks import OutputLock, lock_output
 from training.checkpoint import checkpoint_files, latest_checkpoint, read_for_resume
 from training.config import TrainConfig
@@ -30,7 +30,7 @@ def run_folder(config: TrainConfig) -> Path:
     if config.run_name:
         return results / config.run_name
     folder, former = results / run_name(config), results / former_run_name(config)
-    if config.resume == "latest" and not holds_run(folder) and holds_same_run(config, former):
+    if continues(config) and not holds_run(folder) and holds_same_run(config, former):
         return former
     return folder
 
@@ -51,10 +51,29 @@ def claim_folder(config: TrainConfig, folder: Path) -> OutputLock:
     `ValueError` when the folder cannot be written, when another launch keeps it, or at once when
     it holds a run that this one is not meant to continue.
     """
-    if config.resume != "latest" and is_first_process():  # others may see an old listing
+    if not is_utf8(folder):  # TensorBoard can open no file there
+        raise ValueError(f"{str(folder)!a}: not UTF-8; give another --run-name or --results-dir")
+    if not continues(config) and is_first_process():  # others may see an old listing
         find_checkpoint(config, folder)
     check_folder_writable(folder, f"--results-dir {config.results_dir}")
     return lock_output(folder, folder / LOCK)
+
+
+def continues(config: TrainConfig) -> bool:
+    """Return whether a run goes on from its own newest checkpoint, if it has one.
+
+    So does one that a launcher starts again, whatever the command said the first time.
+    """
+    return config.resume == "latest" or restarted()
+
+
+def is_utf8(path: Path) -> bool:
+    """Return whether a path is text in UTF-8, as the system's files need not be."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def find_checkpoint(config: TrainConfig, folder: Path) -> Path | None:
@@ -63,9 +82,9 @@ def find_checkpoint(config: TrainConfig, folder: Path) -> Path | None:
     `ValueError` when the run would write over another one, or over what cannot be read.
     """
     start = None if config.fine_tune else config.ckpt
-    if config.resume == "latest":
-        return find_latest(config, folder) or (Path(start) if start else None)
-    named = config.resume or start
+    named = start if config.resume in (None, "latest") else config.resume
+    if continues(config):
+        return find_latest(config, folder) or (Path(named) if named else None)
     if named:
         path = Path(os.path.realpath(named) if Path(named).is_symlink() else named)  # best.pt
         check_own_folder(path, folder)

@@ -5,10 +5,12 @@ to the checkpoint's step and takes the window in progress from the checkpoint, s
 an interrupted run is that of an uninterrupted one (save for what training/speed.py measures).
 """
 
+import contextlib
 import json
 import os
+import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from runtime.command import RunError
+from runtime.command import RunError, warn
+from runtime.error_text import in_one_line
 from runtime.files import remove_leftovers, write_json, write_text
 from training.config import TrainConfig
+from training.log_file import LogFile
 from training.settings_record import resolved_settings, run_record
 
 
@@ -101,6 +105,8 @@ class RunLog:
             remove_leftovers(folder)
             write_json(folder / "config.json", run_record(config))
             cut_back(self.path, first_step)
+        self.file = LogFile(self.path)
+        silence_writer_threads()
         if config.wandb:
             honour_old_variables()
         accelerator.init_trackers(
@@ -121,9 +127,21 @@ class RunLog:
             about: how they were made, for metrics.jsonl alone.
         """
         if self.accelerator.is_main_process:
-            with open(self.path, "a") as file:
-                file.write(json.dumps({"step": step, **values, **(about or {})}) + "\n")
-        self.accelerator.log(values, step=step)
+            self.file.add(json.dumps({"step": step, **values, **(about or {})}))
+        with self.tracking():
+            self.accelerator.log(values, step=step)
+
+    @contextlib.contextmanager
+    def tracking(self) -> Iterator[None]:
+        """Do without trackers from now on if one meets an error of the disk."""
+        try:
+            yield
+        except OSError as error:
+            self.accelerator.trackers = []
+            warn(
+                f"the trackers cannot write ({in_one_line(error)}): their curves end here, until "
+                f"the run is resumed; it goes on, and {self.path.name} has all numbers"
+            )
 
     def write_extra(
         self, step: int, values: dict[str, float], about: Mapping[str, str | bool] | None = None
@@ -144,16 +162,31 @@ class RunLog:
         """Show a picture in the trackers."""
         with Image.open(path) as picture:
             pixels = {"samples": np.asarray(picture.convert("RGB"))[None]}  # (1, H, W, 3)
-        for tracker in self.accelerator.trackers:
-            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-            tracker.log_images(pixels, step=step, **layout)
+        with self.tracking():
+            for tracker in self.accelerator.trackers:
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images(pixels, step=step, **layout)
         self.say(f"step {step}: picture {path}")
 
     def close(self) -> None:
         """Have the trackers send what they still hold; the process group stays."""
         if self.accelerator.is_main_process:
-            for tracker in self.accelerator.trackers:
-                tracker.finish()
+            self.file.close()
+            with self.tracking():
+                for tracker in self.accelerator.trackers:
+                    tracker.finish()
+
+
+def silence_writer_threads() -> None:
+    """Print no traceback of TensorBoard's thread for an error that `RunLog.tracking` tells of."""
+    before = threading.excepthook
+
+    def hook(error: threading.ExceptHookArgs) -> None:
+        told = isinstance(error.exc_value, OSError)
+        if not (told and type(error.thread).__name__ == "_AsyncWriterThread"):
+            before(error)
+
+    threading.excepthook = hook
 
 
 SIT_VARIABLES = {"WANDB_KEY": "WANDB_API_KEY", "ENTITY": "WANDB_ENTITY", "PROJECT": "WANDB_PROJECT"}

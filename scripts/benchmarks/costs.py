@@ -39,9 +39,11 @@ SCORE_COLUMNS = dict(what="", seconds_50k=".0f", note="")
 
 
 def presets(c, deadline: Deadline) -> Iterator[dict]:
-    """Yield the speed of each preset, as sample_ddp.py runs it and in bf16, compiled."""
+    """Yield the speed of each preset, in bf16 compiled, in other precisions as it comes."""
     for name, batch in c.sizes("sampling_models"):
-        for how, precision, compiled in (("bf16, compiled", "bf16", True), ("tf32", "tf32", False)):
+        for precision in c.precisions:
+            compiled = precision == "bf16"
+            how = f"{precision}, compiled" if compiled else precision
             for row in attempt(lambda: preset_rows(name, batch, precision, compiled), deadline):  # noqa: B023
                 yield dict(model=name, batch=batch, how=how) | row
 

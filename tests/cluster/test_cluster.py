@@ -304,7 +304,7 @@ def test_where_a_restarted_run_begins(quiet):
     assert job.wait() == "COMPLETED", job.log
     assert (job.folder / "runs").read_text().splitlines() == [
         "train.py --resume old.pt -x",
-        "train.py --ckpt old.pt -x --resume latest",
+        "train.py --resume old.pt -x",
     ]
 
 

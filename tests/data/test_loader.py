@@ -1,10 +1,13 @@
 """Steps as loaders give them: everything in one block, the same for any number of workers."""
 
+import errno
 import pickle
 import resource
+from multiprocessing import AuthenticationError
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from data.data_config import DataConfig
 from data.draws import Draw
@@ -151,3 +154,37 @@ def test_a_lack_of_shared_memory_is_said_and_nobody_waits():
         RunError, match=r"no shared memory for a batch of 0\.4 MB \(.*give --num-wo"
     ):
         next(iter(make_whole(Large(), 1, sampler=range(3))))
+
+
+PINNED = 'Caught EOFError in pin memory thread for device 0.\n  File "resource_sharer.py", line 57'
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EOFError(),
+        FileNotFoundError(errno.ENOENT, "No such file or directory"),  # its socket
+        AuthenticationError("digest received was wrong"),
+        EOFError(PINNED),
+    ],
+)
+def test_a_process_that_is_killed_while_it_hands_over_a_batch_is_named(monkeypatch, error):
+    """torch raises what the line to it does, if the system has not counted it among the dead."""
+    monkeypatch.setattr(DataLoader, "__iter__", lambda self: broken(error))
+    with pytest.raises(ConnectionError, match="DataLoader worker ended"):
+        next(iter(loader(1)))
+    with pytest.raises(type(error)):
+        next(iter(loader(0)))
+
+
+@pytest.mark.parametrize("error", [EOFError("Caught EOFError"), FileNotFoundError(2, "no", "a")])
+def test_errors_of_the_data_stay(monkeypatch, error):
+    monkeypatch.setattr(DataLoader, "__iter__", lambda self: broken(error))
+    with pytest.raises(type(error)) as raised:
+        next(iter(loader(1)))
+    assert raised.value is error
+
+
+def broken(error):
+    raise error
+    yield

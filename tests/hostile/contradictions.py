@@ -5,6 +5,10 @@ from itertools import cycle
 from hostile.altered_settings import write
 from hostile.row import IMAGES, LATENTS, ODE, PICTURE, RESUME, SDE, TRAIN, Row
 
+FIRST_OF_TWO = {  # as torchrun describes it
+    "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost",
+    "MASTER_PORT": "29500",
+}  # fmt: skip
 OTHER_LOSSES = {"dispersive": "dispersive", "sra": "sra", "repa": "repa"}  # and their weights
 OF_ONE_LOSS = {  # flags of a method, and what is said of them beside another
     "--dispersive-weight 1": r"--dispersive-weight 1\.0: it has no effect with --loss",
@@ -176,7 +180,10 @@ ONE_BY_ONE = [
     Row("contradiction: a picture of another kind", PICTURE.replace("a.png", "a.jpg"),
         r"--out \S+a\.jpg: it must be the name of a \.png"),
     Row("contradiction: a picture by several processes", PICTURE,
-        "start it with python, not torchrun", environment={"WORLD_SIZE": "2", "RANK": "0"}),
+        "start it with python, not torchrun", environment=FIRST_OF_TWO),
+    Row("contradiction: a number of processes that nobody started", TRAIN,
+        "has WORLD_SIZE=8 without RANK, LOCAL_RANK, MASTER_ADDR, .*: unset WORLD_SIZE",
+        environment={"WORLD_SIZE": "8", "MASTER_PORT": "29500"}),
     Row("contradiction: a checkpoint by no name", ODE.replace("{box}/run/checkpoints/0000004.pt",
         "sit-xxl"), "checkpoint sit-xxl: no such file; short names are"),
     # --- going on

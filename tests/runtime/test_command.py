@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.command import RunError, complaint, parse_command, run_errors, usage_errors
+from runtime.command import RunError, at_home, complaint, parse_command, run_errors, usage_errors
 from training.config import TrainConfig
 from training.settings_record import RUN_SECTION
 
@@ -111,3 +111,12 @@ def test_complaints_are_found_in_frames():
     assert complaint(framed) == "One line goes on"
     assert complaint(framed.replace("│", "|")) == "One line goes on"
     assert complaint("") == ""
+
+
+def test_a_home_that_nobody_knows_is_refused(monkeypatch):
+    """A user without an entry in the container's list; a folder named ~ was made."""
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    for word in ("~/results", "--out=~/a.npz", "~"):
+        with pytest.raises(ValueError, match=f"^{word}: neither .HOME nor the system"):
+            at_home(word)
+    assert at_home("a~/b") == "a~/b"

@@ -239,3 +239,8 @@ def test_a_folder_given_for_a_file_is_called_one(tmp_path):
         check_file(tmp_path, "--ckpt x")
     with pytest.raises(ValueError, match="gone: no such file"):
         check_file(tmp_path / "gone")
+
+
+def test_text_with_a_name_that_is_not_utf8_is_written_all_the_same(tmp_path):
+    write_text(tmp_path / "a", "λ " + os.fsdecode(b"caf\xe9"))
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "λ caf\\udce9"

@@ -4,7 +4,16 @@ import os
 
 import pytest
 
-from runtime.launch import describe_task, first_host, is_slurm_task, join_launch, tasks_per_node
+from runtime.launch import (
+    check_launch,
+    describe_task,
+    first_host,
+    is_first_process,
+    is_slurm_task,
+    join_launch,
+    restarted,
+    tasks_per_node,
+)
 
 STEP = {  # as srun sets them for the sixth of eight tasks, on the second of two nodes
     "SLURM_JOB_ID": "4711",
@@ -85,3 +94,59 @@ def test_joining_keeps_what_is_set(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     join_launch()
     assert os.environ["RANK"] == "1" and os.environ["WORLD_SIZE"] == "2"
+
+
+WHOLE = dict(RANK="1", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="here", MASTER_PORT="29500")
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        (
+            {"WORLD_SIZE": "8"},
+            "WORLD_SIZE=8 without RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT",
+        ),
+        (WHOLE | {"RANK": ""}, "RANK=, WORLD_SIZE=2, LOCAL_RANK=0 without RANK,"),
+        ({"RANK": "1"}, "has RANK=1 without WORLD_SIZE, .*: unset RANK"),
+        ({"LOCAL_RANK": "3"}, "has LOCAL_RANK=3 without RANK"),
+        (WHOLE | {"WORLD_SIZE": "two"}, "has RANK=1, WORLD_SIZE=two, LOCAL_RANK=0, which is no"),
+        (WHOLE | {"RANK": "2"}, "RANK=2, WORLD_SIZE=2.*: unset RANK WORLD_SIZE LOCAL_RANK"),
+    ],
+)
+def test_a_part_of_a_launch_is_refused(monkeypatch, variables, says):
+    for name in WHOLE:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=says):
+        check_launch()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        WHOLE,
+        {},
+        {"MASTER_ADDR": "here", "MASTER_PORT": "29500"},
+        {"WORLD_SIZE": "1"},
+        WHOLE | {"RANK": "0", "WORLD_SIZE": "1"},
+    ],
+)
+def test_a_whole_launch_and_none_are_taken(monkeypatch, variables):
+    for name in WHOLE:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    check_launch()
+    assert is_first_process() == (variables is not WHOLE)
+
+
+@pytest.mark.parametrize("name", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_launchers_count_their_restarts(monkeypatch, name):
+    for each in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(each, raising=False)
+    assert not restarted()
+    monkeypatch.setenv(name, "0")
+    assert not restarted()
+    monkeypatch.setenv(name, "2")
+    assert restarted()

@@ -81,3 +81,17 @@ def test_closed_streams_are_none_of_the_files_that_are_opened_after(fork_server,
     )
     process = fork_server.start([script], folder=tmp_path)
     assert process.wait() == 0, process.stderr
+
+
+def test_letters_that_the_locale_does_not_have_are_printed_as_numbers(fork_server, tmp_path):
+    script = tmp_path / "letters.py"
+    script.write_text(
+        "import io, os, sys\n"
+        "from runtime.streams import make_streams_lossy\n"
+        "sys.stdout = io.TextIOWrapper(open(1, 'wb', closefd=False), encoding='ascii')\n"
+        "make_streams_lossy('letters.py')\n"
+        "print('lambda \\u03bb', os.fsdecode(b'caf\\xe9'), flush=True)\n"
+    )
+    done = fork_server.start([str(script)], folder=tmp_path)
+    assert done.wait(20) == 0, done.stderr
+    assert done.stdout == "lambda \\u03bb caf\\udce9\n"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 from launching import TINY_DIGITS
@@ -10,7 +11,7 @@ import train
 from training.checks import check_train_config
 from training.config import OptimConfig, TrainConfig
 from training.methods.dispersive import DispersiveConfig
-from training.runs import different_settings, run_folder
+from training.runs import claim_folder, different_settings, run_folder
 from training.settings_record import (
     in_force,
     resolved_settings,
@@ -93,3 +94,11 @@ def test_config_json_and_tensorboard_show_what_ran(tmp_path):
     assert stored["precision"] == "fp32" and stored["lr"] == 0.01
     (hparams,) = (tmp_path / "run").rglob("hparams.yml")
     assert "gt_encoder_depth: 5\n" in hparams.read_text()
+
+
+def test_a_folder_that_is_not_utf8_is_refused_before_it_is_made(tmp_path):
+    """TensorBoard can open no file there."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"caf.udce9': not UTF-8; give another --run-name"):
+        claim_folder(TrainConfig(), folder)
+    assert not folder.exists()

@@ -5,10 +5,12 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 
 import pytest
 import torch
+from accelerate import Accelerator
 from launching import TINY_DIGITS
 
 from training.checks import check_train_config
@@ -168,3 +170,17 @@ def test_a_torn_log_is_cut_where_it_is_torn(tmp_path, torn):
     path.write_text('{"step": 1, "loss": 0.5}\n' + torn + "\n")
     cut_back(path, 9)
     assert path.read_text() == '{"step": 1, "loss": 0.5}\n'
+
+
+def test_a_tracker_that_cannot_write_ends_no_run(tmp_path, capfd):
+    """Nor does it print its thread's traceback."""
+    accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=tmp_path)
+    log = RunLog(accelerator, tmp_path, TINY_DIGITS, 0)
+    log.write(1, {"loss": 1.0})
+    shutil.rmtree(tmp_path / "layersync")
+    for step in (2, 3):
+        log.write(step, {"loss": 1.0})
+    log.close()
+    assert [row["step"] for row in read_log(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "the trackers cannot write (" in said

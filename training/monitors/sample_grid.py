@@ -28,6 +28,7 @@ class SampleGrid(Monitor):
 
     def look(self, now: Moment, log: RunLog) -> None:
         """Write samples/0000400.png in the run's folder and show it in the trackers."""
+        from runtime.error_text import in_one_line
         from runtime.png import save_grid
         from transport import StepTooSmall
 
@@ -41,7 +42,11 @@ class SampleGrid(Monitor):
             return
         if first:
             path = self.path(now.step, log)
-            save_grid(images, path)
+            try:
+                save_grid(images, path)
+            except OSError as error:
+                log.say(f"step {now.step}: no picture, {in_one_line(error)}")
+                return
             log.write_image(now.step, path)
 
     def has_looked(self, step: int, log: RunLog) -> bool:
