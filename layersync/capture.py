@@ -14,15 +14,14 @@ A recorder is a bound method named `forward`, as the one it shadows, so that a m
 or pickled in the middle of it: pickle stores the name, `deepcopy` binds it to the copy, and the
 copy runs its own blocks and records nothing. A copy of this object has recorded nothing either.
 
-Outputs are kept as they were returned: of a dict, list or dataclass, which a later block may fill
-anew, a copy, not of the tensors in it. That these are changed in place is noticed, where nothing is
-compiled.
+Outputs are kept as they were returned: of a dict, list or other object, which a later block may
+fill anew, a copy, not of the tensors in it. That these are changed in place is noticed, where
+nothing is compiled.
 """
 
 import copy
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import is_dataclass
 from types import MethodType
 from typing import Any
 
@@ -101,13 +100,13 @@ class BlockRecorder:
         self.outputs.clear()  # the recording forwards hold these very dicts
         self.versions.clear()
 
-    def changed(self) -> list[Hashable]:
-        """Return the keys of blocks whose outputs were changed in place since they returned."""
-        return [
-            key
+    def changed(self) -> dict[Hashable, list[Tensor]]:
+        """Return, for blocks of whose outputs a tensor was changed in place since, the others."""
+        others = {
+            key: [tensor for tensor, version in known if tensor._version == version]
             for key, known in self.versions.items()
-            if any(tensor._version != version for tensor, version in known)
-        ]
+        }
+        return {key: same for key, same in others.items() if len(same) < len(self.versions[key])}
 
     def missing(self) -> Iterable[Hashable]:
         """The keys of the blocks that have not run since recording started."""
@@ -150,7 +149,10 @@ def as_returned(output: Any) -> Any:
         return output.copy()
     if torch.compiler.is_compiling() or isinstance(output, Tensor | tuple):
         return output
-    return copy.copy(output) if isinstance(output, Mapping) or is_dataclass(output) else output
+    try:
+        return copy.copy(output)
+    except TypeError:  # an object that cannot be copied
+        return output
 
 
 def versions_of(output: Any) -> list[tuple[Tensor, int]]:

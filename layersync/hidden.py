@@ -48,14 +48,6 @@ class HiddenStates:
                 f"call the model inside `with sync.capture():`, then loss() once "
                 f"({', '.join(self.name(number) for number in missing)})"
             )
-        if changed:
-            numbers = [n for n in self.numbers if self._first[n] in changed]
-            raise RuntimeError(
-                f"the outputs of blocks {numbers} were changed in place after the blocks returned "
-                f"them, by x += y or ReLU(inplace=True) for instance, so that they are no longer "
-                f"what is to be compared: write x = x + y there "
-                f"({', '.join(self.name(number) for number in numbers)})"
-            )
         outputs = {number: self._calls(number, recorded) for number in self.numbers}
         counts = {number: len(calls) for number, calls in outputs.items()}
         if len(set(counts.values())) > 1:
@@ -63,7 +55,20 @@ class HiddenStates:
                 f"the paired blocks ran unequally often (block: calls): {counts}; each pass inside "
                 f"capture() must run all of them"
             )
-        return outputs, {n: [self._read(n, call) for call in calls] for n, calls in outputs.items()}
+        tensors = {n: [self._read(n, call) for call in calls] for n, calls in outputs.items()}
+        altered = [
+            n
+            for n in self.numbers
+            if self._first[n] in changed and not all_within(tensors[n], changed[self._first[n]])
+        ]
+        if altered:
+            raise RuntimeError(
+                f"the outputs of blocks {altered} were changed in place after the blocks returned "
+                f"them, by x += y or ReLU(inplace=True) for instance, so that they are no longer "
+                f"what is to be compared: write x = x + y there "
+                f"({', '.join(self.name(number) for number in altered)})"
+            )
+        return outputs, tensors
 
     def require_gradient(self, student: int, tensors: list[Tensor]) -> None:
         """Raise `RuntimeError` where a student's output carries no gradient, in training."""
@@ -96,6 +101,12 @@ class HiddenStates:
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"{self.name(number)} {error}") from error
+
+
+def all_within(tensors: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
+    """Return whether each of some tensors lies in the memory of one of the others."""
+    places = {other.untyped_storage().data_ptr() for other in others}
+    return all(tensor.untyped_storage().data_ptr() in places for tensor in tensors)
 
 
 class Recording(ABC):

@@ -259,3 +259,50 @@ def test_outputs_changed_in_place_are_refused_and_never_compared():
         blocks(torch.randn(2, 4, 8))  # where nobody counts changes
     with torch.inference_mode():
         assert sync.loss() == -1
+
+
+def test_another_stream_may_be_changed_in_place():
+    class Pair(nn.Linear):
+        def forward(self, x):
+            return x + super().forward(x).tanh(), torch.zeros(2, 4, 8)
+
+    class Model(nn.Sequential):
+        def forward(self, x):
+            for block in self:
+                x, other = block(x)
+                other += 1
+            return x
+
+    model, x = Model(*(Pair(8, 8) for _ in range(3))), torch.randn(2, 4, 8)
+    for select, fine in ((0, True), (lambda output: output[0][:, 1:], True), (1, False)):
+        sync = LayerSync(model, [(1, 3)], select=select)
+        with sync.capture():
+            model(x)
+        if fine:
+            assert sync.loss() < 0
+        else:
+            with torch.no_grad(), pytest.raises(RuntimeError, match="changed in place"):
+                sync.loss()
+
+
+class State:
+    """What a library of its own may hand from block to block."""
+
+    def __init__(self, tokens):
+        self.tokens = tokens
+
+
+def test_an_object_that_is_filled_anew_holds_each_blocks_own_tokens():
+    class Block(nn.Linear):
+        def forward(self, state):
+            state.tokens = state.tokens + super().forward(state.tokens).tanh()
+            return state
+
+    blocks, x = nn.Sequential(*(Block(8, 8) for _ in range(3))), torch.randn(2, 4, 8)
+    sync = LayerSync(blocks, [(1, 3)], select=lambda state: state.tokens)
+    with sync.capture():
+        blocks(State(x))
+    student = blocks[0](State(x)).tokens
+    teacher = blocks[2](blocks[1](State(student))).tokens
+    expected = -nn.functional.cosine_similarity(student, teacher, dim=-1).mean()
+    assert sync.loss().item() == pytest.approx(expected.item(), abs=1e-6)
