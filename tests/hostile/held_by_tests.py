@@ -77,6 +77,7 @@ HELD_BY_TESTS = {
     "models/sit.py:check_divides": "tests/models/test_sit.py::test_sizes_that_do_not_divide_are_refused_by_name_and_value",
     "data/latents.py:LatentSource.__getitems__": "tests/data/test_latents.py::test_index_outside_is_an_error",
     "data/loader.py:WatchedLoader.__iter__": "tests/data/test_loader.py::test_a_process_that_is_killed_while_it_hands_over_a_batch_is_named",
+    "data/rows.py:open_rows": "tests/data/test_sources.py::test_a_path_that_would_be_taken_for_a_pattern_is_refused",
     "data/loader.py:shared": "tests/data/test_loader.py::test_a_lack_of_shared_memory_is_said_and_nobody_waits",
     "data/streams.py:count_rows": "tests/data/test_streams.py::test_a_stream_whose_length_is_not_known_is_refused",
     "sampling/assembling.py:write_set": "tests/test_sample_ddp.py::test_a_file_that_reads_back_different_keeps_its_parts",
