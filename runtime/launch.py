@@ -11,10 +11,12 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Mapping
 
 FIRST_PORT, PORTS = 20_000, 12_000  # below those that systems give to outgoing connections
 SECONDS_FOR_SCONTROL = 20
+SECONDS_FOR_HOST = 60.0
 PLACE = "RANK", "WORLD_SIZE", "LOCAL_RANK"  # of a process in its launch
 MEETING = "MASTER_ADDR", "MASTER_PORT"  # where the processes find each other
 
@@ -73,6 +75,8 @@ def check_launch() -> None:
             f"the environment has {said}{without}, which is no whole launch: start with torchrun "
             f"or srun, or for one process alone: unset {' '.join(given)}"
         )
+    if not alone:
+        check_host(os.environ["MASTER_ADDR"])
 
 
 def join_launch() -> None:
@@ -83,6 +87,33 @@ def join_launch() -> None:
     if "RANK" not in os.environ and is_slurm_task(os.environ):
         for name, value in describe_task(os.environ).items():
             os.environ.setdefault(name, value)
+
+
+class UnknownHost(ValueError):
+    """The network does not know the machine where the processes are to meet."""
+
+    may_pass = True
+
+
+def check_host(name: str) -> None:
+    """Raise `UnknownHost` unless the network knows a machine, asked for a while.
+
+    torch would ask for an hour.
+    """
+    deadline = time.monotonic() + SECONDS_FOR_HOST
+    while not is_known(name):
+        if time.monotonic() >= deadline:
+            raise UnknownHost(f"MASTER_ADDR={name}: this machine knows no host of that name")
+        time.sleep(1)
+
+
+def is_known(host: str) -> bool:
+    """Return whether the network has an address for a name."""
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True
 
 
 def is_slurm_task(env: Mapping[str, str]) -> bool:
@@ -134,16 +165,13 @@ def tasks_per_node(counts: str) -> list[int]:
 
 def address_of(host: str) -> str:
     """Return `host` if the network knows it, else the address that SLURM has for that node."""
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError:
-        if shutil.which("scontrol"):
-            said = subprocess.run(
-                ["scontrol", "--oneliner", "show", "node", host],
-                capture_output=True,
-                text=True,
-                timeout=SECONDS_FOR_SCONTROL,
-            ).stdout
-            known = re.search(r"\bNodeAddr=(\S+)", said)
-            return known[1] if known else host
-    return host
+    if is_known(host) or not shutil.which("scontrol"):
+        return host
+    said = subprocess.run(
+        ["scontrol", "--oneliner", "show", "node", host],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_FOR_SCONTROL,
+    ).stdout
+    known = re.search(r"\bNodeAddr=(\S+)", said)
+    return known[1] if known else host

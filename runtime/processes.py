@@ -18,6 +18,7 @@ from torch import Tensor
 from runtime.command import RunError
 from runtime.launch import local_rank, world_size
 from runtime.progress import Progress
+from runtime.stopping import signals_kill
 
 T = TypeVar("T")
 # Others wait for the first process while it lists millions of files and takes the root of FID's
@@ -106,7 +107,8 @@ def join_group() -> bool:
     """
     if dist.is_initialized() or world_size() == 1:
         return False
-    dist.init_process_group("gloo", timeout=PATIENCE)
+    with signals_kill():
+        dist.init_process_group("gloo", timeout=PATIENCE)
     return True
 
 

@@ -30,6 +30,7 @@ from models import SiT
 from models.compiling import compile_network
 from runtime.launch import join_launch
 from runtime.processes import PATIENCE
+from runtime.stopping import signals_kill
 from training.config import EngineConfig, OptimConfig, Precision
 from training.originals import with_frozen
 
@@ -54,16 +55,17 @@ def start_accelerator(config: EngineConfig, folder: Path, wandb: bool = False) -
     precision = resolve_precision(config.precision)
     torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision="bf16" if precision == "bf16" else "no",
-        log_with=["tensorboard", *(["wandb"] if wandb else [])],
-        project_dir=folder,
-        kwargs_handlers=[
-            gradient_exchange(config),
-            InitProcessGroupKwargs(timeout=PATIENCE),
-        ],
-    )
+    with signals_kill():  # it waits for the others
+        accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="bf16" if precision == "bf16" else "no",
+            log_with=["tensorboard", *(["wandb"] if wandb else [])],
+            project_dir=folder,
+            kwargs_handlers=[
+                gradient_exchange(config),
+                InitProcessGroupKwargs(timeout=PATIENCE),
+            ],
+        )
     sharded = config.sharding != "none" and accelerator.num_processes > 1
     if sharded and not can_shard(accelerator.device):
         raise ValueError(

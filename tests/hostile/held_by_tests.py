@@ -53,6 +53,7 @@ HELD_BY_TESTS = {
     "layersync/settings.py:as_bool": "tests/layersync/test_settings.py::test_other_settings_are_refused_by_name_and_value",
     "layersync/settings.py:load": "tests/layersync/test_settings.py::test_other_settings_are_refused_by_name_and_value tests/layersync/test_settings.py::test_settings_of_another_type_are_refused tests/layersync/test_settings.py::test_a_file_that_holds_something_else_is_refused",
     "layersync/settings.py:pick": "tests/layersync/test_settings.py::test_other_settings_are_refused_by_name_and_value",
+    "runtime/launch.py:check_host": "tests/runtime/test_launch.py::test_a_host_that_nobody_knows_is_refused_after_a_while",
     "runtime/command.py:at_home": "tests/runtime/test_command.py::test_a_home_that_nobody_knows_is_refused",
     "runtime/command.py:interrupts": "tests/runtime/test_outcome.py::test_ctrl_c_is_not_for_good",
     "runtime/command.py:usage_errors": "tests/runtime/test_command.py::test_a_process_that_is_gone_while_setting_up_is_one_line",

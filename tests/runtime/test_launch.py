@@ -5,6 +5,8 @@ import os
 import pytest
 
 from runtime.launch import (
+    UnknownHost,
+    check_host,
     check_launch,
     describe_task,
     first_host,
@@ -96,7 +98,7 @@ def test_joining_keeps_what_is_set(monkeypatch):
     assert os.environ["RANK"] == "1" and os.environ["WORLD_SIZE"] == "2"
 
 
-WHOLE = dict(RANK="1", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="here", MASTER_PORT="29500")
+WHOLE = dict(RANK="1", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
 
 
 @pytest.mark.parametrize(
@@ -150,3 +152,12 @@ def test_launchers_count_their_restarts(monkeypatch, name):
     assert not restarted()
     monkeypatch.setenv(name, "2")
     assert restarted()
+
+
+def test_a_host_that_nobody_knows_is_refused_after_a_while(monkeypatch):
+    monkeypatch.setattr("runtime.launch.SECONDS_FOR_HOST", 0.5)
+    asked = []
+    monkeypatch.setattr("runtime.launch.is_known", lambda host: asked.append(host) or False)
+    with pytest.raises(UnknownHost, match="MASTER_ADDR=nowhere: this machine knows no host"):
+        check_host("nowhere")
+    assert asked == ["nowhere"] * 2
