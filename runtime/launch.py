@@ -64,10 +64,12 @@ def check_launch() -> None:
     the work done and nobody would do the rest.
     """
     join_launch()
-    given = {name: os.environ[name] for name in PLACE if name in os.environ}
+    given = {name: os.environ[name] for name in (*PLACE, *MEETING) if name in os.environ}
     alone = not set(given) & {"RANK", "LOCAL_RANK"} and given.get("WORLD_SIZE", "1") == "1"
-    missing = [] if alone else [name for name in (*PLACE, *MEETING) if not os.environ.get(name)]
-    numbers = all(said.isdecimal() for said in given.values())
+    if alone:
+        return
+    missing = [name for name in (*PLACE, *MEETING) if not given.get(name)]
+    numbers = all(said.isdecimal() for name, said in given.items() if name != "MASTER_ADDR")
     if missing or not numbers or rank() >= world_size():
         said = ", ".join(f"{name}={value}" for name, value in given.items())
         without = f" without {', '.join(missing)}" if missing else ""
@@ -75,8 +77,7 @@ def check_launch() -> None:
             f"the environment has {said}{without}, which is no whole launch: start with torchrun "
             f"or srun, or for one process alone: unset {' '.join(given)}"
         )
-    if not alone:
-        check_host(os.environ["MASTER_ADDR"])
+    check_host(given["MASTER_ADDR"])
 
 
 def join_launch() -> None:

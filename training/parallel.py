@@ -29,8 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 from models import SiT
 from models.compiling import compile_network
 from runtime.launch import join_launch
-from runtime.processes import PATIENCE
-from runtime.stopping import signals_kill
+from runtime.processes import PATIENCE, meeting
 from training.config import EngineConfig, OptimConfig, Precision
 from training.originals import with_frozen
 
@@ -55,7 +54,7 @@ def start_accelerator(config: EngineConfig, folder: Path, wandb: bool = False) -
     precision = resolve_precision(config.precision)
     torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    with signals_kill():  # it waits for the others
+    with meeting():
         accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision="bf16" if precision == "bf16" else "no",
