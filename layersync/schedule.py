@@ -143,13 +143,15 @@ class ScheduledWeight:
     def at(self, step: int | None) -> float | Tensor:
         """Return lambda now: a number, or a float64 scalar where a threshold is set.
 
-        Raises `ValueError` where the schedule needs a step and `step` is None.
+        Raises `ValueError` where the schedule needs a step and `step` is None, or below 0.
         """
         if step is None and self.schedule.needs_step:
             raise ValueError(
                 f"step is missing: {self.schedule} depends on it; call loss(step=...) with the "
                 f"number of steps done before this one"
             )
+        if step is not None and step < 0:
+            raise ValueError(f"step {step}: it must be a number of steps done, at least 0")
         weight = self.schedule.at(step or 0)
         return weight if self.schedule.similarity_threshold is None else weight * self.state[2]
 

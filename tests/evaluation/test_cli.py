@@ -138,6 +138,23 @@ def test_table_of_results(files, monkeypatch, capsys, tiny_networks):
     assert f"| {fid:.3f}" in row and "| heun2" in row
 
 
+def test_sets_of_one_name_and_arrays_of_one_file_have_rows_of_their_own(
+    files, monkeypatch, capsys, tiny_networks, images
+):
+    """As samples.npz in the folders of two runs, which share a --results."""
+    results = ("--ref", files / "ref.npz", "--results", files / "all.csv")
+    for scale in (1.5, 4.0):
+        (files / str(scale)).mkdir()
+        monkeypatch.chdir(files / str(scale))
+        recipe = json.dumps({"cfg_scale": scale})
+        np.savez("s.npz", arr_0=images(40, 1), other=images(40, 2), recipe=recipe)
+        here(monkeypatch, "s.npz", *results)
+    here(monkeypatch, "s.npz", "--array", "other", *results)
+    rows = markdown_table(read_lines(files / "all.csv")).splitlines()[2:]
+    names = [(row.split("|")[1].strip(), "1.5" in row) for row in rows]
+    assert names == [("s.npz", True), ("s.npz", False), ("s.npz[other]", False)]
+
+
 def test_lines_of_many_processes_are_all_there(tmp_path):
     path = tmp_path / "results.csv"
     with ThreadPoolExecutor(8) as threads:
