@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from data.source_protocol import IndexedSource, Source
+from runtime.command import warn
 
 
 def number_alike(source: IndexedSource, trained_on: Source, given: str) -> IndexedSource:
     """Return `source` with the numbers that classes of these names have in `trained_on`.
 
-    It is returned as it is where one of the two does not name its classes.
+    It is returned as it is where one of the two does not name its classes, with a warning if it has
+    fewer of them.
 
     Args:
         given: the flag and the name of `source` in errors.
@@ -23,7 +25,15 @@ def number_alike(source: IndexedSource, trained_on: Source, given: str) -> Index
     Raises `ValueError` for a class that `trained_on` does not have.
     """
     theirs, ours = names_of(source), names_of(trained_on)
-    if theirs is None or ours is None or theirs == ours:
+    if theirs is None or ours is None:
+        there, here = source.num_classes, trained_on.num_classes
+        if there and here and there < here:
+            warn(
+                f"{given}: {there} classes without names, and {here} in the data that is trained "
+                f"on: they are taken for the first {there} of these"
+            )
+        return source
+    if theirs == ours:
         return source
     number = {name: n for n, name in enumerate(ours)}
     if unknown := [name for name in theirs if name not in number]:

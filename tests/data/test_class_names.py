@@ -57,12 +57,16 @@ def test_a_class_that_training_has_not_is_refused(tmp_path):
         number_alike(val, training, "--val-data-path val")
 
 
-def test_classes_without_names_stay_as_they_are(tmp_path):
+def test_classes_without_names_stay_as_they_are(tmp_path, capsys):
     named, digits = folder(tmp_path / "train", "a", "b"), opened_digits()
     assert number_alike(digits, named, "") is digits and number_alike(named, digits, "") is named
     numbered = folder(tmp_path / "numbers", "0", "1")
     assert number_alike(numbered, named, "") is numbered
     assert np.array_equal(numbered.labels, [0, 1])
+    capsys.readouterr()
+    assert number_alike(numbered, digits, "--val-data-path numbers") is numbered
+    warning = "--val-data-path numbers: 2 classes without names, and 10 in the data"
+    assert warning in capsys.readouterr().err
 
 
 def opened_digits():

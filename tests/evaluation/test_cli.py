@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -153,6 +154,23 @@ def test_sets_of_one_name_and_arrays_of_one_file_have_rows_of_their_own(
     rows = markdown_table(read_lines(files / "all.csv")).splitlines()[2:]
     names = [(row.split("|")[1].strip(), "1.5" in row) for row in rows]
     assert names == [("s.npz", True), ("s.npz", False), ("s.npz[other]", False)]
+
+
+def test_scores_of_a_folder_whose_name_is_not_utf8_are_kept(tmp_path, monkeypatch):
+    """They were lost after all the work, when they were to be written."""
+    images = load_images("digits")[0][:80]
+    folder = os.path.join(os.fsencode(tmp_path), b"set\xff")
+    os.mkdir(folder)
+    for i, image in enumerate(images):
+        with open(os.path.join(folder, b"%02d.png" % i), "wb") as file:
+            Image.fromarray(image[..., 0]).save(file, "PNG")
+    (tmp_path / "results.csv").write_text("samples,images,reference_sha256\n")  # lacks columns
+    for _ in range(2):
+        here(monkeypatch, os.fsdecode(folder), "--ref", "digits")
+    with open(folder + b".metrics.json") as file:
+        assert json.load(file)["counts"]["samples"] == 80
+    lines = read_lines(tmp_path / "results.csv")
+    assert [line["samples"].endswith(r"set\udcff") for line in lines] == [True, True]
 
 
 def test_lines_of_many_processes_are_all_there(tmp_path):
