@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from runtime.launch import is_first_process
 from runtime.progress import Progress
 
+SPLITS = {"train", "val", "valid", "validation", "test"}
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -46,9 +47,10 @@ def class_images(root: str) -> tuple[list[str], list[tuple[str, int]]]:
 
     Classes are numbered in the order of their names. Images come class by class, then in the order
     of their folders' paths, then of their names. Raises `ValueError` for a class without images,
-    and when there are no classes.
+    when there are no classes, and when they are splits.
     """
     classes = class_names(root)
+    refuse_splits(root, classes)
     folders_of: dict[str, list[tuple[str, list[str]]]] = {name: [] for name in classes}
     shown = is_first_process()
     with Progress("listing images", len(classes), "class", shown=shown, delay=2) as progress:
@@ -88,6 +90,15 @@ def is_image(name: str) -> bool:
 
 def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
+
+
+def refuse_splits(root: str, folders: list[str]) -> None:
+    """Raise `ValueError` if the folders in `root` are train/ and others like it, not classes."""
+    if "train" in folders and len(folders) > 1 and SPLITS.issuperset(folders):
+        raise ValueError(
+            f"its folders are {', '.join(folders)}, splits and not classes: give "
+            f"{os.path.join(root, 'train')}"
+        )
 
 
 def folders_above(path: str) -> Iterator[str]:

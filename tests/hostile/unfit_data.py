@@ -184,6 +184,14 @@ def folder_rows() -> list[Row]:
             f"{good} --val-data-path {{here}}/images --val-every 1",
             r"--val-data-path \S+images: 1 of its 2 classes \(kiwi\) are not among the 2",
             copied(lambda images: (images / "pear").rename(images / "kiwi"))),
+        Row("unfit: splits instead of classes", own.replace(" --num-classes 2", ""),
+            "its folders are train, val, splits and not classes: give .*images/train",
+            lambda here, box: [shutil.copytree(box / "images", here / "images" / name)
+                               for name in ("train", "val")]),
+        Row("unfit: a reference of splits", "-m evaluation reference {here}/images -o {here}/r.npz",
+            "images: its folders are train, val, splits and not classes: give .*images/train",
+            lambda here, box: [shutil.copytree(box / "images", here / "images" / name)
+                               for name in ("train", "val")]),
         Row("unfit: no classes", own, "no folders in it",
             lambda here, box: (here / "images").mkdir()),
         Row("unfit: a class that cannot be read", own, r"images/pear.*[Pp]ermission",
