@@ -1,6 +1,7 @@
 """Data sets that consist of rows: data sets of the Hugging Face hub, and parquet files."""
 
 import dataclasses
+import os
 from functools import lru_cache
 
 import numpy as np
@@ -112,6 +113,11 @@ def load_rows(given: str, name: str, c: DataConfig, streaming: bool):
 def open_rows(given: str, name: str, c: DataLocation, streaming: bool):
     import datasets
 
+    if os.path.exists(name) and set(os.path.abspath(name)) & set("*?["):
+        raise ValueError(
+            f"{given} {name}: `datasets` takes * ? [ in a path for a pattern; give the data by "
+            f"another name, as that of a symbolic link"
+        )
     where = {"path": HUB_NAMES.get(name, name)}
     if name.endswith(".parquet"):
         where = {"path": "parquet", "data_files": name}

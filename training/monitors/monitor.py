@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -84,6 +85,15 @@ class Moment:
     (N, *source.shape)"""
     labels: Tensor
     """(N,)"""
+
+
+def load_now(*modules: str) -> None:
+    """Load modules at the start of a run that are used hours later.
+
+    By then their files may be another version's, or gone.
+    """
+    for name in modules:
+        import_module(name)
 
 
 class Monitor(Protocol):
