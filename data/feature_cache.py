@@ -3,6 +3,7 @@
     FOLDER/manifest.json   FeatureSettings, once the cache is complete
     FOLDER/features.npy    (images, 2, T, D) float16: [as it is | mirrored]
     FOLDER/done.npy        (images,) booleans, until it is complete
+    FOLDER/begun.json      until then: FeatureSettings, and the weights' fingerprint
 
 Image i of the cache is image i of the source, or of the latents that were made from that source.
 `scripts/cache_features.py` makes a cache. With DINOv2-B, an image takes 0.79 MB.

@@ -11,8 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from data.data_config import DataConfig, TrainingData
 from data.decoding import read_size
 from data.folders import class_names, walk_images
@@ -20,7 +18,7 @@ from data.latent_manifest import CacheSettings, is_latent_cache, read_manifest
 from data.rows import load_rows
 from data.sources import is_row_data
 from data.tiny_imagenet import is_tiny_validation
-from runtime.command import RunError
+from runtime.command import RunError, warn
 from runtime.schema import from_dict
 
 FIRST = 100  # images whose size is looked at
@@ -119,7 +117,13 @@ def look_at_rows(c: DataConfig) -> Seen:
     if classes is None and isinstance(c, TrainingData) and c.num_classes is None:
         if streaming or not len(rows):
             raise ValueError(f"--num-classes: {c.data_name} does not say how many; give it")
-        classes = int(np.max(rows.with_format("numpy")[columns.label][:])) + 1
+        labels = columns.labels(rows)
+        classes = int(labels.max()) + 1
+        if labels.min() > 0:
+            warn(
+                f"the labels in {columns.label} begin at {labels.min()} and classes at 0: there is "
+                f"no image of class 0, of which --num-classes {classes} makes one"
+            )
     return Seen(sizes=readable_sizes(files), num_classes=classes)
 
 

@@ -1,7 +1,9 @@
 """Listing of the images in a folder and below it, the same for training and evaluation.
 
 Links are followed, because class folders are often links to folders elsewhere. Each folder is
-visited once: a link to the folder itself, or to one above it, adds nothing.
+visited once: a link to the folder itself, or to one above it, adds nothing. What is hidden (its
+name begins with a dot) is passed over, and so is __MACOSX of archives made on a Mac: copies that a
+notebook left in .ipynb_checkpoints are not a class of their own.
 """
 
 import os
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from runtime.launch import is_first_process
 from runtime.progress import Progress
 
+SPLITS = {"train", "val", "valid", "validation", "test"}
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -29,12 +32,13 @@ def walk_images(root: str) -> Iterator[tuple[str, list[str]]]:
             continue
         links = []
         for folder, below, names in os.walk(start, onerror=raise_it):
+            below[:] = [name for name in below if not is_hidden(name)]
             paths = sorted(os.path.join(folder, name) for name in below)
             links += [path for path in paths if os.path.islink(path)]
             # a plain folder is known already where a link came before
             known = {p for p in paths if not os.path.islink(p) and not claim(p, visited)}
             below[:] = [name for name in below if os.path.join(folder, name) not in known]
-            yield folder, sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES))
+            yield folder, sorted(name for name in names if is_image(name))
         starts.extend(sorted(links))
 
 
@@ -43,9 +47,10 @@ def class_images(root: str) -> tuple[list[str], list[tuple[str, int]]]:
 
     Classes are numbered in the order of their names. Images come class by class, then in the order
     of their folders' paths, then of their names. Raises `ValueError` for a class without images,
-    and when there are no classes.
+    when there are no classes, and when they are splits.
     """
     classes = class_names(root)
+    refuse_splits(root, classes)
     folders_of: dict[str, list[tuple[str, list[str]]]] = {name: [] for name in classes}
     shown = is_first_process()
     with Progress("listing images", len(classes), "class", shown=shown, delay=2) as progress:
@@ -75,8 +80,25 @@ def class_names(root: str) -> list[str]:
     """Return the names of the folders in `root`, each of which is a class, in order."""
     above = {os.path.realpath(root), *folders_above(os.path.realpath(root))}
     with os.scandir(root) as entries:
-        folders = sorted(entry.name for entry in entries if entry.is_dir())
+        folders = sorted(e.name for e in entries if e.is_dir() and not is_hidden(e.name))
     return [name for name in folders if os.path.realpath(os.path.join(root, name)) not in above]
+
+
+def is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(name)
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def refuse_splits(root: str, folders: list[str]) -> None:
+    """Raise `ValueError` if the folders in `root` are train/ and others like it, not classes."""
+    if "train" in folders and len(folders) > 1 and SPLITS.issuperset(folders):
+        raise ValueError(
+            f"its folders are {', '.join(folders)}, splits and not classes: give "
+            f"{os.path.join(root, 'train')}"
+        )
 
 
 def folders_above(path: str) -> Iterator[str]:

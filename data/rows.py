@@ -1,12 +1,15 @@
 """Data sets that consist of rows: data sets of the Hugging Face hub, and parquet files."""
 
 import dataclasses
+import os
 from functools import lru_cache
 
+import numpy as np
 from torch import Tensor
 
 from data.data_config import DataConfig, DataLocation
 from data.decoding import UnreadableImage, read_image
+from runtime.command import RunError
 
 HELD_OUT = "--val-data-path"
 HELD_OUT_SPLITS = ("validation", "val", "test")  # the first of these that there is
@@ -39,7 +42,8 @@ class Columns:
         feature = features[self.label]
         # plain integers do not say how many classes there are
         self.num_classes = getattr(feature, "num_classes", None)
-        if self.num_classes is None and not str(getattr(feature, "dtype", "")).startswith("int"):
+        self.class_names: list[str] | None = getattr(feature, "names", None)
+        if self.num_classes is None and not is_integer(feature):
             raise ValueError(f"--label-column {label}: {where} has {feature} there, not integers")
 
     def find(self, flag: str, given: str | None, kind: type) -> str:
@@ -53,15 +57,32 @@ class Columns:
 
     def read(self, row: dict, size: int, name: str) -> tuple[Tensor, int]:
         """Return the image (3, size, size) and the label of a row, and decode the image."""
-        image = row[self.image]
+        image, label = row[self.image], row[self.label]
+        if label is None:
+            raise RunError(f"{name}: its label is missing; remove that row, or give it one")
         if not image or not (image["bytes"] or image["path"]):
             raise UnreadableImage(f"{name}: not a readable image (empty)")
-        return read_image(image["bytes"] or image["path"], size, name), int(row[self.label])
+        return read_image(image["bytes"] or image["path"], size, name), int(label)
+
+    def labels(self, rows) -> np.ndarray:
+        """Return the labels of all rows, int64 (N,); `ValueError` where one is missing."""
+        labels = np.asarray(rows.with_format("numpy")[self.label][:])
+        if labels.dtype.kind not in "iu" and len(labels):  # null is NaN there
+            missing = np.flatnonzero(np.isnan(labels.astype(np.float64)))
+            raise ValueError(
+                f"row {missing[0]} of the data: its label is missing ({len(missing)} of "
+                f"{len(labels)} are); remove those rows, or give them labels"
+            )
+        return labels.astype(np.int64)
 
 
 def holds_files(feature) -> bool:
     """Return whether a column's values are image files without the type `datasets.Image`."""
     return isinstance(feature, dict) and {"bytes", "path"} <= feature.keys()
+
+
+def is_integer(feature) -> bool:
+    return str(getattr(feature, "dtype", "")).startswith(("int", "uint"))
 
 
 def choose_split(given: str, name: str, splits: list[str], wanted: str | None) -> str:
@@ -92,6 +113,11 @@ def load_rows(given: str, name: str, c: DataConfig, streaming: bool):
 def open_rows(given: str, name: str, c: DataLocation, streaming: bool):
     import datasets
 
+    if os.path.exists(name) and set(os.path.abspath(name)) & set("*?["):
+        raise ValueError(
+            f"{given} {name}: `datasets` takes * ? [ in a path for a pattern; give the data by "
+            f"another name, as that of a symbolic link"
+        )
     where = {"path": HUB_NAMES.get(name, name)}
     if name.endswith(".parquet"):
         where = {"path": "parquet", "data_files": name}

@@ -76,6 +76,7 @@ class ImageSource:
     mirrors: bool = True
     latents: bool = False
     image_size: int
+    class_names: list[str] | None = None  # in the order of their numbers, where the data names them
 
     @property
     def shape(self) -> tuple[int, ...]:

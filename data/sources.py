@@ -150,7 +150,8 @@ class FolderSource(ImageSource, Dataset):
                 f"{given} {root}: it must hold one folder of images for each class, or "
                 f"parquet files, or a latent cache ({error})"
             ) from None
-        self.root, self.image_size, self.num_classes = root, image_size, len(classes)
+        self.root, self.image_size = root, image_size
+        self.num_classes, self.class_names = len(classes), classes
 
     def __len__(self) -> int:
         return len(self.names)
@@ -179,7 +180,8 @@ class RowSource(ImageSource, Dataset):
     def __init__(self, given: str, name: str, c: DataConfig):
         self.rows, self.columns = load_rows(given, name, c, streaming=False)
         self.num_classes, self.image_size = self.columns.num_classes, c.known_size
-        self.labels = np.asarray(self.rows.with_format("numpy")[self.columns.label][:])
+        self.class_names = self.columns.class_names
+        self.labels = self.columns.labels(self.rows)
         if self.num_classes:
             check_labels(self.labels, self.num_classes)
 
@@ -190,7 +192,9 @@ class RowSource(ImageSource, Dataset):
         return f"row {index}"
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.columns.read(self.rows[int(index)], self.image_size, self.name(index))
+        row = self.rows[int(index)]
+        image, _ = self.columns.read(row, self.image_size, self.name(index))
+        return image, int(self.labels[index])
 
 
 class DigitsSource(ImageSource, Dataset):

@@ -32,6 +32,7 @@ class StreamSource(ImageSource):
         self.rows, self.columns = load_rows(given, name, c, streaming=True)
         self.image_size, self.classes = c.known_size, c.known_classes
         self.num_classes = self.columns.num_classes
+        self.class_names = self.columns.class_names
         self.length = count_rows(self.rows, HUB_NAMES.get(name, name), c.cache_dir)
 
     def __len__(self) -> int:

@@ -44,7 +44,7 @@ class TinyValidation(ImageSource, Dataset):
             raise ValueError(f"{given} {root}: {ANNOTATIONS} is empty; unpack Tiny-ImageNet again")
         self.names = [name for name, _ in rows]
         classes, self.labels = np.unique([label for _, label in rows], return_inverse=True)
-        self.num_classes = len(classes)
+        self.num_classes, self.class_names = len(classes), classes.tolist()
 
     def __len__(self) -> int:
         return len(self.names)

@@ -134,6 +134,7 @@ def open_samples(config: Score):
 
 def report(config: Score, *, samples, scorer, scores, out: Path, results: Path) -> None:
     """Print the scores, write their record, and add a line to the results."""
+    from evaluation.image_sets import ARRAY
     from evaluation.results import append_line, format_scores, result_line, write_record
 
     about = scorer.describe(scores)
@@ -145,7 +146,8 @@ def report(config: Score, *, samples, scorer, scores, out: Path, results: Path) 
     if "note" in about:
         print(about["note"])
     how = {"pr_dtype": scorer.pr_dtype, "recipe": samples.recipe}
-    append_line(results, result_line(config.samples, scores, about["reference"], **how))
+    name = config.samples if config.array == ARRAY else f"{config.samples}[{config.array}]"
+    append_line(results, result_line(name, scores, about["reference"], **how))
     print(f"written to {out}, and a line to {results}")
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.data_config import DataConfig
+from data.folders import class_names, refuse_splits
 from evaluation.image_sets import ARRAY, ImageSet, open_folder, open_images
 from runtime.command import RunError
 
@@ -19,13 +20,17 @@ def open_any_images(data: str, image_size: int | None, array: str = ARRAY) -> Im
     Args:
         image_size: side to crop them to; with None they stay as they are and must have one size.
 
-    Raises `ValueError` when there are no images, when they have other sizes, or for an array of
-    what has no arrays.
+    Raises `ValueError` when there are no images, when they have other sizes or are of several
+    splits, or for an array of what has no arrays.
     """
     path = Path(data)
     if array != ARRAY and (not path.is_file() or path.suffix == ".parquet"):
         raise ValueError(f"--array {array}: {data} is no .npz, whose arrays have names")
     if path.is_dir() and not any([*path.glob("*.parquet"), *path.glob("data/*.parquet")]):
+        try:
+            refuse_splits(data, class_names(data))
+        except ValueError as error:
+            raise ValueError(f"{data}: {error}") from None
         return open_folder(path, image_size)
     if path.is_file() and path.suffix != ".parquet":
         images = open_images(path, array)

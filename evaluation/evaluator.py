@@ -8,7 +8,7 @@ The features of the reference are computed once, so that an evaluator can score 
 samples, as in the evaluation of a network during training.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING, cast
 
@@ -131,10 +131,17 @@ class Evaluator:
                 its splits in order of the processes, and batch by batch within each.
             labels: of all samples in that order (N,), to warn if they are sorted and for
                 precision and recall within classes.
+
+        Raises `ValueError` for images of another size than the reference's.
         """
         self.prepare()
         features = extract(
-            self.extractors, batches, self.features, {"pool", "logits"}, self.device, self.processes
+            self.extractors,
+            self.checked(batches),
+            self.features,
+            {"pool", "logits"},
+            self.device,
+            self.processes,
         )
         if features is None:
             return None
@@ -142,6 +149,13 @@ class Evaluator:
         scores = score(features, labels, self.real, self.options, self.device)
         scores.warnings += self.warnings
         return scores
+
+    def checked(self, batches: Iterable[np.ndarray | Tensor]) -> Iterator[np.ndarray | Tensor]:
+        """Yield the batches; raise `ValueError` for one of another size than the reference's."""
+        for batch in batches:
+            if len(batch):
+                self.check_shape(tuple(batch.shape[1:]), "a batch of the samples")
+            yield batch
 
     def check_shape(self, shape: tuple[int, int, int], name: str) -> None:
         """Raise `ValueError` unless samples of (H, W, C), called `name`, can be compared."""

@@ -42,7 +42,7 @@ def frechet_distance(
     the largest singular value. The eigenvalues of R_1 S_2 R_1' would give the same sum, but each
     is the square of a singular value, and small ones drown in the rounding error of the largest.
 
-    Raises `ValueError` when the shapes differ or a value is not finite.
+    Raises `ValueError` when the shapes differ, a value is not finite, or a sigma is no covariance.
     """
     mu1, sigma1, mu2, sigma2 = (np.asarray(a, np.float64) for a in (mu1, sigma1, mu2, sigma2))
     square = (*mu1.shape, *mu1.shape)
@@ -53,7 +53,15 @@ def frechet_distance(
         )
     if not all(np.isfinite(a).all() for a in (mu1, sigma1, mu2, sigma2)):
         raise ValueError("statistics hold values that are not finite: features hold NaN or inf")
+    if not (is_covariance(sigma1) and is_covariance(sigma2)):
+        raise ValueError("a covariance is not symmetric, or has a variance below 0")
     return distance_from_root(mu1, sigma1, root(sigma1), mu2, sigma2)
+
+
+def is_covariance(sigma: np.ndarray) -> bool:
+    """Return whether (D, D) is symmetric, up to rounding to float16, without negative variances."""
+    scale = 1e-3 * np.abs(sigma).max(initial=0)
+    return bool((np.abs(sigma - sigma.T) <= scale).all() and (np.diagonal(sigma) >= 0).all())
 
 
 def root(sigma: np.ndarray) -> np.ndarray:

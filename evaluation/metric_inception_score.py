@@ -15,13 +15,20 @@ def inception_score(probs: np.ndarray, split_size: int = SPLIT) -> float:
         probs: class probabilities (N, K), rows summing to 1. Samples sorted by class give a wrong
             score, since each split then sees few classes.
 
-    Raises `ValueError` for another shape or values that are not finite.
+    Raises `ValueError` for another shape, values that are not finite, or rows that do not sum to 1.
     """
     probs = np.asarray(probs)
     if probs.ndim != 2 or not len(probs):
         raise ValueError(f"probabilities must be (N, K) with N >= 1, they are {probs.shape}")
     if split_size < 1:
         raise ValueError(f"split_size {split_size}: at least 1")
+    sums = probs.sum(axis=1, dtype=np.float64)
+    if probs.min() < 0 or (np.abs(sums - 1) > 0.01).any():
+        raise ValueError(
+            f"probabilities must be at least 0 with rows that sum to 1, they are from "
+            f"{probs.min():.3g}, and sum to {sums.min():.3g} to {sums.max():.3g}; of logits, take "
+            f"the softmax"
+        )
     scores = []
     for start in range(0, len(probs), split_size):
         part = probs[start : start + split_size].astype(np.float64)

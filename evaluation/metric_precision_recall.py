@@ -33,6 +33,8 @@ def precision_recall(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype}: choose from {', '.join(DTYPES)}")
+    if k < 1:
+        raise ValueError(f"k {k}: the number of a neighbour, at least 1")
     for name, features in (("reference", reference), ("generated", generated)):
         if len(features) < k + 1:
             raise ValueError(f"{name}: {len(features)} samples, k = {k} needs at least {k + 1}")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.image_sets import ImageSet, content_hash, open_images, read_recipe
+from evaluation.metric_frechet import is_covariance
 from runtime.npz import array_names, read_small
 
 STATISTICS = {  # feature: keys of its mean and covariance
@@ -101,5 +102,10 @@ def read_statistics(path: str, mean_key: str, covariance_key: str) -> tuple[np.n
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError(
             f"reference {path}: {mean_key} or {covariance_key} holds NaN or inf; {REMEDY}"
+        )
+    if not is_covariance(covariance.astype(np.float64)):
+        raise ValueError(
+            f"reference {path}: {covariance_key} is no covariance: it is not symmetric, or has a "
+            f"variance below 0; {REMEDY}"
         )
     return mean, covariance

@@ -200,6 +200,7 @@ def read_lines(path: Path) -> list[dict]:
 def markdown_table(lines: list[dict]) -> str:
     """Return a table with a row for each set of samples and reference, from its latest line.
 
+    Sets of one name that were made in another way, elsewhere or before, have rows of their own.
     Dates, hashes and columns that are empty in every line are left out.
     """
     latest = {
@@ -208,6 +209,7 @@ def markdown_table(lines: list[dict]) -> str:
             line["images"],
             line["reference_sha256"],
             bool(line["pixel_frechet"]),
+            *(line[column] for column in RECIPE),
         ): line
         for line in lines
     }

@@ -36,8 +36,10 @@ class HiddenStates:
     def take(self) -> tuple[dict[int, list[Any]], dict[int, list[Tensor]]]:
         """Hand over ({number: outputs}, {number: tensors}), one of each for every call.
 
-        Raises `RuntimeError` for blocks that did not run, or ran unequally often.
+        Raises `RuntimeError` for blocks that did not run, ran unequally often, or whose outputs
+        were changed in place since.
         """
+        changed = self.recorder.changed()
         recorded = self.recorder.take()
         missing = [n for n in self.numbers if self._first[n] not in recorded]
         if missing:
@@ -53,15 +55,28 @@ class HiddenStates:
                 f"the paired blocks ran unequally often (block: calls): {counts}; each pass inside "
                 f"capture() must run all of them"
             )
-        return outputs, {n: [self._read(n, call) for call in calls] for n, calls in outputs.items()}
+        tensors = {n: [self._read(n, call) for call in calls] for n, calls in outputs.items()}
+        altered = [
+            n
+            for n in self.numbers
+            if self._first[n] in changed and not all_within(tensors[n], changed[self._first[n]])
+        ]
+        if altered:
+            raise RuntimeError(
+                f"the outputs of blocks {altered} were changed in place after the blocks returned "
+                f"them, by x += y or ReLU(inplace=True) for instance, so that they are no longer "
+                f"what is to be compared: write x = x + y there "
+                f"({', '.join(self.name(number) for number in altered)})"
+            )
+        return outputs, tensors
 
     def require_gradient(self, student: int, tensors: list[Tensor]) -> None:
         """Raise `RuntimeError` where a student's output carries no gradient, in training."""
         if torch.is_grad_enabled() and not all(tensor.requires_grad for tensor in tensors):
             raise RuntimeError(
                 f"block {student} is a student, but its output carries no gradient: its "
-                f"pass ran under no_grad, frozen, or in reentrant activation "
-                f"checkpointing (use checkpoint(..., use_reentrant=False))"
+                f"pass ran under no_grad, frozen, in reentrant activation checkpointing "
+                f"(use checkpoint(..., use_reentrant=False)), or inside torch.func.jvp or vmap"
             )
 
     def name(self, number: int) -> str:
@@ -86,6 +101,12 @@ class HiddenStates:
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"{self.name(number)} {error}") from error
+
+
+def all_within(tensors: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
+    """Return whether each of some tensors lies in the memory of one of the others."""
+    places = {other.untyped_storage().data_ptr() for other in others}
+    return all(tensor.untyped_storage().data_ptr() in places for tensor in tensors)
 
 
 class Recording(ABC):

@@ -130,6 +130,12 @@ def contents(output: Any) -> dict[int | str, Any]:
     return dict(enumerate(output)) if isinstance(output, tuple | list) else {}
 
 
+def tensors_in(output: Any) -> list[Tensor]:
+    """Return the tensors that an output is or holds."""
+    entries = [output] if isinstance(output, Tensor) else contents(output).values()
+    return [entry for entry in entries if isinstance(entry, Tensor)]
+
+
 def describe(output: Any) -> str:
     """Return the type of an output and, of tensors, the shapes."""
     if isinstance(output, Tensor):

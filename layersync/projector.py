@@ -36,8 +36,15 @@ class Projector(nn.Sequential):
         """Make the layers, with torch's initial weights."""
         made: dict[str, Any] = {"device": self.made_on, "dtype": torch.float32}
         self.append(nn.LayerNorm(width, **made)).append(nn.Linear(width, width, **made))
+        self.average_gradients()
+
+    def average_gradients(self) -> None:
         for parameter in self.parameters():
             parameter.register_hook(average_gradient)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.average_gradients()  # a copy of a parameter has no hooks
 
     def trained(self) -> Iterator[nn.Parameter]:
         """Return the parameters; `RuntimeError` before there are any."""
@@ -60,8 +67,10 @@ class Projector(nn.Sequential):
                 f"width: the projector has {norm.normalized_shape[0]}, but the student's "
                 f"tokens have {width}, {tuple(states.shape)}; give CREPA(..., width={width})"
             )
-        if not self.shared and not any(map(sharded, self.parameters())):
-            self.to(states.device)  # the model may have moved since
+        # the model may have moved since; never needlessly, for it breaks torch.func.grad
+        moved = any(parameter.device != states.device for parameter in self.parameters())
+        if moved and not self.shared and not any(map(sharded, self.parameters())):
+            self.to(states.device)
         if not self.shared and torch.is_grad_enabled():  # evaluation may be one process's own
             share_weights(self)
             self.shared = True

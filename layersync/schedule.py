@@ -143,13 +143,15 @@ class ScheduledWeight:
     def at(self, step: int | None) -> float | Tensor:
         """Return lambda now: a number, or a float64 scalar where a threshold is set.
 
-        Raises `ValueError` where the schedule needs a step and `step` is None.
+        Raises `ValueError` where the schedule needs a step and `step` is None, or below 0.
         """
         if step is None and self.schedule.needs_step:
             raise ValueError(
                 f"step is missing: {self.schedule} depends on it; call loss(step=...) with the "
                 f"number of steps done before this one"
             )
+        if step is not None and step < 0:
+            raise ValueError(f"step {step}: it must be a number of steps done, at least 0")
         weight = self.schedule.at(step or 0)
         return weight if self.schedule.similarity_threshold is None else weight * self.state[2]
 
@@ -167,7 +169,7 @@ class ScheduledWeight:
         return weight
 
     def update(self, similarity: Tensor) -> None:
-        """Take this process's mean similarity into the average, if one is kept."""
+        """Take this process's mean similarity, if finite, into the average, if one is kept."""
         if not self.schedule.tracks:
             return
         s = self.schedule
@@ -187,7 +189,9 @@ class ScheduledWeight:
                 under = value <= s.similarity_threshold
             on = under.double()
             active = on * active if s.threshold_mode == "permanent" else on
-        self.state = torch.stack([average, weights, active])
+        # one that is not finite, of a step that a GradScaler skips, would stay in it for ever
+        after = torch.stack([average, weights, active])
+        self.state = torch.where(mean.isfinite(), after, self.state.to(mean.device))
 
     @property
     def average(self) -> Tensor:

@@ -69,6 +69,8 @@ def parse_command(
 
     program = program or program_name()
     make_streams_lossy(program)
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = say_interrupt
     args = sys.argv[1:] if args is None else args
     with usage_errors():
         check_launch()
@@ -141,6 +143,17 @@ def complaint(framed: str) -> str:
     flags = re.findall(r"--[\w-]+(?= [A-Z{\[])", meant)
     known = [text for text in others if text.startswith("Available subcommands")]
     return "; ".join([message, *known] + [f"perhaps you meant {' or '.join(flags)}"] * bool(flags))
+
+
+def say_interrupt(kind: type[BaseException], error: BaseException, trace) -> None:
+    """Show an error that ends the program; Ctrl-C while modules are loaded is one line.
+
+    torch and the rest take seconds, from a busy file system half a minute.
+    """
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+    elif is_first_process():
+        print(f"\n{program_name()}: stopped by Ctrl-C", file=sys.stderr, flush=True)
 
 
 @contextmanager

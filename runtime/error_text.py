@@ -5,7 +5,10 @@ import os
 
 
 def ended_elsewhere(error: Exception) -> str:
-    """Say it in a line if a process group reports that one of its processes is gone; else ""."""
+    """Say it in a line if a process group has lost a process or cannot be made; else ""."""
+    if "EADDRINUSE" in str(error):
+        port = os.environ.get("MASTER_PORT")
+        return f"another program of this machine has port {port}; give another (MASTER_PORT)"
     signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out")
     sign = next((sign for sign in signs if sign.lower() in str(error).lower()), "")
     torchs = any(kind.__name__ == "DistError" for kind in type(error).__mro__)

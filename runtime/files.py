@@ -33,7 +33,7 @@ PROBE_BYTES = 4096
 def temporary_path(path: Path) -> Path:
     """Return a new name beside `path` that no other process on any machine uses."""
     own = f".{host_name()}-{os.getpid()}-{secrets.token_hex(8)}.tmp"
-    name = path.name.encode()[: LONGEST_NAME - len(own)].decode(errors="ignore")
+    name = os.fsencode(path.name)[: LONGEST_NAME - len(own)].decode(errors="ignore")
     return path.with_name(name + own)
 
 

@@ -11,10 +11,12 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Mapping
 
 FIRST_PORT, PORTS = 20_000, 12_000  # below those that systems give to outgoing connections
 SECONDS_FOR_SCONTROL = 20
+SECONDS_FOR_HOST = 60.0
 PLACE = "RANK", "WORLD_SIZE", "LOCAL_RANK"  # of a process in its launch
 MEETING = "MASTER_ADDR", "MASTER_PORT"  # where the processes find each other
 
@@ -62,10 +64,12 @@ def check_launch() -> None:
     the work done and nobody would do the rest.
     """
     join_launch()
-    given = {name: os.environ[name] for name in PLACE if name in os.environ}
+    given = {name: os.environ[name] for name in (*PLACE, *MEETING) if name in os.environ}
     alone = not set(given) & {"RANK", "LOCAL_RANK"} and given.get("WORLD_SIZE", "1") == "1"
-    missing = [] if alone else [name for name in (*PLACE, *MEETING) if not os.environ.get(name)]
-    numbers = all(said.isdecimal() for said in given.values())
+    if alone:
+        return
+    missing = [name for name in (*PLACE, *MEETING) if not given.get(name)]
+    numbers = all(said.isdecimal() for name, said in given.items() if name != "MASTER_ADDR")
     if missing or not numbers or rank() >= world_size():
         said = ", ".join(f"{name}={value}" for name, value in given.items())
         without = f" without {', '.join(missing)}" if missing else ""
@@ -73,6 +77,7 @@ def check_launch() -> None:
             f"the environment has {said}{without}, which is no whole launch: start with torchrun "
             f"or srun, or for one process alone: unset {' '.join(given)}"
         )
+    check_host(given["MASTER_ADDR"])
 
 
 def join_launch() -> None:
@@ -83,6 +88,33 @@ def join_launch() -> None:
     if "RANK" not in os.environ and is_slurm_task(os.environ):
         for name, value in describe_task(os.environ).items():
             os.environ.setdefault(name, value)
+
+
+class UnknownHost(ValueError):
+    """The network does not know the machine where the processes are to meet."""
+
+    may_pass = True
+
+
+def check_host(name: str) -> None:
+    """Raise `UnknownHost` unless the network knows a machine, asked for a while.
+
+    torch would ask for an hour.
+    """
+    deadline = time.monotonic() + SECONDS_FOR_HOST
+    while not is_known(name):
+        if time.monotonic() >= deadline:
+            raise UnknownHost(f"MASTER_ADDR={name}: this machine knows no host of that name")
+        time.sleep(1)
+
+
+def is_known(host: str) -> bool:
+    """Return whether the network has an address for a name."""
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True
 
 
 def is_slurm_task(env: Mapping[str, str]) -> bool:
@@ -134,16 +166,13 @@ def tasks_per_node(counts: str) -> list[int]:
 
 def address_of(host: str) -> str:
     """Return `host` if the network knows it, else the address that SLURM has for that node."""
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError:
-        if shutil.which("scontrol"):
-            said = subprocess.run(
-                ["scontrol", "--oneliner", "show", "node", host],
-                capture_output=True,
-                text=True,
-                timeout=SECONDS_FOR_SCONTROL,
-            ).stdout
-            known = re.search(r"\bNodeAddr=(\S+)", said)
-            return known[1] if known else host
-    return host
+    if is_known(host) or not shutil.which("scontrol"):
+        return host
+    said = subprocess.run(
+        ["scontrol", "--oneliner", "show", "node", host],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_FOR_SCONTROL,
+    ).stdout
+    known = re.search(r"\bNodeAddr=(\S+)", said)
+    return known[1] if known else host

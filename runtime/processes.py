@@ -4,10 +4,12 @@ Process r of an evaluation takes the r-th contiguous share, so that joining shar
 order. Results travel as CPU tensors over gloo, whatever else the processes use between them.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import Timer
 from typing import TypeVar
 
 import numpy as np
@@ -15,14 +17,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from runtime.command import RunError
-from runtime.launch import local_rank, world_size
+from runtime.command import RunError, warn
+from runtime.launch import MEETING, local_rank, world_size
 from runtime.progress import Progress
+from runtime.stopping import signals_kill
 
 T = TypeVar("T")
 # Others wait for the first process while it lists millions of files and takes the root of FID's
 # covariances; a process that died is noticed by the launcher, long before this.
 PATIENCE = timedelta(hours=1)
+SECONDS_OF_SILENCE = 60.0
 
 
 class Processes:
@@ -99,6 +103,21 @@ class Processes:
             dist.destroy_process_group()
 
 
+@contextmanager
+def meeting() -> Iterator[None]:
+    """Wait, in a library, for the others of this launch: not in silence, nor deaf to signals."""
+    place, port = (os.environ.get(name) for name in MEETING)
+    told = f"still waiting for other processes of this launch ({world_size()} at {place}:{port})"
+    timer = Timer(SECONDS_OF_SILENCE, warn, [told])
+    timer.daemon = True
+    timer.start()
+    try:
+        with signals_kill():
+            yield
+    finally:
+        timer.cancel()
+
+
 def join_group() -> bool:
     """Join the processes of this launch in a group over gloo; return whether this made one.
 
@@ -106,7 +125,8 @@ def join_group() -> bool:
     """
     if dist.is_initialized() or world_size() == 1:
         return False
-    dist.init_process_group("gloo", timeout=PATIENCE)
+    with meeting():
+        dist.init_process_group("gloo", timeout=PATIENCE)
     return True
 
 

@@ -22,6 +22,27 @@ class Stopped(BaseException):
 
 
 @contextmanager
+def signals_kill() -> Iterator[None]:
+    """Let the signals above and Ctrl-C end this process at once, as long as the block lasts.
+
+    For waiting in libraries, where Python's handlers are not called: for processes of a launch that
+    do not come, an hour. Nothing is lost. Signals that are ignored stay so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (*STOPPING, signal.SIGINT)}
+    handled = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in handled:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def signals_raise() -> Iterator[None]:
     """Raise `Stopped` on `STOPPING` signals, unless somebody else handles or ignores them."""
     owner = os.getpid()

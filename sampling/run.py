@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.command import warn
 from runtime.files import check_writable
 from runtime.png import save_grid
 from runtime.progress import Progress
@@ -17,6 +18,7 @@ from sampling.sample_config import ODE, SDE, check_sample_config
 
 PREVIEW = 64  # images in the picture beside the .npz
 POLL_SECONDS = 0.5
+SECONDS_WITHOUT_A_PART = 600.0  # after which the first process makes those of others
 
 
 class Sampling:
@@ -63,13 +65,30 @@ class Sampling:
 
             self.maker.network.on_evaluation = show
             self.sample_batches(rank, world_size, lambda: progress.reach(parts.images_finished()))
-            while progress.done < parts.count:
-                time.sleep(POLL_SECONDS)
-                progress.reach(parts.images_finished())
+            self.wait_for_all(progress, alone=world_size == 1)
             save_grid(parts.head(PREVIEW), parts.preview, kind=PREVIEW_KIND)
             progress.say(f"picture {parts.preview}")
             recipe = parts.assemble()
             progress.say(f"{parts.out}: {parts.count} images, NFE {recipe['nfe']['mean']:g}")
+
+    def wait_for_all(self, progress: Progress, alone: bool) -> None:
+        """Wait until all parts are there, and make those that nobody else seems to make.
+
+        A part may have been removed, or its process be gone. It is the same whoever makes it.
+        """
+        parts, heard = self.parts, time.monotonic()
+        while progress.done < parts.count:
+            time.sleep(POLL_SECONDS)
+            before = progress.done
+            progress.reach(parts.images_finished())
+            if progress.done != before:
+                heard = time.monotonic()
+            elif alone or time.monotonic() - heard > SECONDS_WITHOUT_A_PART:
+                missing = [k for k in range(parts.batches) if not parts.path(k).exists()]
+                for k in missing[:1]:
+                    warn(f"{parts.path(k)} is not there: sampled again")
+                    self.sample_batch(k)
+                progress.reach(parts.images_finished())  # the next one at once
 
     def sample_batches(self, rank: int, world_size: int, written: Callable[[], None]) -> None:
         """Sample the batches of a process that are missing; call `written()` after each."""
@@ -78,10 +97,14 @@ class Sampling:
             if parts.finished(k):
                 parts.write_pictures(k)
                 continue
-            images, columns = self.batch(k)
-            parts.write_pictures(k, images)
-            parts.write(k, images, **columns)
+            self.sample_batch(k)
             written()
+
+    def sample_batch(self, k: int) -> None:
+        """Sample the k-th batch and write its part."""
+        images, columns = self.batch(k)
+        self.parts.write_pictures(k, images)
+        self.parts.write(k, images, **columns)
 
     def finish_pictures(self, rank: int, world_size: int) -> None:
         """Write this process's share of the pictures of an already finished set."""

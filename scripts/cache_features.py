@@ -42,6 +42,7 @@ class FeatureConfig(DataConfig):
 if __name__ == "__main__":
     CONFIG = parse_command(FeatureConfig)
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -49,20 +50,23 @@ import torch
 from accelerate import PartialState
 from torch.utils.data import DataLoader, Subset
 
+from data.cached_codec import weights_fingerprint
 from data.feature_cache import DONE, FEATURES, MANIFEST, FeatureSettings, data_of, write_settings
 from data.fitting import fitted
 from data.source_protocol import NamedSource
 from data.sources import open_source
 from models.encoders import PatchEncoder, load_vision_transformer
-from runtime.files import check_folder_writable, replacing
+from runtime.files import check_folder_writable, replacing, write_json
 from runtime.flags import COMMON, check_ranges, require
 from runtime.launch import join_launch
 from runtime.locks import lock_output
 from runtime.outcome import finished, progressed
 from runtime.progress import Progress
+from runtime.schema import read_json
 from runtime.signals import obey_parent_only
 
 LOCK = "cache.lock"
+BEGUN = "begun.json"  # until the cache is complete: what it is being made with
 
 
 class Caching:
@@ -119,6 +123,7 @@ class Caching:
                     f"--out {self.folder}: begun as {begun} with other settings, {shape} here; "
                     f"remove it, or give another folder"
                 )
+            self.refuse_others()
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         free, needed = shutil.disk_usage(self.folder).free / 1e9, np.prod(shape) * 2 / 1e9
@@ -127,10 +132,38 @@ class Caching:
                 f"--out {self.folder}: {needed:.3g} GB needed and {free:.3g} GB free, of which "
                 f"--min-free-disk {self.config.min_free_disk:g} GB must remain"
             )
+        write_json(self.folder / BEGUN, self.begun_with())
         # the list of what is done comes last: a folder that has it has both, and whole
         for name, kind, size in ((FEATURES, np.float16, shape), (DONE, bool, shape[:1])):
             with replacing(self.folder / name) as temporary:
                 np.lib.format.open_memmap(temporary, "w+", kind, size)
+
+    def begun_with(self) -> dict:
+        """Return all that determines a feature, the weights too."""
+        weights = weights_fingerprint(self.encoder.network)
+        return dataclasses.asdict(self.settings) | {"encoder_weights": weights}
+
+    def refuse_others(self) -> None:
+        """Raise `ValueError` if a killed run that is continued had other settings."""
+        try:
+            there = read_json(self.folder / BEGUN)
+        except FileNotFoundError:
+            return  # of an older version, which kept none
+        except ValueError as error:
+            raise ValueError(
+                f"--out {self.folder}: {BEGUN} is {error}; remove the folder"
+            ) from None
+        here = self.begun_with()
+        different = [
+            f"{name} {there.get(name)} there, {value} here"
+            for name, value in here.items()
+            if there.get(name) != value
+        ]
+        if different:
+            raise ValueError(
+                f"--out {self.folder}: begun with other settings ({'; '.join(different)}); give "
+                f"those again, or another folder"
+            )
 
     def run(self) -> None:
         """Encode this process's share of the images that are not encoded yet."""
@@ -160,7 +193,8 @@ class Caching:
         self.state.wait_for_everyone()
         if first:
             write_settings(self.folder, self.settings)
-            (self.folder / DONE).unlink(missing_ok=True)
+            for name in (DONE, BEGUN):
+                (self.folder / name).unlink(missing_ok=True)
             self.lock.release()
             print(f"{self.folder}: {self.settings.images} images, {features.nbytes / 1e9:.3g} GB")
 

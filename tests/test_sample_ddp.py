@@ -222,6 +222,29 @@ def test_damaged_parts_are_made_again(checkpoint, tmp_path):
     assert sample_here(config(ODE, checkpoint, tmp_path / "a.npz")) == whole
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_parts_that_nobody_makes_are_made_by_the_first_process(
+    checkpoint, tmp_path, monkeypatch, capsys, processes
+):
+    """A part that was removed while others were made, or of a process that is gone."""
+    whole = sample_here(config(ODE, checkpoint, tmp_path / "whole.npz"))
+    monkeypatch.setattr("sampling.run.SECONDS_WITHOUT_A_PART", 0.1)
+    sampling = sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "a.npz"))
+    parts, make = sampling.parts, sampling.sample_batch
+
+    def remove_the_first_after_the_third(k):
+        make(k)
+        if k == 2:
+            parts.path(0).unlink()
+
+    monkeypatch.setattr(sampling, "sample_batch", remove_the_first_after_the_third)
+    parts.prepare()
+    sampling.run(0, processes)
+    assert (tmp_path / "a.npz").read_bytes() == whole
+    missing = 1 if processes == 1 else 1 + parts.batches // 2
+    assert capsys.readouterr().err.count("is not there: sampled again") == missing
+
+
 def test_a_part_that_another_process_left_damaged_is_named_and_removed(checkpoint, tmp_path):
     sampling = sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "a.npz"))
     sampling.parts.prepare()

@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 from models import SiT
 from models.compiling import compile_network
 from runtime.launch import join_launch
-from runtime.processes import PATIENCE
+from runtime.processes import PATIENCE, meeting
 from training.config import EngineConfig, OptimConfig, Precision
 from training.originals import with_frozen
 
@@ -54,16 +54,17 @@ def start_accelerator(config: EngineConfig, folder: Path, wandb: bool = False) -
     precision = resolve_precision(config.precision)
     torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision="bf16" if precision == "bf16" else "no",
-        log_with=["tensorboard", *(["wandb"] if wandb else [])],
-        project_dir=folder,
-        kwargs_handlers=[
-            gradient_exchange(config),
-            InitProcessGroupKwargs(timeout=PATIENCE),
-        ],
-    )
+    with meeting():
+        accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="bf16" if precision == "bf16" else "no",
+            log_with=["tensorboard", *(["wandb"] if wandb else [])],
+            project_dir=folder,
+            kwargs_handlers=[
+                gradient_exchange(config),
+                InitProcessGroupKwargs(timeout=PATIENCE),
+            ],
+        )
     sharded = config.sharding != "none" and accelerator.num_processes > 1
     if sharded and not can_shard(accelerator.device):
         raise ValueError(

@@ -15,7 +15,8 @@ def announce(training: Training) -> None:
     if not training.accelerator.is_main_process:
         return
     config, count = training.config, sum(p.numel() for p in training.network.parameters())
-    print(f"{config.model}: {count / 1e6:.1f}M parameters, {len(training.source)} images")
+    data = f"{len(training.source)} images of {config.num_classes} classes"
+    print(f"{config.model}: {count / 1e6:.1f}M parameters, {data}")
     if advice := training.encoding.advice:
         print(advice)
     for regularizer in training.objective.regularizers:

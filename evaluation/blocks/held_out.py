@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.class_names import number_alike
 from data.source_protocol import IndexedSource
 from evaluation.blocks.blocks_config import ALL, BlocksConfig, at_most
 from evaluation.blocks.experiments import Subject
@@ -39,6 +40,7 @@ def open_held_out(
             f"--val-data-path {c.val_data_path}: {there} classes, and the data of "
             f"{one.data.name_flag} has {here}; their labels would not agree"
         )
+    source = number_alike(source, one.source, f"--val-data-path {c.val_data_path}")
     return source, some_images(len(source), at_most(c.val_samples, usual), c.seed)
 
 

@@ -53,6 +53,20 @@ def test_rows_say_their_size_and_classes(tmp_path, streaming):
             assert settings(fitted(c)) == (20, classes, "ema")
 
 
+def test_unsigned_labels_are_read_and_those_from_1_warned_of(tmp_path, capsys):
+    import datasets
+
+    kinds = datasets.Features(image=datasets.Image(), label=datasets.Value("uint8"))
+    for first in (0, 1):
+        columns = dict(image=[Image.new("RGB", (8, 8))] * 3, label=[first, 2, 1])
+        folder = tmp_path / f"from{first}"
+        folder.mkdir()
+        datasets.Dataset.from_dict(columns, features=kinds).to_parquet(folder / "a.parquet")
+        c = fitted(TrainingData(data_path=str(folder), label_column="label"))
+        assert c.num_classes == 3
+        assert ("begin at 1 and classes at 0" in capsys.readouterr().err) == bool(first)
+
+
 def test_only_the_first_images_count_and_unreadable_ones_do_not(tmp_path):
     root = save_images(tmp_path, [(16, 16)] * FIRST + [(64, 64)] * 3, classes=1)
     (tmp_path / "class0" / "0.png").write_bytes(b"no image")

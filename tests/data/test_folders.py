@@ -31,6 +31,21 @@ def test_order_and_classes_are_torchvisions(root):
         assert class_images(given) == (expected.classes, expected.samples)
 
 
+def test_what_is_hidden_is_no_image_and_no_class(root):
+    """Copies in .ipynb_checkpoints were class 0, and moved all others up by one."""
+    before = class_images(str(root))
+    for name in (
+        ".ipynb_checkpoints/1-checkpoint.png", "b/.ipynb_checkpoints/2-checkpoint.png",
+        "b/.hidden.png", "b/._2.png", "__MACOSX/b/._2.png",
+    ):  # fmt: skip
+        (root / name).parent.mkdir(exist_ok=True, parents=True)
+        (root / name).touch()
+    assert class_images(str(root)) == before
+    assert sum(len(names) for _, names in walk_images(str(root))) == len(FILES) - 1
+    hidden = root.rename(root.parent / ".cache")  # a hidden folder that is named is read
+    assert class_images(str(hidden))[0] == before[0]
+
+
 @pytest.mark.parametrize("link", ["loop", "b/loop", "c/only/loop"])
 @pytest.mark.parametrize("target", [".", "..", "c"])
 def test_a_link_to_what_is_there_changes_nothing(root, link, target):

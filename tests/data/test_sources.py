@@ -259,3 +259,11 @@ def test_names_that_are_not_utf8_are_images_like_others(tmp_path):
         Image.new("RGB", (8, 8)).save(os.path.join(os.fsencode(tmp_path / "a"), name))
     source = load_source(TrainingData(data_path=str(tmp_path), num_classes=1, image_size=8), 1)
     assert len(source) == 2 and len(list_fingerprint(source)) == 16
+
+
+def test_a_path_that_would_be_taken_for_a_pattern_is_refused(parquet, tmp_path):
+    """`datasets` read another folder, or none."""
+    folder = tmp_path / "a[b]"
+    folder.symlink_to(parquet)
+    with pytest.raises(ValueError, match="for a pattern; give the data by another name"):
+        load(data_path=str(folder))

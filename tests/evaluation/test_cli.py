@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -136,6 +137,40 @@ def test_table_of_results(files, monkeypatch, capsys, tiny_networks):
     assert "KID" not in header and len(header) == len(rule) == len(row)
     fid = json.loads((files / "samples.metrics.json").read_text())["metrics"]["fid"]
     assert f"| {fid:.3f}" in row and "| heun2" in row
+
+
+def test_sets_of_one_name_and_arrays_of_one_file_have_rows_of_their_own(
+    files, monkeypatch, capsys, tiny_networks, images
+):
+    """As samples.npz in the folders of two runs, which share a --results."""
+    results = ("--ref", files / "ref.npz", "--results", files / "all.csv")
+    for scale in (1.5, 4.0):
+        (files / str(scale)).mkdir()
+        monkeypatch.chdir(files / str(scale))
+        recipe = json.dumps({"cfg_scale": scale})
+        np.savez("s.npz", arr_0=images(40, 1), other=images(40, 2), recipe=recipe)
+        here(monkeypatch, "s.npz", *results)
+    here(monkeypatch, "s.npz", "--array", "other", *results)
+    rows = markdown_table(read_lines(files / "all.csv")).splitlines()[2:]
+    names = [(row.split("|")[1].strip(), "1.5" in row) for row in rows]
+    assert names == [("s.npz", True), ("s.npz", False), ("s.npz[other]", False)]
+
+
+def test_scores_of_a_folder_whose_name_is_not_utf8_are_kept(tmp_path, monkeypatch):
+    """They were lost after all the work, when they were to be written."""
+    images = load_images("digits")[0][:80]
+    folder = os.path.join(os.fsencode(tmp_path), b"set\xff")
+    os.mkdir(folder)
+    for i, image in enumerate(images):
+        with open(os.path.join(folder, b"%02d.png" % i), "wb") as file:
+            Image.fromarray(image[..., 0]).save(file, "PNG")
+    (tmp_path / "results.csv").write_text("samples,images,reference_sha256\n")  # lacks columns
+    for _ in range(2):
+        here(monkeypatch, os.fsdecode(folder), "--ref", "digits")
+    with open(folder + b".metrics.json") as file:
+        assert json.load(file)["counts"]["samples"] == 80
+    lines = read_lines(tmp_path / "results.csv")
+    assert [line["samples"].endswith(r"set\udcff") for line in lines] == [True, True]
 
 
 def test_lines_of_many_processes_are_all_there(tmp_path):

@@ -113,6 +113,9 @@ def test_an_evaluator_scores_again_and_again(reference, samples, images):
     first = evaluator.evaluate([samples]).metrics
     other = evaluator.evaluate([torch.from_numpy(images(48, 3))]).metrics
     assert evaluator.evaluate([samples]).metrics == first != other
+    for batch in (images(8, 3, size=24), images(8, 3).transpose(0, 3, 1, 2)):
+        with pytest.raises(ValueError, match="a batch of the samples holds images of"):
+            evaluator.evaluate([samples, batch])
 
 
 def test_sorted_labels_and_few_samples_warn(reference, images):

@@ -80,6 +80,11 @@ def test_bad_statistics_are_refused():
         frechet_distance(mean, covariance, mean[:2], covariance)
     with pytest.raises(ValueError, match="not finite"):
         frechet_distance(mean * np.nan, covariance, mean, covariance)
+    for wrong in (-covariance, covariance + np.triu(np.ones((3, 3)), 1)):
+        with pytest.raises(ValueError, match="not symmetric, or has a variance below 0"):
+            frechet_distance(mean, covariance, mean, wrong)
+    rounded = covariance.astype(np.float16)
+    assert frechet_distance(mean, covariance, mean, rounded) < 1e-3
     with pytest.raises(ValueError, match="N >= 2"):
         statistics(np.zeros((1, 3)))
 
@@ -138,6 +143,8 @@ def test_precision_recall_does_not_depend_on_blocks(monkeypatch):
 def test_too_few_samples_are_refused():
     with pytest.raises(ValueError, match="generated: 3 samples, k = 3 needs at least 4"):
         precision_recall(rng.normal(size=(9, 2)), rng.normal(size=(3, 2)))
+    with pytest.raises(ValueError, match="k 0: the number of a neighbour"):
+        precision_recall(rng.normal(size=(9, 2)), rng.normal(size=(9, 2)), k=0)
 
 
 @pytest.mark.parametrize("sizes", [[60], [1] * 60, [7, 0, 13, 40], [59, 1]])
@@ -230,6 +237,9 @@ def test_predictions_of_another_shape_are_refused():
             inception_score(probs)
     with pytest.raises(ValueError, match="split_size 0: at least 1"):
         inception_score(np.full((4, 2), 0.5), split_size=0)
+    for logits in (rng.normal(size=(9, 4)), np.ones((9, 4))):
+        with pytest.raises(ValueError, match=r"rows that sum to 1, .*take the softmax"):
+            inception_score(logits)
 
 
 def test_sorted_classes_are_noticed():

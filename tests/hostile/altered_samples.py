@@ -158,6 +158,10 @@ STATISTICS = {
     "half of the statistics": (statistics(mu_s=None, sigma_s=None), "no mu_s, sigma_s in it"),
     "statistics of two sizes": (statistics(sigma_s=np.eye(5)), r"must be \(D,\) and \(D, D\)"),
     "statistics that are NaN": (statistics(mu_s=np.full(4, NAN)), "holds NaN or inf"),
+    "statistics that are not symmetric": (
+        statistics(sigma_s=np.triu(np.ones((4, 4)))),
+        "sigma_s is no covariance: it is not symm",
+    ),
     "statistics that are texts": (statistics(mu_s=np.array(["a"] * 4)), "must be floating-point"),
 }
 

@@ -149,6 +149,18 @@ def cache_rows() -> list[Row]:
             r"features: begun as \(9, 2, 1, 192\) with other settings, \(8, 2, 1, 192\) here",
             both(array("features/features.npy", 9, 2, 1, 192),
                  array("features/done.npy", 9, dtype=bool))),
+        *(
+            Row(f"begun: features {what}", FEATURES, words,
+                both(array("features/features.npy", 8, 2, 1, 192),
+                     array("features/done.npy", 8, dtype=bool),
+                     file("features/begun.json", content)))
+            for what, content, words in (
+                ("by another encoder", b'{"encoder": "vit_other"}',
+                 r"features: begun with other settings \(encoder vit_other there, vit_tiny_"),
+                ("whose settings are cut", b'{"enc',
+                 r"features: begun\.json is not JSON; remove the folder"),
+            )
+        ),
         Row("begun: features of another width", FEATURES,
             r"features: begun as \(8, 2, 1, 64\) with other settings",
             both(array("features/features.npy", 8, 2, 1, 64), done)),

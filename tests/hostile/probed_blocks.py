@@ -185,6 +185,10 @@ def network_rows() -> Iterator[Row]:
               "--val-data-path .*: none of its images is of a class that the probe is fitted to",
               both(alter_checkpoint(of_channels(3, 3)), folders("a", root="data"),
                    folders("b", "c", root="data", count=20), folders("a")))  # fmt: skip
+    yield Row("blocks: held-out data of another class", f"{own} --val-data-path {{here}}/val",
+              r"--val-data-path \S+val: 1 of its 2 classes \(c\) are not among the 2 of the data",
+              both(alter_checkpoint(rgb), folders("a", "b", root="data", count=20),
+                   folders("a", "c")))  # fmt: skip
     three = f"{own} --val-data-path {{here}}/val"
     yield Row("blocks: held-out data of three classes", three,
               "--val-data-path .*: 3 classes, and the data of --data-path has 2",

@@ -340,3 +340,35 @@ def test_a_loss_that_is_refused_keeps_nothing_either(golden_model, golden_batch)
     with pytest.raises(ValueError, match="no entry select='tokens'"):
         sync.loss()
     assert alive(outputs) == 0
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_a_copy_of_a_regulariser_that_captures_works_on_its_own_model(
+    golden_model, golden_batch, before
+):
+    """As an EMA makes of a model that holds its regulariser."""
+    golden_model.sync = sync_on(golden_model)
+    with golden_model.sync.capture():
+        if before:
+            copied = copy.deepcopy(golden_model)
+        golden_model(*golden_batch)
+        if not before:
+            copied = copy.deepcopy(golden_model)
+    expected = golden_model.sync.loss().item()
+    with pytest.raises(RuntimeError, match="did not run"):
+        copied.sync.loss()
+    assert captured_loss(copied, golden_batch, copied.sync).item() == expected
+    loaded = pickle.loads(pickle.dumps(copied))
+    assert captured_loss(loaded, golden_batch, loaded.sync).item() == expected
+
+
+def test_a_forward_that_is_replaced_inside_capture_is_noticed(golden_model, golden_batch):
+    """The replacement was lost, and of captures left in another order one recorded for ever."""
+    first, second = sync_on(golden_model), sync_on(golden_model)
+    one, other = first.capture(), second.capture()
+    one.__enter__()
+    other.__enter__()
+    with pytest.raises(RuntimeError, match="forward was replaced inside capture"):
+        one.__exit__(None, None, None)
+    with pytest.raises(RuntimeError, match="did not run"):
+        first.loss()

@@ -1,5 +1,8 @@
 """CREPA: its formula written out, its life cycle, its projector, what is refused."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -346,3 +349,33 @@ def test_repr_says_which_modules_are_meant():
     assert "pair=(1, 3)" in repr(crepa_of(Stack())) and "3: Linear" in repr(crepa_of(Stack()))
     named = CREPA.from_names(Stack(), "blocks.*", (1, 3), width=8)
     assert "3: blocks.2, Linear" in repr(named)
+
+
+def test_gradients_of_torch_func_are_those_of_backward():
+    """Moving the projector to where it was ended Python there, by a segmentation fault."""
+    from torch.func import functional_call, grad
+
+    torch.manual_seed(0)
+    blocks, x = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3))), torch.randn(2, 6, 8)
+    crepa = CREPA(blocks, (1, 2), width=8, frames=3)
+
+    def loss(parameters):
+        with crepa.capture():
+            functional_call(blocks, parameters, (x,))
+        return crepa.loss()
+
+    found = grad(loss)(dict(blocks.named_parameters()))
+    loss({}).backward()
+    assert found["0.weight"].allclose(blocks[0].weight.grad) and found["0.weight"].any()
+    assert not found["2.weight"].any()
+
+
+def test_a_copy_averages_gradients_over_processes_too(monkeypatch):
+    crepa = CREPA(nn.Sequential(*(nn.Linear(8, 8) for _ in range(2))), (1, 2), width=8, frames=3)
+    monkeypatch.setattr("layersync.projector.mean_over_processes", lambda g: torch.full_like(g, 7))
+    for each in (crepa, copy.deepcopy(crepa), pickle.loads(pickle.dumps(crepa))):
+        blocks = each.blocks.modules
+        with each.capture():
+            blocks[1](blocks[0](torch.ones(2, 6, 8)))
+        each.loss().backward()
+        assert all((parameter.grad == 7).all() for parameter in each.parameters())

@@ -206,3 +206,103 @@ def test_losses_may_be_taken_between_passes_of_one_capture():
     with sync.capture():
         model(x)
     torch.testing.assert_close(torch.stack(losses).mean(), sync.loss())
+
+
+class Filling(nn.Module):
+    """A block that gets a container and returns it, with new tokens in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, state):
+        if isinstance(state, list):
+            state[0] = state[0] + self.linear(state[0]).tanh()
+        else:
+            tokens = state["hidden_states"]
+            state["hidden_states"] = tokens + self.linear(tokens).tanh()
+        return state
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("kind", ["dict", "list"])
+def test_a_container_that_goes_from_block_to_block_holds_each_blocks_own_tokens(kind, compiled):
+    """The last block's were compared with themselves: -1 for ever."""
+    torch.manual_seed(0)
+    blocks, x = nn.Sequential(*(Filling() for _ in range(3))), torch.randn(2, 4, 8)
+    sync = LayerSync(blocks, [(1, 3)])
+    run = torch.compile(blocks, backend="eager") if compiled else blocks
+    with sync.capture():
+        run({"hidden_states": x} if kind == "dict" else [x])
+    outputs = [x]
+    for block in blocks:
+        outputs.append(outputs[-1] + block.linear(outputs[-1]).tanh())
+    expected = -nn.functional.cosine_similarity(outputs[1], outputs[3], dim=-1).mean()
+    assert sync.loss().item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_outputs_changed_in_place_are_refused_and_never_compared():
+    class Adding(nn.Linear):
+        def forward(self, x):
+            x += super().forward(x)
+            return x
+
+    blocks = nn.Sequential(*(Adding(8, 8) for _ in range(3)))
+    sync = LayerSync(blocks, [(1, 3)])
+    with sync.capture():
+        blocks(torch.randn(2, 4, 8))
+    with pytest.raises(RuntimeError, match=r"outputs of blocks \[1\] were changed in place"):
+        sync.loss()
+    with pytest.raises(RuntimeError, match="did not run"):
+        sync.loss()  # and nothing is kept
+    with torch.inference_mode(), sync.capture():
+        blocks(torch.randn(2, 4, 8))  # where nobody counts changes
+    with torch.inference_mode():
+        assert sync.loss() == -1
+
+
+def test_another_stream_may_be_changed_in_place():
+    class Pair(nn.Linear):
+        def forward(self, x):
+            return x + super().forward(x).tanh(), torch.zeros(2, 4, 8)
+
+    class Model(nn.Sequential):
+        def forward(self, x):
+            for block in self:
+                x, other = block(x)
+                other += 1
+            return x
+
+    model, x = Model(*(Pair(8, 8) for _ in range(3))), torch.randn(2, 4, 8)
+    for select, fine in ((0, True), (lambda output: output[0][:, 1:], True), (1, False)):
+        sync = LayerSync(model, [(1, 3)], select=select)
+        with sync.capture():
+            model(x)
+        if fine:
+            assert sync.loss() < 0
+        else:
+            with torch.no_grad(), pytest.raises(RuntimeError, match="changed in place"):
+                sync.loss()
+
+
+class State:
+    """What a library of its own may hand from block to block."""
+
+    def __init__(self, tokens):
+        self.tokens = tokens
+
+
+def test_an_object_that_is_filled_anew_holds_each_blocks_own_tokens():
+    class Block(nn.Linear):
+        def forward(self, state):
+            state.tokens = state.tokens + super().forward(state.tokens).tanh()
+            return state
+
+    blocks, x = nn.Sequential(*(Block(8, 8) for _ in range(3))), torch.randn(2, 4, 8)
+    sync = LayerSync(blocks, [(1, 3)], select=lambda state: state.tokens)
+    with sync.capture():
+        blocks(State(x))
+    student = blocks[0](State(x)).tokens
+    teacher = blocks[2](blocks[1](State(student))).tokens
+    expected = -nn.functional.cosine_similarity(student, teacher, dim=-1).mean()
+    assert sync.loss().item() == pytest.approx(expected.item(), abs=1e-6)

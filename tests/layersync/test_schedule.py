@@ -228,3 +228,29 @@ def test_warm_up_from_zero_is_a_cutoff_at_step_0_in_simpletuners_logs():
 def test_schedules_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Schedule(**settings)
+
+
+def test_a_step_below_0_is_refused_and_counts_for_nothing():
+    """It gave a weight below 0: tokens that are driven apart."""
+    blocks, x = nn.Sequential(*(nn.Linear(8, 8) for _ in range(2))), torch.ones(2, 3, 8)
+    sync = LayerSync(blocks, [(1, 2)], schedule=Schedule(weight=0.5, warmup_steps=4))
+    with sync.capture():
+        blocks(x)
+    with pytest.raises(ValueError, match="step -3: it must be a number of steps done"):
+        sync.loss(step=-3)
+    loss, similarity = sync.loss(step=3), sync.similarity()  # nothing was lost
+    assert loss.item() == pytest.approx(-0.5 * similarity[1, 2])
+
+
+@pytest.mark.parametrize("convention", ["layersync", "simpletuner"])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_similarity_that_is_not_finite_does_not_count(convention, wrong):
+    """One NaN, of a step that overflowed in float16, switched lambda off for ever."""
+    settings = dict(weight=0.5, similarity_threshold=0.9, convention=convention)
+    values = [0.5, 0.6, 0.7]
+    expected, other = (ScheduledWeight(Schedule(**settings)) for _ in range(2))
+    for value in values:
+        expected.step(torch.tensor(value), None)
+    for value in (wrong, *values[:2], wrong, values[2], wrong):
+        weight = other.step(torch.tensor(value), None)
+    assert other.average == expected.average and weight == 0.5

@@ -2,10 +2,15 @@
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forking import ENVIRONMENT
+from launching import ROOT
 
 from runtime.command import RunError, at_home, complaint, parse_command, run_errors, usage_errors
 from training.config import TrainConfig
@@ -120,3 +125,26 @@ def test_a_home_that_nobody_knows_is_refused(monkeypatch):
         with pytest.raises(ValueError, match=f"^{word}: neither .HOME nor the system"):
             at_home(word)
     assert at_home("a~/b") == "a~/b"
+
+
+def test_ctrl_c_while_modules_are_loaded_is_one_line(tmp_path):
+    script = tmp_path / "loads.py"
+    script.write_text(
+        "import sys, time\n"
+        "from runtime.command import parse_command\n"
+        "from training.config import TrainConfig\n"
+        "parse_command(TrainConfig, args=[])\n"
+        "print('loading', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, script],
+        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.read() == "\nloads.py: stopped by Ctrl-C\n"
+    assert process.wait() == -signal.SIGINT  # 130 to a shell

@@ -244,3 +244,9 @@ def test_a_folder_given_for_a_file_is_called_one(tmp_path):
 def test_text_with_a_name_that_is_not_utf8_is_written_all_the_same(tmp_path):
     write_text(tmp_path / "a", "λ " + os.fsdecode(b"caf\xe9"))
     assert (tmp_path / "a").read_text(encoding="utf-8") == "λ caf\\udce9"
+
+
+def test_names_that_are_not_utf8_can_be_written(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9")
+    write_text(path, "a")
+    assert path.read_text() == "a" and os.listdir(os.fsencode(tmp_path)) == [b"caf\xe9"]

@@ -5,6 +5,8 @@ import os
 import pytest
 
 from runtime.launch import (
+    UnknownHost,
+    check_host,
     check_launch,
     describe_task,
     first_host,
@@ -96,7 +98,7 @@ def test_joining_keeps_what_is_set(monkeypatch):
     assert os.environ["RANK"] == "1" and os.environ["WORLD_SIZE"] == "2"
 
 
-WHOLE = dict(RANK="1", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="here", MASTER_PORT="29500")
+WHOLE = dict(RANK="1", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
 
 
 @pytest.mark.parametrize(
@@ -106,11 +108,12 @@ WHOLE = dict(RANK="1", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="here", MASTE
             {"WORLD_SIZE": "8"},
             "WORLD_SIZE=8 without RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT",
         ),
-        (WHOLE | {"RANK": ""}, "RANK=, WORLD_SIZE=2, LOCAL_RANK=0 without RANK,"),
+        (WHOLE | {"RANK": ""}, "RANK=, WORLD_SIZE=2, .* without RANK,"),
         ({"RANK": "1"}, "has RANK=1 without WORLD_SIZE, .*: unset RANK"),
         ({"LOCAL_RANK": "3"}, "has LOCAL_RANK=3 without RANK"),
-        (WHOLE | {"WORLD_SIZE": "two"}, "has RANK=1, WORLD_SIZE=two, LOCAL_RANK=0, which is no"),
-        (WHOLE | {"RANK": "2"}, "RANK=2, WORLD_SIZE=2.*: unset RANK WORLD_SIZE LOCAL_RANK"),
+        (WHOLE | {"WORLD_SIZE": "two"}, "WORLD_SIZE=two, .*, which is no"),
+        (WHOLE | {"MASTER_PORT": "p"}, "MASTER_PORT=p, which is no whole launch"),
+        (WHOLE | {"RANK": "2"}, "RANK=2, WORLD_SIZE=2.*: unset RANK WORLD_SIZE LOCAL"),
     ],
 )
 def test_a_part_of_a_launch_is_refused(monkeypatch, variables, says):
@@ -150,3 +153,12 @@ def test_launchers_count_their_restarts(monkeypatch, name):
     assert not restarted()
     monkeypatch.setenv(name, "2")
     assert restarted()
+
+
+def test_a_host_that_nobody_knows_is_refused_after_a_while(monkeypatch):
+    monkeypatch.setattr("runtime.launch.SECONDS_FOR_HOST", 0.5)
+    asked = []
+    monkeypatch.setattr("runtime.launch.is_known", lambda host: asked.append(host) or False)
+    with pytest.raises(UnknownHost, match="MASTER_ADDR=nowhere: this machine knows no host"):
+        check_host("nowhere")
+    assert asked == ["nowhere"] * 2

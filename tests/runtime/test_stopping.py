@@ -1,5 +1,6 @@
 """Ctrl-C and a scheduler's signals to commands that lose nothing when they are killed."""
 
+import ctypes
 import os
 import signal
 import time
@@ -9,7 +10,9 @@ import torch
 
 from models import SiT_models
 from runtime.command import run_errors
+from runtime.error_text import ended_elsewhere
 from runtime.outcome import VARIABLE
+from runtime.stopping import signals_kill, signals_raise
 
 
 @pytest.fixture(autouse=True)
@@ -101,3 +104,35 @@ def test_a_sampling_run_says_what_stopped_it_and_continues(fork_server, tmp_path
     assert "Traceback" not in process.stderr
     assert fork_server.start(words, environment={VARIABLE: str(outcome)}).wait() == 0
     assert outcome.exists() and (tmp_path / "a.npz").exists()
+
+
+def test_who_waits_for_others_in_a_library_is_killed_at_once():
+    """Where no handler of Python's is called: torch waits an hour for others."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with signals_raise(), signals_kill():
+            os.write(write, b"1")
+            # as the library does, without a return to Python
+            ctypes.PyDLL(None).sleep(60)
+        os._exit(1)
+    os.read(read, 1)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitpid(child, 0)[1] == signal.SIGTERM
+
+
+def test_signals_have_their_handlers_back_and_stay_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    with signals_raise():
+        before = [signal.getsignal(number) for number in numbers]
+        with signals_kill():
+            within = [signal.getsignal(number) for number in numbers]
+        assert [signal.getsignal(number) for number in numbers] == before
+    assert within == [signal.SIG_DFL, signal.SIG_DFL, signal.SIG_IGN]
+
+
+def test_a_port_that_another_program_has_is_named(monkeypatch):
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    error = RuntimeError("The server socket has failed to listen, code: -98, name: EADDRINUSE")
+    assert "has port 29500; give another (MASTER_PORT)" in ended_elsewhere(error)

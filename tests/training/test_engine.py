@@ -292,3 +292,10 @@ def test_held_out_losses_by_time(tmp_path):
     assert set(losses) == {"val_loss"}
     assert losses["val_loss"] == pytest.approx(np.mean(bins)) == pytest.approx(2, rel=0.1)
     assert held_out.losses()["val_loss"] == losses["val_loss"]
+    held_out.images = held_out.images[:3]  # were of t below 0.3 alone, and the other bins NaN
+    assert list(held_out.losses()) == [
+        "val_loss",
+        "val_loss_t0.1",
+        "val_loss_t0.5",
+        "val_loss_t0.8",
+    ]

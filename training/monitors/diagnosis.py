@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from training.methods.layer_sync import layer_sync_settings
-from training.monitors.monitor import Moment, Monitor, Watched
+from training.monitors.monitor import Moment, Monitor, Watched, load_now
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +29,7 @@ class Diagnosis(Monitor):
     def __init__(self, run: Watched):
         from layersync.capture import BlockRecorder
 
+        load_now("evaluation.blocks.sync_effect")
         self.run, self.network, self.transport = run, run.parallel.network, run.transport
         self.pairs, _ = layer_sync_settings(run.config)
         self.numbers = sorted({number for pair in self.pairs for number in pair})

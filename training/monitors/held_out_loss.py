@@ -20,6 +20,11 @@ BINS = 10
 BATCH = 32
 
 
+def bin_of(n: int, count: int) -> int:
+    """Return the bin of t of held-out image n: each bin has as many, or few images are spread."""
+    return n % BINS if count >= BINS else (2 * n + 1) * BINS // (2 * count)
+
+
 class HeldOutLoss(Monitor):
     """Held-out images, the first `val_samples` in a fixed random order, shared by the processes."""
 
@@ -52,7 +57,11 @@ class HeldOutLoss(Monitor):
             with torch.no_grad():
                 self.add([start + rank * BATCH + i for i in range(BATCH)], sums)
         totals, counts = accelerator.reduce(sums, "sum").cpu()
-        bins = {f"val_loss_t{i / BINS:.1f}": (totals[i] / counts[i]).item() for i in range(BINS)}
+        bins = {
+            f"val_loss_t{i / BINS:.1f}": (totals[i] / counts[i]).item()
+            for i in range(BINS)
+            if counts[i]
+        }
         return {"val_loss": (totals.sum() / counts.sum()).item()} | bins
 
     def add(self, numbers: list[int], sums: Tensor) -> None:
@@ -69,8 +78,7 @@ class HeldOutLoss(Monitor):
         labels = torch.tensor([int(label) for _, label in batch], device=device)
         draws = image_streams(self.seed, [n % count for n in numbers], device, HELD_OUT)
         mirrored = draws.uniform() < 0.5
-        # stratified: image n falls into bin n mod BINS
-        bins = torch.tensor([n % BINS for n in numbers], device=device)
+        bins = torch.tensor([bin_of(n % count, count) for n in numbers], device=device)
         t = transport.training_times((bins + draws.uniform()) / BINS)
         x_1 = encode_drawing(self.source, run.encoding.codec, images, mirrored, draws)
         x_0 = draws.normal(x_1.shape[1:])

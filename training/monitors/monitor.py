@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Watched:
     @cached_property
     def held_out(self) -> IndexedSource | None:
         """The data of --val-data-path, if there is any; `ValueError` when it cannot be used."""
+        from data.class_names import number_alike
         from data.sources import load_indexed
 
         c = self.config
@@ -69,7 +71,7 @@ class Watched:
         named = replace(c, data_path=c.val_data_path, dataset_name=None, split=c.val_split)
         source = load_indexed(named, batch=1, given="--val-data-path")
         source.check_codec(self.encoding.codec, c.known_size)
-        return source
+        return number_alike(source, self.source, f"--val-data-path {c.val_data_path}")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,15 @@ class Moment:
     (N, *source.shape)"""
     labels: Tensor
     """(N,)"""
+
+
+def load_now(*modules: str) -> None:
+    """Load modules at the start of a run that are used hours later.
+
+    By then their files may be another version's, or gone.
+    """
+    for name in modules:
+        import_module(name)
 
 
 class Monitor(Protocol):

@@ -11,7 +11,7 @@ from training.monitors.block_probes import BlockProbes
 from training.monitors.diagnosis import Diagnosis
 from training.monitors.fid import FID
 from training.monitors.held_out_loss import HeldOutLoss
-from training.monitors.monitor import Moment, Monitor, Watched
+from training.monitors.monitor import Moment, Monitor, Watched, load_now
 from training.monitors.sample_grid import SampleGrid
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Monitors:
         self.active: dict[str, Monitor] = {
             name: kind(run) for name, kind in MONITORS.items() if kind.interval(run.config)
         }
+        load_now("sampling.network")  # with which they evaluate
 
     def __getitem__(self, name: str) -> Monitor:
         return self.active[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.monitors.monitor import Moment, Monitor, Watched
+from training.monitors.monitor import Moment, Monitor, Watched, load_now
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +20,7 @@ class SampleGrid(Monitor):
     """Images of classes spread evenly over 0..K-1, sampled with SiT's default ODE."""
 
     def __init__(self, run: Watched):
+        load_now("runtime.png")
         self.run = run
 
     @staticmethod
