@@ -114,7 +114,7 @@ def parse_command(
 
 @contextmanager
 def wide_enough() -> Iterator[None]:
-    """Let the parser think of the terminal as not too narrow: in a few columns it wraps for ever."""
+    """Let the parser think of the terminal as wider than a few columns, where it takes minutes."""
     columns = os.environ.get("COLUMNS")
     if shutil.get_terminal_size().columns < NARROWEST:
         os.environ["COLUMNS"] = str(NARROWEST)

@@ -4,6 +4,7 @@ The network itself is never replaced: wrappers go around it or shard it in place
 captured and sampled is always the same object.
 """
 
+import os
 import warnings
 from contextlib import nullcontext
 from copy import deepcopy
