@@ -169,7 +169,7 @@ class ScheduledWeight:
         return weight
 
     def update(self, similarity: Tensor) -> None:
-        """Take this process's mean similarity into the average, if one is kept."""
+        """Take this process's mean similarity, if finite, into the average, if one is kept."""
         if not self.schedule.tracks:
             return
         s = self.schedule
@@ -189,7 +189,9 @@ class ScheduledWeight:
                 under = value <= s.similarity_threshold
             on = under.double()
             active = on * active if s.threshold_mode == "permanent" else on
-        self.state = torch.stack([average, weights, active])
+        # one that is not finite, of a step that a GradScaler skips, would stay in it for ever
+        after = torch.stack([average, weights, active])
+        self.state = torch.where(mean.isfinite(), after, self.state.to(mean.device))
 
     @property
     def average(self) -> Tensor:

@@ -1,6 +1,7 @@
 """Shared fixtures: the golden file, its SiT, and Gaussian data whose flow is known exactly."""
 
 import copy
+import gc
 import math
 import re
 from functools import cache
@@ -58,6 +59,16 @@ def pytest_configure(config):
 def pytest_unconfigure(config):
     if not hasattr(config, "workerinput"):
         end_fork_server(config.fork_server)
+
+
+def pytest_collection_finish():
+    """Let collections of garbage pass over what the tests' modules import, a million objects."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()  # libraries complain at exit of what is left
 
 
 def pytest_generate_tests(metafunc):

@@ -240,3 +240,17 @@ def test_a_step_below_0_is_refused_and_counts_for_nothing():
         sync.loss(step=-3)
     loss, similarity = sync.loss(step=3), sync.similarity()  # nothing was lost
     assert loss.item() == pytest.approx(-0.5 * similarity[1, 2])
+
+
+@pytest.mark.parametrize("convention", ["layersync", "simpletuner"])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_similarity_that_is_not_finite_does_not_count(convention, wrong):
+    """One NaN, of a step that overflowed in float16, switched lambda off for ever."""
+    settings = dict(weight=0.5, similarity_threshold=0.9, convention=convention)
+    values = [0.5, 0.6, 0.7]
+    expected, other = (ScheduledWeight(Schedule(**settings)) for _ in range(2))
+    for value in values:
+        expected.step(torch.tensor(value), None)
+    for value in (wrong, *values[:2], wrong, values[2], wrong):
+        weight = other.step(torch.tensor(value), None)
+    assert other.average == expected.average and weight == 0.5
