@@ -96,4 +96,6 @@ def read_safetensors(path: str | Path) -> dict:
     known = {"config": config} if config else {}
     if metadata.get("step", "").isdecimal():
         known["step"] = int(metadata["step"])
+    if metadata.get("weights") == "model":
+        known["weights_kind"] = "model"
     return {"ema": weights, "reversed_time": turned} | known

@@ -96,19 +96,22 @@ def load_trained(path: str | Path, kind: Kind = "ema", num_classes: int | None =
     Args:
         path: a file, or another name that `read_checkpoint` knows: on the Hugging Face hub, or a
             published checkpoint's.
-        kind: which weights, where the file has both.
+        kind: which weights, where the file has both; a converted file says which it has.
         num_classes: tells a table of K labels from one of K - 1 and the null label, for files that
             do not say; without it a table is taken to have a null label.
 
     Raises `ValueError` for a file that is missing, damaged or of another network.
     """
     checkpoint = read_checkpoint(path, mmap=True)
-    weights = weights_of(checkpoint, path, kind)
+    known_kind = checkpoint.get(
+        "weights_kind"
+    )  # a converted file's one network, whatever was asked for
+    weights = weights_of(checkpoint, path, "ema" if known_kind else kind)
     settings = settings_of(checkpoint)
     classes = settings.get("num_classes", num_classes)
     return Trained(
         path=str(path),
-        kind=kind,
+        kind=known_kind or kind,
         arch=describe_weights(weights, classes, f"checkpoint {path}"),
         settings=settings,
         codec=settings.get("vae"),

@@ -36,7 +36,7 @@ def describe_images(maker: ImageMaker, drawn: dict) -> dict:
     c, codec = maker.config, maker.codec
     return {
         "weights_sha256": maker.trained.weights_sha256,
-        "weights": c.weights,
+        "weights": maker.trained.kind,
         "step": maker.trained.step,
         **maker.settings,
         "vae": codec.name,

@@ -9,7 +9,7 @@ from launching import check
 
 from models import SiT_models
 from models.checkpoint_file import read_checkpoint
-from models.trained import weights_of
+from models.trained import load_trained, weights_of
 from scripts.convert_checkpoint import Conversion, convert
 from training.config import TrainConfig
 
@@ -29,6 +29,7 @@ def test_official_checkpoint_round_trip(tmp_path, weights, kind):
     target = tmp_path / "a.safetensors"
     arch = convert(Conversion(str(tmp_path / "a.pt"), str(target), kind))
     assert arch["name"] == "SiT-Ti/2" and arch["num_classes"] == 10
+    assert load_trained(target).kind == kind == load_trained(target, kind).kind
     again = weights_of(read_checkpoint(target), target)
     assert again.keys() == weights.keys()
     assert all(torch.equal(again[key], weights[key]) for key in weights)
