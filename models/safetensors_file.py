@@ -11,7 +11,7 @@ def write_safetensors(path: Path, trained: Trained) -> None:
     """Write the weights under the official names, all or nothing; `read_checkpoint` reads it."""
     from safetensors.torch import save_file
 
-    metadata = {"format": "pt"}
+    metadata = {"format": "pt", "weights": trained.kind}
     if trained.settings:
         metadata["config"] = json.dumps(trained.settings)
     if trained.step is not None:

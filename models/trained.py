@@ -37,7 +37,7 @@ class Trained:
 
     Args:
         path: where it was read, as it was given.
-        kind: which of the file's networks: "ema", the average, or "model", the one trained.
+        kind: which of the run's networks: "ema", the average, or "model", the one trained.
         arch: what rebuilds the network: name, input_size, in_channels, num_classes, learn_sigma,
             and class_dropout_prob 0 where it has no null label.
         settings: those of the training run under the names of train.py's flags, groups of them
@@ -103,7 +103,10 @@ def load_trained(path: str | Path, kind: Kind = "ema", num_classes: int | None =
     Raises `ValueError` for a file that is missing, damaged or of another network.
     """
     checkpoint = read_checkpoint(path, mmap=True)
-    weights = weights_of(checkpoint, path, kind)
+    if checkpoint.get("kept") == "model":  # a file of one network, which says which it is
+        weights, kind = weights_of(checkpoint, path), "model"
+    else:
+        weights = weights_of(checkpoint, path, kind)
     settings = settings_of(checkpoint)
     classes = settings.get("num_classes", num_classes)
     return Trained(
@@ -185,8 +188,8 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path)
     model.load_state_dict(weights)
 
 
-def start_from_weights(model: nn.Module, path: str) -> None:
-    """Load the EMA weights of a file to start a new run from."""
+def start_from_weights(model: nn.Module, path: str) -> dict:
+    """Load the EMA weights of a file to start a new run from; return the settings in the file."""
     trained = load_trained(path)
     if trained.reversed_time:
         raise ValueError(
@@ -194,3 +197,4 @@ def start_from_weights(model: nn.Module, path: str) -> None:
             f"but a run that starts from it would have to unlearn that"
         )
     load_weights(model, trained.weights, path)
+    return trained.settings

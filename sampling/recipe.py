@@ -36,9 +36,10 @@ def describe_images(maker: ImageMaker, drawn: dict) -> dict:
     c, codec = maker.config, maker.codec
     return {
         "weights_sha256": maker.trained.weights_sha256,
-        "weights": c.weights,
+        "weights": maker.trained.kind,
         "step": maker.trained.step,
         **maker.settings,
+        **({"null_label": False} if not maker.trained.arch.get("class_dropout_prob", 1) else {}),
         "vae": codec.name,
         "vae_fingerprint": weights_fingerprint(codec.vae) if hasattr(codec, "vae") else None,
         "solver": solver_settings(c),

@@ -22,10 +22,15 @@ from transport.transport import Transport, check_choice
 FIXED_ODE_METHODS = ("euler", "midpoint", "heun2", "heun3", "rk4")
 ADAPTIVE_ODE_METHODS = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 ODE_METHODS = FIXED_ODE_METHODS + ADAPTIVE_ODE_METHODS
+HALF = (torch.bfloat16, torch.float16)
 
 
 class Sampler:
-    """Samplers of the flow that `transport` and a network define."""
+    """Samplers of the flow that `transport` and a network define.
+
+    Noise of half precision is solved in float32: the network gets x in the noise's precision and t
+    in float32, and what comes out has the noise's precision.
+    """
 
     def __init__(self, transport: Transport):
         self.transport = transport
@@ -62,10 +67,13 @@ class Sampler:
 
         @torch.no_grad()
         def sample(z: Tensor, model, **model_kwargs) -> list[Tensor]:
-            def velocity(t: Tensor, x: Tensor) -> Tensor:
-                return self.transport.velocity(model, x, t.expand(len(x)), **model_kwargs)
+            asked, dtype = in_float32(model, z), z.dtype
 
-            return list(solve(velocity, z, *ends, trajectory=trajectory))
+            def velocity(t: Tensor, x: Tensor) -> Tensor:
+                return self.transport.velocity(asked, x, t.expand(len(x)), **model_kwargs)
+
+            states = solve(velocity, state_of(z), *ends, trajectory=trajectory)
+            return [state.to(dtype) for state in states]
 
         return sample
 
@@ -90,10 +98,14 @@ class Sampler:
         solve = ode_solver(sampling_method, num_steps, atol, rtol)
 
         def evaluate(x: Tensor, model, probe: Tensor | None = None, **model_kwargs):
-            def velocity(x: Tensor, t: Tensor) -> Tensor:
-                return self.transport.velocity(model, x, t.expand(len(x)), **model_kwargs)
+            asked, dtype = in_float32(model, x), x.dtype
 
-            return log_likelihood(velocity, x, t_0, t_1, solve, probe)
+            def velocity(x: Tensor, t: Tensor) -> Tensor:
+                return self.transport.velocity(asked, x, t.expand(len(x)), **model_kwargs)
+
+            probe = None if probe is None else state_of(probe)
+            density, noise = log_likelihood(velocity, state_of(x), t_0, t_1, solve, probe)
+            return density, noise.to(dtype)
 
         return evaluate
 
@@ -145,19 +157,37 @@ class Sampler:
 
         @torch.no_grad()
         def sample(z: Tensor, model, noise=None, **model_kwargs) -> list[Tensor]:
+            asked, dtype = in_float32(model, z), z.dtype
+
             def bound(x: Tensor, t: Tensor) -> Tensor:
-                return model(x, t, **model_kwargs)
+                return asked(x, t, **model_kwargs)
 
             sde = ReverseSDE(self.transport, diffusion_form, diffusion_norm, bound)
             grid = torch.linspace(t_0, t_1, num_steps, device=z.device)
-            dt, x, states = grid[1] - grid[0], z, []
+            dt, x, states = grid[1] - grid[0], state_of(z), []
             for i, t in enumerate(grid[:-1]):
-                x = step(sde, x, t, dt, torch.randn_like(z) if noise is None else noise(i))
+                draws = torch.randn_like(x) if noise is None else noise(i).to(x.dtype)
+                x = step(sde, x, t, dt, draws)
                 states.append(x)
             x = finish(sde, x, t_1, last_size) if finish else x
-            return [*states, x] if trajectory else [x]
+            return [state.to(dtype) for state in ([*states, x] if trajectory else [x])]
 
         return sample
+
+
+def state_of(z: Tensor) -> Tensor:
+    """Return z as a solver's state: in float32 where it is of half precision.
+
+    A solver takes times in its state's precision, and half of it tells few of them apart.
+    """
+    return z.float() if z.dtype in HALF else z
+
+
+def in_float32(model: Callable[..., Tensor], z: Tensor) -> Callable[..., Tensor]:
+    """Return the network for that state: it still sees numbers of z's own precision."""
+    if z.dtype not in HALF:
+        return model
+    return lambda x, t, **model_kwargs: model(x.to(z.dtype), t, **model_kwargs).float()
 
 
 def ode_solver(method: str, num_steps: int, atol: float, rtol: float) -> Callable:

@@ -100,7 +100,7 @@ class ProbedCheckpoint:
         return {
             "ckpt": self.path,
             "step": self.trained.step,
-            "weights": self.flags.weights,
+            "weights": self.trained.kind,
             "weights_sha256": self.trained.weights_sha256,
             "model": self.trained.arch["name"],
             "loss_type": self.trained.settings.get("loss_type"),

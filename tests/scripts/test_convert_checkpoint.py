@@ -9,7 +9,7 @@ from launching import check
 
 from models import SiT_models
 from models.checkpoint_file import read_checkpoint
-from models.trained import weights_of
+from models.trained import load_trained, weights_of
 from scripts.convert_checkpoint import Conversion, convert
 from training.config import TrainConfig
 
@@ -32,6 +32,8 @@ def test_official_checkpoint_round_trip(tmp_path, weights, kind):
     again = weights_of(read_checkpoint(target), target)
     assert again.keys() == weights.keys()
     assert all(torch.equal(again[key], weights[key]) for key in weights)
+    assert load_trained(target).kind == kind  # which every record of its samples and scores holds
+    assert load_trained(target, kind).kind == kind
 
 
 @pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])
