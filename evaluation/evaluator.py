@@ -119,7 +119,8 @@ class Evaluator:
         features = extract(self.extractors, batches, missing, {"pool"}, self.device, self.processes)
         if features:
             statistics |= {name: features.statistics(name) for name in features.moments}
-            self.real = Real(statistics, features.kept["pool"], images.labels)
+            computed = dict.fromkeys(features.moments, len(images))
+            self.real = Real(statistics, features.kept["pool"], images.labels, computed)
 
     def evaluate(
         self, batches: Iterable[np.ndarray | Tensor], labels: np.ndarray | None = None

@@ -22,12 +22,12 @@ def statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False))
 
 
-def rank_warning(count: int, dimensions: int) -> str | None:
+def rank_warning(count: int, dimensions: int, what: str = "samples") -> str | None:
     """Return the warning for too few samples for a covariance of full rank."""
     if count > dimensions:
         return None
     return (
-        f"{count} samples for {dimensions} dimensions: the covariance is singular and the "
+        f"{count} {what} for {dimensions} dimensions: the covariance is singular and the "
         f"Frechet distance, though finite, far from its value with many samples"
     )
 

@@ -1,5 +1,6 @@
 """Computation of the requested metrics from the features of one set of samples."""
 
+import math
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -27,6 +28,8 @@ class Real:
     statistics: dict[str, Statistics]
     pool: np.ndarray | None = None
     labels: np.ndarray | None = None
+    computed: dict[str, int] = field(default_factory=dict)
+    """of how many images the statistics of a feature are, where they were not stored"""
     roots: dict[str, np.ndarray] = field(default_factory=dict)
     """roots of the covariances, the slower half of a Frechet distance, computed once"""
 
@@ -134,6 +137,17 @@ def warnings_about(
     deficient = [metric for metric, size in sizes.items() if rank_warning(count, size)]
     if deficient:
         warnings.append(f"{', '.join(deficient)}: {rank_warning(count, max(sizes.values()))}")
+    own = {metric: real.computed.get(FRECHET[metric], math.inf) for metric in sizes}
+    short = [metric for metric, size in sizes.items() if own[metric] <= size]
+    if short:
+        images = "images of the reference"
+        few = rank_warning(int(own[short[0]]), max(sizes.values()), images)
+        warnings.append(f"{', '.join(short)}: {few}")
+    if count > SPLIT and count % SPLIT:
+        warnings.append(
+            f"Inception Score: the last of its splits, {count % SPLIT:,} images and not {SPLIT:,}, "
+            f"counts as much as the others, and lowers it: score a multiple of {SPLIT:,}"
+        )
     classes = {"labels": labels, "predicted classes": probs.argmax(axis=1)}
     in_order = [what for what, c in classes.items() if c is not None and sorted_by_class(c)]
     if in_order:

@@ -10,6 +10,7 @@ is said here also goes to the launcher's outcome file (runtime/outcome.py), unle
 import io
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -31,6 +32,7 @@ from runtime.switches import spell_switches
 EXIT_USAGE = 2
 EXIT_FAILED = 1
 HOLD_BACK_SECONDS = 20
+NARROWEST = 40  # columns
 FRAME = set(" -─╭╮╰╯│|")  # what the parser draws around its messages
 
 
@@ -83,7 +85,7 @@ def parse_command(
     cli: Any = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
     framed = io.StringIO()
     try:
-        with redirect_stderr(framed):
+        with redirect_stderr(framed), wide_enough():
             parsed = cli(
                 config,
                 prog=program,
@@ -108,6 +110,21 @@ def parse_command(
         check_numbers(parsed)
         check_ranges(parsed, COMMON)
     return parsed
+
+
+@contextmanager
+def wide_enough() -> Iterator[None]:
+    """Let the parser think of the terminal as wider than a few columns, where it takes minutes."""
+    columns = os.environ.get("COLUMNS")
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
+    try:
+        yield
+    finally:
+        if columns is not None:
+            os.environ["COLUMNS"] = columns
+        else:
+            os.environ.pop("COLUMNS", None)
 
 
 def at_home(word: str) -> str:

@@ -102,10 +102,10 @@ def check_host(name: str) -> None:
     torch would ask for an hour.
     """
     deadline = time.monotonic() + SECONDS_FOR_HOST
-    while not is_known(name):
-        if time.monotonic() >= deadline:
-            raise UnknownHost(f"MASTER_ADDR={name}: this machine knows no host of that name")
+    while not (known := is_known(name)) and time.monotonic() < deadline:
         time.sleep(1)
+    if not known:
+        raise UnknownHost(f"MASTER_ADDR={name}: this machine knows no host of that name")
 
 
 def is_known(host: str) -> bool:

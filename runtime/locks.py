@@ -69,7 +69,7 @@ def lock_output(
     """
     key = os.path.realpath(lock_file)
     if patience is None:
-        patience = float(os.environ.get(PATIENCE, PATIENCE_SECONDS))
+        patience = seconds_of_patience()
     if key in HELD:
         return HELD[key]
     lock = OutputLock(output, Path(key))
@@ -79,6 +79,15 @@ def lock_output(
     else:
         lock.await_word(done, patience + GRACE_SECONDS)
     return lock
+
+
+def seconds_of_patience() -> float:
+    """Return how long a busy lock is waited for."""
+    said = os.environ.get(PATIENCE) or PATIENCE_SECONDS
+    try:
+        return float(said)
+    except ValueError:
+        raise ValueError(f"{PATIENCE}={said}: it must be a number of seconds") from None
 
 
 class OutputLock:

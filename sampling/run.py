@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from runtime.command import warn
+from runtime.files import check_writable
 from runtime.png import save_grid
 from runtime.progress import Progress
 from sampling.images import ImageMaker
@@ -27,6 +29,8 @@ class Sampling:
 
     def __init__(self, config: ODE | SDE):
         check_sample_config(config)
+        if config.out and not Path(config.out).exists():
+            check_writable(config.out)  # before a checkpoint and a codec are read for nothing
         self.config, self.maker = config, ImageMaker(config, config.per_proc_batch_size)
         self.recipe = make_recipe(config, self.maker)
         self.parts = SampleParts(

@@ -84,6 +84,7 @@ class Caching:
             raise ValueError(f"--data-path {config.data_path}: latents; give the images")
         side = config.side or config.known_size // 16
         self.refuse_complete()
+        check_folder_writable(self.folder, f"--out {self.folder}")  # before weights are read
         network = load_vision_transformer(
             config.encoder, config.encoder_weights, "--encoder", "--encoder-weights"
         )
@@ -98,7 +99,6 @@ class Caching:
             width=self.encoder.width,
             **data_of(cast(NamedSource, self.source)),
         )
-        check_folder_writable(self.folder, f"--out {self.folder}")
         # held to the end: one launch at a time writes the cache
         self.lock = lock_output(f"--out {self.folder}", self.folder / LOCK, done=self.complete)
         with self.lock.released_on_error():

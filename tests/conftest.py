@@ -1,6 +1,7 @@
 """Shared fixtures: the golden file, its SiT, and Gaussian data whose flow is known exactly."""
 
 import copy
+import gc
 import math
 import re
 from functools import cache
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from forking import end_fork_server, reserve_fork_server
+from forking import end_fork_server, forked_python, reserve_fork_server
 from forkserver import ForkServer
 
 torch.set_num_threads(1)
@@ -58,6 +59,22 @@ def pytest_configure(config):
 def pytest_unconfigure(config):
     if not hasattr(config, "workerinput"):
         end_fork_server(config.fork_server)
+
+
+def pytest_collection_finish(session):
+    """Start the fork server early, if it is needed.
+
+    And let collections of garbage pass over what the tests' modules import, a million objects.
+    """
+    needed = any("fork_server" in getattr(item, "fixturenames", ()) for item in session.items)
+    if needed and not session.config.option.collectonly:
+        forked_python()  # which imports while the first tests make what they need
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()  # libraries complain at exit of what is left
 
 
 def pytest_generate_tests(metafunc):

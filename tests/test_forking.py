@@ -9,6 +9,7 @@ import sys
 import psutil
 import pytest
 from forking import ENVIRONMENT, forked, forked_python
+from forkserver import ROOT
 from launching import wait_until
 
 PROGRAM = """
@@ -64,6 +65,17 @@ def test_exit_codes(code):
     done = both("-c", f"import sys; sys.exit({code})")
     assert [each.returncode for each in done] == [CODES[code]] * 2
     assert done[0].stderr == done[1].stderr
+
+
+HELPED = ["train.py", "scripts/sweep_layer_pairs.py run", "sample_ddp.py SDE"]
+
+
+@pytest.mark.parametrize("command", HELPED)
+def test_parsers_that_were_made_before_say_what_new_ones_say(command):
+    program, *words = command.split()
+    forked, fresh = both(str(ROOT / program), *words, "--help")
+    assert forked.returncode == fresh.returncode == 0
+    assert forked.stdout == fresh.stdout and len(fresh.stdout.splitlines()) > 50
 
 
 def test_an_error_says_so_and_ends_with_1():

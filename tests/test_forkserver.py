@@ -63,7 +63,8 @@ def test_memory_can_be_limited(fork_server, tmp_path):
     words = ["train.py", *FLAGS, "--max-steps", 1, "--results-dir", tmp_path]
     limited = fork_server.start(words, folder=tmp_path, memory=2**24)
     assert limited.wait() != 0
-    words = ["train.py", *FLAGS, "--results-dir", tmp_path]
+    # of another name: what the first one left would end this one before it is killed
+    words = ["train.py", *FLAGS, "--results-dir", tmp_path, "--run-name", "endless"]
     endless = fork_server.start(words, folder=tmp_path)
     with pytest.raises(TimeoutError):
         endless.wait(0.01)

@@ -354,10 +354,12 @@ def test_a_batch_that_cannot_fit_is_refused_before_it_takes_memory(checkpoint, t
 
 
 def test_folders_and_disks_that_will_not_do_are_refused_first(checkpoint, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
     blocked = sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "file" / "a.npz"))
+    (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="file is a file, where a folder is needed"):
         blocked.parts.check()
+    with pytest.raises(ValueError, match="file is a file, where a folder is needed"):
+        sample_ddp.Sampling(config(ODE, tmp_path / "not_read.pt", tmp_path / "file" / "a.npz"))
     sampling = sample_ddp.Sampling(config(ODE, checkpoint, tmp_path / "a.npz"))
     needed = 2 * COUNT * (8 * 8 * 3 + 64)
     usage = type("Usage", (), {"free": needed - 1})

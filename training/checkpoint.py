@@ -24,7 +24,7 @@ from threading import Event
 
 import torch
 
-from models.checkpoint_file import read_checkpoint
+from models.checkpoint_file import locate, read_checkpoint
 from models.checkpoint_schema import check_finite
 from runtime.command import warn
 from runtime.files import remove_leftovers, replace_file
@@ -34,6 +34,7 @@ from training.checkpoint_writer import torch_save
 from training.originals import adopt_original, is_original
 
 BEST = "best.pt"  # a link to the best checkpoint, where a run keeps one
+known_finite: set[tuple[int, ...]] = set()  # files that this process has looked through
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -123,7 +124,7 @@ def read_for_resume(path: str | Path, heads: bool = False) -> dict:
         heads: whether the run trains heads.
 
     `ValueError` if something is missing. The first process of a launch looks for NaN and infinity
-    too, which reads the whole file; the others then find it in memory.
+    too, once, which reads the whole file; the others then find it in memory.
     """
     checkpoint = read_checkpoint(path, mmap=True)  # no process needs it all in memory
     needed = (
@@ -138,11 +139,14 @@ def read_for_resume(path: str | Path, heads: bool = False) -> dict:
             f"checkpoint {path}: without {', '.join(missing)}, so a run cannot be continued from "
             f"it; to start a new run from its weights: --ckpt {path} --fine-tune"
         )
-    if is_first_process():
+    stat = locate(path).stat()
+    identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if is_first_process() and identity not in known_finite:
         try:
             check_finite(checkpoint)
         except ValueError as error:
             raise ValueError(f"checkpoint {path}: {error}") from None
+        known_finite.add(identity)
     return checkpoint
 
 

@@ -4,6 +4,7 @@ The network itself is never replaced: wrappers go around it or shard it in place
 captured and sampled is always the same object.
 """
 
+import os
 import warnings
 from contextlib import nullcontext
 from copy import deepcopy
@@ -28,6 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from models import SiT
 from models.compiling import compile_network
+from runtime.command import warn
 from runtime.launch import join_launch
 from runtime.processes import PATIENCE, meeting
 from training.config import EngineConfig, OptimConfig, Precision
@@ -51,6 +53,7 @@ def start_accelerator(config: EngineConfig, folder: Path, wandb: bool = False) -
     when the network is to be sharded there, and this torch does not.
     """
     join_launch()
+    forget_accelerates_variables()
     precision = resolve_precision(config.precision)
     torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
@@ -72,6 +75,21 @@ def start_accelerator(config: EngineConfig, folder: Path, wandb: bool = False) -
             f"is none here; leave it out, or install a newer torch"
         )
     return accelerator
+
+
+def forget_accelerates_variables() -> None:
+    """Take `accelerate launch`'s settings out of the environment: flags and config.json hold alone.
+
+    They would compile the network or wrap it in another way, and no record would say so.
+    """
+    given = [name for name in os.environ if name.startswith("ACCELERATE_")]
+    for name in given:
+        del os.environ[name]
+    if given:
+        warn(
+            f"{', '.join(sorted(given))}: not used, the settings of a run are its flags "
+            f"(--precision, --compile, --shard, --accumulation-steps)"
+        )
 
 
 def can_shard(device: torch.device) -> bool:

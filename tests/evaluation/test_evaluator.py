@@ -127,6 +127,18 @@ def test_sorted_labels_and_few_samples_warn(reference, images):
     assert "fid, sfid: 5 samples for 6 dimensions" in warning
 
 
+def test_few_images_of_a_reference_and_a_short_last_split_warn(tmp_path, images, monkeypatch):
+    few, made = tmp_path / "few.npz", tmp_path / "made.npz"
+    np.savez(few, arr_0=images(5, 1))
+    monkeypatch.setattr("evaluation.scoring.SPLIT", 20)
+    one, other = evaluate(few, images(43, 3)).warnings
+    assert "fid, sfid: 5 images of the reference for 6 dimensions: the covariance is sing" in one
+    assert "Inception Score: the last of its splits, 3 images and not 20, counts" in other
+    statistics = dict(mu=np.zeros(6), sigma=np.eye(6), mu_s=np.zeros(5), sigma_s=np.eye(5))
+    np.savez(made, arr_0=images(5, 1), **statistics)
+    assert evaluate(made, images(40, 3)).warnings == []  # of as many images as it says itself
+
+
 def write(path, **arrays):
     np.savez(path, **arrays)
     return str(path)

@@ -12,9 +12,7 @@ modules. It ends with the tests that started it, given by their process number, 
 import atexit
 import contextlib
 import ctypes
-import gc
 import importlib
-import inspect
 import io
 import json
 import os
@@ -28,18 +26,18 @@ import sys
 import threading
 import traceback
 import types
-import typing
-import weakref
 from pathlib import Path
 
 import psutil
+import warming
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = [
     "torch", "torch.distributed.run", "torch.distributed.fsdp", "torch.utils.tensorboard",
     "accelerate", "timm", "torchvision.transforms", "torchdiffeq", "safetensors.torch",
     "matplotlib.pyplot", "scipy.linalg", "PIL.Image", "tqdm", "tyro", "tyro.extras",
-    "matplotlib.backends.backend_agg", "PIL.features",
+    "matplotlib.backends.backend_agg", "PIL.features", "torch.utils.serialization.config",
+    "tensorboard.plugins.hparams.metadata", "encodings.cp437",
     "diffusers.models.autoencoders.autoencoder_kl", "datasets", "sklearn.datasets",
 ]  # fmt: skip
 PROJECT = [  # and what they import
@@ -48,9 +46,10 @@ PROJECT = [  # and what they import
     "evaluation.blocks.linear_experiment", "evaluation.blocks.alignment_experiment",
     "evaluation.blocks.removal_experiment", "evaluation.blocks.segmentation_experiment",
     "evaluation.blocks.pair_report", "sweeps.pair_study", "sweeps.guidance_study",
-    "sweeps.paper_study", "sweeps.run_page",
+    "sweeps.paper_study", "sweeps.run_page", "sweeps.paper_inputs", "evaluation.results",
+    "data.latent_writer", "data.feature_cache", "data.readable_images", "sampling.picture",
+    "models.safetensors_file",
 ]  # fmt: skip
-HUGE, MADV_COLLAPSE = 2**21, 25  # bytes of a huge page; madvise(2)
 READ_AT_IMPORT = ("HF_", "HUGGINGFACE_", "OMP_", "MKL_", "MPL", "TORCH_HOME", "PYTHONHASHSEED")
 
 
@@ -189,14 +188,17 @@ def become(request: dict, own_path: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     limits = request["limits"]
     if limits.get("memory"):
-        most = psutil.Process().memory_info().vms + limits["memory"]
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + limits["memory"]
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     if not limits.get("privileges", True):
         drop_capabilities()
     resource.setrlimit(resource.RLIMIT_FSIZE, tuple(request["file_size"]))
     sys.stdin = os.fdopen(0, closefd=False)
-    sys.stdout = os.fdopen(1, "w", buffering=1 if os.isatty(1) else -1, closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+    as_here = dict(encoding=sys.stdout.encoding, errors=sys.stdout.errors)  # "utf-8", not "UTF-8"
+    sys.stdout = os.fdopen(1, "w", 1 if os.isatty(1) else -1, closefd=False, **as_here)
+    as_here["errors"] = "backslashreplace"
+    sys.stderr = os.fdopen(2, "w", 1, closefd=False, **as_here)
     sys.path[:] = [*filter(None, asked.get("PYTHONPATH", "").split(os.pathsep)), *own_path]
     sys.executable = str(Path(sys.argv[1]) / "python")  # what it starts is forked as well
     import numpy
@@ -212,41 +214,11 @@ def drop_capabilities() -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def warm_up() -> None:
-    """Parse a command line once, which imports more and fills caches."""
-    import tyro
-
-    from training.config import TrainConfig
-
-    tyro.cli(TrainConfig, args=[])
-    # torchrun asks for its callers' names; whose file is that of no module, each time costs a look
-    # at all modules there are, in sum a second of each launch
-    inspect.modulesbyfile.update({"<frozen runpy>": "runpy", __file__: __name__})
-
-
-def settle() -> None:
-    """Make forks cheap, and what ends a forked process its own affairs alone."""
-    # what torch's operators do at the end of a process, one by one, takes longer than the fork; and
-    # temporary folders of the server are not its children's to remove
-    weakref.finalize._registry.clear()
-    typing._cleanups.clear()  # a library empties these at exit, in shared pages
-    gc.collect()
-    gc.freeze()
-    # a fork copies the tables of pages, which are a third as long to copy for huge ones
-    libc = ctypes.CDLL(None)
-    for area in psutil.Process().memory_maps(grouped=False):
-        if area.perms.startswith("rw") and area.path in ("[anon]", "[heap]"):
-            first, last = (int(end, 16) for end in area.addr.split("-"))
-            for start in range(-(-first // HUGE) * HUGE, last // HUGE * HUGE, HUGE):
-                # refused by older kernels, and for memory that was never used
-                libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(HUGE), MADV_COLLAPSE)
-
-
 def execute(words: list[str]) -> int:
     """Run a program as the interpreter would; returns its exit code."""
     if words[0] == "-u":
         raw = os.fdopen(1, "wb", buffering=0, closefd=False)
-        sys.stdout = io.TextIOWrapper(raw, write_through=True)
+        sys.stdout = io.TextIOWrapper(raw, encoding=sys.stdout.encoding, write_through=True)
         words = words[1:]
     try:
         if words[0] == "-m":
@@ -282,17 +254,19 @@ def main() -> None:
     folder, owner = Path(sys.argv[1]), int(sys.argv[2])
     own_path = [entry for entry in sys.path[1:] if Path(entry).resolve() != ROOT]
     sys.path[0] = str(ROOT)
+    reserved = warming.reserve()  # for as long as this process lives
     try:
         for name in [*LIBRARIES, *PROJECT]:
             importlib.import_module(name)
-        warm_up()
-        settle()
+        warming.warm_up(ROOT)
+        warming.settle()
         if (threads := len(psutil.Process().threads())) > 1:
             raise RuntimeError(f"the server has {threads} threads: forking it is not safe")
     except BaseException:
         (folder / "failed").touch()
         raise
     request = Server(folder, owner).run()
+    assert reserved
     # from here on in a forked process
     try:
         become(request, own_path)

@@ -32,12 +32,12 @@ ALTERED_FILES_OF_RUNS = [
 RUNS = [
     *flag_rows(),
     *contradiction_rows(),
-    *begun_rows(),
     *ALTERED_FILES_OF_RUNS,
     *control_rows(),
 ]
 COMMANDS = [
     *output_rows(),
+    *begun_rows(),
     *sample_file_rows(),
     *probing_rows(),
     *altered_probing_rows(),

@@ -148,3 +148,15 @@ def test_ctrl_c_while_modules_are_loaded_is_one_line(tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.stderr.read() == "\nloads.py: stopped by Ctrl-C\n"
     assert process.wait() == -signal.SIGINT  # 130 to a shell
+
+
+@pytest.mark.parametrize("columns", ["1", "10", "0"])
+def test_a_narrow_terminal_is_no_reason_to_wrap_for_ever(monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        parse_command(TrainConfig, args=["--lr", "much"])
+    wide = capsys.readouterr().err
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit):
+        parse_command(TrainConfig, args=["--lr", "much"])
+    assert capsys.readouterr().err == wide and os.environ["COLUMNS"] == columns

@@ -19,6 +19,7 @@ from training.checkpoint import prune_checkpoints, save_checkpoint
 from training.checkpoint_writer import Cancelled
 from training.config import EngineConfig, OptimConfig, SaveConfig
 from training.optimizer import learning_rate
+from training.parallel import forget_accelerates_variables
 from training.tracking import read_log
 
 
@@ -299,3 +300,12 @@ def test_held_out_losses_by_time(tmp_path):
         "val_loss_t0.5",
         "val_loss_t0.8",
     ]
+
+
+def test_settings_of_accelerate_launch_are_not_used_and_named(monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "inductor")
+    forget_accelerates_variables()
+    assert "ACCELERATE_DYNAMO_BACKEND" not in os.environ
+    assert "warning: ACCELERATE_DYNAMO_BACKEND: not used, the settings" in capsys.readouterr().err
+    forget_accelerates_variables()
+    assert not capsys.readouterr().err

@@ -89,10 +89,10 @@ def test_max_steps_are_steps_whatever_epochs_say(tmp_path):
         )
         assert training.last_step == last
     training = train.Training(
-        config(tmp_path, global_batch_size=1024, epochs=1, max_steps=3, run_name="longer")
+        config(tmp_path, global_batch_size=1024, epochs=1, max_steps=2, run_name="longer")
     )
-    training.run()
-    assert [row["step"] for row in read_log(training.folder / "metrics.jsonl")] == [1, 2, 3]
+    training.run()  # the digits are one step of 1024
+    assert [row["step"] for row in read_log(training.folder / "metrics.jsonl")] == [1, 2]
 
 
 def test_an_old_run_is_not_overwritten(tmp_path, finished):
