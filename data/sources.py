@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -123,6 +123,18 @@ def list_fingerprint(source: NamedSource) -> str:
     lines = (f"{source.name(i)}\t{label}\n" for i, label in enumerate(labels))
     # names are bytes to the file system, and in old archives not always UTF-8
     return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()[:16]
+
+
+def known_list(source: Source) -> str | None:
+    """Return `list_fingerprint` of the images, or of those that latents were made from.
+
+    None of a stream, whose rows nobody lists.
+    """
+    if isinstance(source, StreamSource):
+        return None
+    if isinstance(source, LatentSource):
+        return source.settings.source_fingerprint
+    return list_fingerprint(cast(NamedSource, source))
 
 
 def check_labels(labels: np.ndarray, num_classes: int, who: str = "its features say") -> None:

@@ -166,6 +166,7 @@ PARTS: dict[str, Callable[[str, object], None]] = {
     "step": whole_number(0),
     "last_step": whole_number(1),
     "data_length": whole_number(1),
+    "data_list": text,
     "model": state_dict,
     "ema": state_dict,
     "heads": state_dict,

@@ -17,7 +17,7 @@ from data.encoding import Encoding
 from data.fitting import fitted
 from data.order import batch_shard
 from data.source_protocol import Source
-from data.sources import load_source
+from data.sources import known_list, load_source
 from models import SiT, find_model
 from models.compiling import can_compile, check_can_compile, compiled, needed_to_compile
 from models.trained import load_weights, start_from_weights
@@ -30,7 +30,14 @@ from training.config import TrainConfig
 from training.methods.method import Materials, Regularizer, as_given
 from training.methods.methods import check_pass, make_regularizers
 from training.parallel import Parallel, resolve_precision, start_accelerator
-from training.runs import check_start, claim_folder, find_checkpoint, read_start, run_folder
+from training.runs import (
+    check_start,
+    claim_folder,
+    find_checkpoint,
+    read_start,
+    run_folder,
+    warn_of_other_data,
+)
 from training.settings_record import in_force
 from training.step_draws import StepDraws
 from transport import Transport, create_transport
@@ -51,6 +58,8 @@ class Built:
     transport: Transport
     encoding: Encoding
     """with the source of the data"""
+    data_list: str | None
+    """`known_list` of that, on the first process"""
     last_step: int
     """where the run ends"""
     arch: dict
@@ -89,6 +98,7 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
 
     source = load_source(config, config.global_batch_size)
     check_same_data(source)
+    data_list = known_list(source) if accelerator.is_main_process else None
     encoding = Encoding(config, config.model, source, accelerator.device)
     last_step = end_of_run(config, source)
     if decodes(config, last_step):
@@ -98,6 +108,7 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
     network = build_network(arch, config.global_seed)
     if path and start:
         check_start(config, arch, len(source), last_step, start, path)
+        warn_of_other_data(start, path, data_list)
         load_weights(network, start["model"], path)
     elif config.fine_tune and config.ckpt:
         say_other_transport(config, start_from_weights(network, config.ckpt))
@@ -123,6 +134,7 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
         shard=shard,
         transport=transport,
         encoding=encoding,
+        data_list=data_list,
         last_step=last_step,
         arch=arch,
         parallel=parallel,

@@ -8,6 +8,7 @@ A checkpoint is one file, `checkpoints/0050000.pt`, a dict of
     config         every setting of the run, as a dict
     arch           what rebuilds the network: name, input_size, in_channels, num_classes
     data_length    images in the data set
+    data_list      16 hex digits that change with their names and labels, "" of a stream
     meter          sums of the logging window in progress
     last_step      where the run is to end
     heads, heads_opt   of methods that train heads: their state dict, and their optimizer's

@@ -44,6 +44,7 @@ class Training:
         self.accelerator, self.shard = built.accelerator, built.shard
         self.transport, self.encoding = built.transport, built.encoding
         self.source, self.last_step = built.encoding.source, built.last_step
+        self.data_list = built.data_list
         self.parallel, self.network = built.parallel, built.parallel.network
 
         self.batches = BatchMaker(built.draws, self.encoding, self.accelerator.device)
@@ -210,6 +211,7 @@ class Training:
                 arch=self.arch,
                 codec=self.encoding.codec.name,
                 data_length=len(self.source),
+                data_list=self.data_list or "",
                 last_step=self.last_step,
                 meter=meter,
                 regularizers=self.objective.state(),

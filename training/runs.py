@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 
+from runtime.command import warn
 from runtime.files import check_folder_writable
 from runtime.launch import is_first_process, restarted
 from runtime.locks import OutputLock, lock_output
@@ -207,6 +208,19 @@ def check_start(
         raise ValueError(
             f"checkpoint {path}: it is of step {checkpoint['step']}, and this run is to end at "
             f"step {last_step}; give larger --max-steps or --epochs, or another --run-name"
+        )
+
+
+def warn_of_other_data(checkpoint: dict, path: Path, data_list: str | None) -> None:
+    """Warn where a checkpoint has seen other images than those of `data_list`, if both are known.
+
+    They may be the same under other names, so it is no error.
+    """
+    there = checkpoint.get("data_list")
+    if there and data_list and there != data_list:
+        warn(
+            f"checkpoint {path} has seen other images, or the same with other names or labels; "
+            f"the run goes on with those of now"
         )
 
 

@@ -118,6 +118,7 @@ CHANGES = {
     "step is a flag": (put("step", True), f"its step is True, it must be {WHOLE} 0"),
     "step is beyond counting": (put("step", 10**16), "its step is 10000000000000000"),
     "data length is another": (put("data_length", 5), "images in the data: 5 there"),
+    "data list is a number": (put("data_list", 3.5), "its data_list is 3.5, it must be a text"),
     "meter without sums": (drop("meter", "sums"), "it must be the sums and their count"),
     "meter has too few sums": (put("meter", "sums", [0.0]), "its meter has 1 sums, this run logs"),
     "meter has a text": (put("meter", "sums", ["a"]), "it must be a list of finite numbers"),

@@ -1,6 +1,7 @@
 """`Training` in this process: what is refused before anything is written, and starts of a run."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,6 +163,21 @@ def test_ckpt_continues_like_resume(tmp_path, finished):
     assert training.step == 3
     moments = [s for s in training.update.optimizer.state_dict()["state"].values() if s]
     assert all(state["step"] == 3 for state in moments)
+
+
+def test_other_images_of_the_same_number_are_warned_of(tmp_path, tiny_vae, capsys):
+    """Latents of the images are the same data; other names, or other labels, are not."""
+    folders = [images(tmp_path / name, 8) for name in ("data", "same", "other")]
+    first = next(Path(folders[2]).glob("*/*.png"))
+    first.rename(first.with_name("renamed.png"))
+    latents = str(tmp_path / "latents")
+    cache_latents(CacheConfig(data_path=folders[0], vae=tiny_vae, image_size=8, out=latents))
+    flags = dict(vae=tiny_vae, dataset_name=None, num_classes=None, run_name="run", num_workers=0)
+    train.Training(config(tmp_path, data_path=folders[0], max_steps=1, **flags)).run()
+    for data, said in ((folders[1], 0), (latents, 0), (folders[2], 1)):
+        capsys.readouterr()
+        train.Training(config(tmp_path, data_path=data, max_steps=2, resume="latest", **flags))
+        assert capsys.readouterr().err.count("0000001.pt has seen other images") == said
 
 
 def test_resume_latest_begins_at_ckpt_until_there_is_a_checkpoint_of_its_own(tmp_path, finished):
