@@ -1,4 +1,4 @@
-"""Checks of the values that a flag of a grid lists, one after the other."""
+"""Values that a flag of a grid lists, one after the other: their checks, and how they look."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,6 +15,14 @@ def check_values(flag: str, values: Sequence, holds: Callable[..., bool], what: 
     for value in values:
         if not holds(value):
             raise ValueError(f"{flag} {value}: it must be {what}")
-    if len({f"{value:g}" for value in values}) < len(values):
-        given = " ".join(f"{value:g}" for value in values)
+    if len(set(values)) < len(values):
+        given = " ".join(map(exact, values))
         raise ValueError(f"{flag} {given}: one is given twice")
+
+
+def exact(value: float) -> str:
+    """Write a number as shortly as it reads back unchanged: 0.3, 1, 0.12345678, 1000001."""
+    short = f"{value:g}"
+    if isinstance(value, int):
+        return str(value)
+    return short if float(short) == value else repr(value)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sampling.sample_config import ODE, SDE
 from sweeps.cells import plain
+from sweeps.grid_values import exact
 
 EVERYWHERE = (0.0, 1.0)
 
@@ -29,8 +30,8 @@ class GuidancePoint:
     @property
     def name(self) -> str:
         if self.interval == EVERYWHERE:
-            return f"{self.scale:g}"
-        return f"{self.scale:g}-on-{self.interval[0]:g}-{self.interval[1]:g}"
+            return exact(self.scale)
+        return f"{exact(self.scale)}-on-{exact(self.interval[0])}-{exact(self.interval[1])}"
 
     def settings(self) -> dict:
         return plain({"scale": self.scale, "interval": self.interval})

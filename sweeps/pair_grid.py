@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from runtime.flags import require
-from sweeps.grid_values import check_values
+from sweeps.grid_values import check_values, exact
 
 Pair = tuple[int, int]  # (student, teacher), counted from 1
 
@@ -40,7 +40,7 @@ class PairPoint:
         """Return the point without its seed, which is what the report compares."""
         if self.pair is None:
             return "vanilla"
-        return f"{self.pair[0]}-{self.pair[1]}-lambda{self.weight:g}"
+        return f"{self.pair[0]}-{self.pair[1]}-lambda{exact(self.weight)}"
 
     @property
     def name(self) -> str:

@@ -31,6 +31,7 @@ from sweeps.departures import (
     sampling_recipe,
     training_recipe,
 )
+from sweeps.grid_values import exact
 from sweeps.metric_names import check_metric
 from sweeps.pair_grid import PairGrid, PairPoint, grid_points
 from sweeps.study import sample_and_evaluate
@@ -176,7 +177,7 @@ def loss_flags(point: PairPoint) -> list:
         return ["--loss-type", "vanilla"]
     student, teacher = point.pair
     pair = ["--encoder-depth", student, "--gt-encoder-depth", teacher]
-    return ["--loss-type", "layer_sync", *pair, "--reg-weight", f"{point.weight:g}"]
+    return ["--loss-type", "layer_sync", *pair, "--reg-weight", exact(point.weight)]
 
 
 def as_words(*words) -> tuple[str, ...]:

@@ -49,12 +49,14 @@ class Ours:
 def ours(row: PaperRow, scored: Sequence[Scored], metric: str) -> Ours | None:
     """Return a row's value from its last checkpoints; None where none is scored or meant.
 
+    A curve's published value is that of its last step, so an earlier one is not the row's value.
+
     Args:
         scored: of one origin, at least one for each variant that counts.
     """
     end = max((s.step or 0 for s in scored), default=0)
     last = [s for s in scored if (s.step or 0) == end]
-    if not last or row.summary == "each":
+    if not last or row.summary == "each" or (metric == FID and end < curve_end(row)):
         return None
     if row.summary == "best":
         sign = 1 if metric in (FID, PIXELS) else -1
@@ -66,6 +68,11 @@ def ours(row: PaperRow, scored: Sequence[Scored], metric: str) -> Ours | None:
         spread = 2 * statistics.stdev(means) if len(means) > 1 else None
         return Ours(statistics.fmean(means), spread, f"2 sd over {len(means)} variants")
     return over_seeds(last, metric)
+
+
+def curve_end(row: PaperRow) -> int:
+    """Return the last step of a row's curve, 0 of a row without one."""
+    return max(row.curve, default=0)
 
 
 def values(scored: Sequence[Scored], metric: str, variant: str) -> list[float]:
@@ -97,7 +104,8 @@ def verdict(
     if problem:
         return f"not comparable: {problem}"
     estimate = ours(row, scored, FID)
-    assert estimate is not None  # a row with a published value has one of its own
+    if estimate is None:  # of a curve: other rows with a published value have one of their own
+        return f"its value is that of step {curve_end(row):,}, which is not scored yet"
     if estimate.half_width is None:
         return "no interval: more --seeds, or --bootstrap in its [evaluate]"
     near = abs(estimate.value - published) <= estimate.half_width

@@ -130,12 +130,17 @@ def write_card(card: Card) -> str:
         front_matter(card),
         f"# {card.short_name}",
         f"A class-conditional {arch['name']} ({count / 1e6:.1f}M parameters) that was trained by "
-        f"velocity matching{with_method(card)}{steps}: {average}, in `model.safetensors`.",
+        f"{target(card)}{with_method(card)}{steps}: {average}, in `model.safetensors`.",
     ]
     if card.picture:
         parts.append(f"![Samples]({card.picture})")
     parts += [usage(card), training(card), evaluation(card), licence(card)]
     return "\n\n".join(parts) + "\n"
+
+
+def target(card: Card) -> str:
+    prediction = card.settings.get("prediction", "velocity")
+    return "noise prediction" if prediction == "noise" else f"{prediction} matching"
 
 
 def with_method(card: Card) -> str:

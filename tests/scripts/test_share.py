@@ -87,6 +87,22 @@ def test_the_page_says_what_was_trained_and_scored(checkpoint, tmp_path):
     assert (tmp_path / "b" / "samples.png").read_bytes() == picture.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("prediction", "said"),
+    [
+        ("velocity", "velocity matching with"),
+        ("score", "score matching with"),
+        ("noise", "noise prediction with"),
+    ],
+)
+def test_the_page_names_what_the_network_predicts(checkpoint, tmp_path, prediction, said):
+    content = torch.load(checkpoint)
+    content["config"]["transport"]["prediction"] = prediction
+    torch.save(content, tmp_path / "a.pt")
+    share(Sharing(str(tmp_path / "a.pt"), "mit", str(tmp_path / "a")))
+    assert f"trained by {said} LayerSync" in (tmp_path / "a" / "README.md").read_text()
+
+
 def test_nothing_tells_where_the_run_lay(checkpoint, tmp_path):
     content = torch.load(checkpoint)
     content["config"] |= {"data_path": "/home/me/secret/imagenet", "results_dir": "/home/me/runs"}

@@ -51,6 +51,8 @@ def config(checkpoint, folder, **changes):
 def test_points_are_scales_times_intervals_and_one_without_guidance():
     points = guidance_points(GuidanceGrid((1, 1.5, 3, 1.5), ("0:1", "0.3:1")))
     assert [point.name for point in points] == ["1", "1.5", "1.5-on-0.3-1", "3", "3-on-0.3-1"]
+    near = guidance_points(GuidanceGrid((1.5, 1.5000001), ("0.3:1", "0.30000001:1")))
+    assert len({point.name for point in near}) == len(near) == 4
     assert [GuidancePoint.of(point.settings()) for point in points] == points
 
 

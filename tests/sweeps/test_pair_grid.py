@@ -4,6 +4,7 @@ import pytest
 
 from layersync import suggest_pair
 from sweeps.pair_grid import PairGrid, PairPoint, grid_points, select_pairs
+from sweeps.pair_study import loss_flags
 
 
 def test_all_pairs_are_those_of_the_rule():
@@ -34,6 +35,15 @@ def test_every_seed_begins_with_its_vanilla_run():
 
 def test_the_models_own_weight_is_the_default():
     assert {p.weight for p in grid_points(PairGrid("[(2,5)]"), 8, 0.3)} == {0.0, 0.3}
+
+
+def test_near_weights_and_large_seeds_are_told_apart():
+    grid = PairGrid("[(2,5)]", lambdas=(0.3, 0.12345678, 0.12345679), seeds=(1000001, 1000002))
+    points = grid_points(grid, 8, usual_weight=0.5)
+    assert len({p.name for p in points}) == len(points) == 2 * 4
+    assert points[1].name == "2-5-lambda0.3-seed1000001"
+    for point in points[1:4]:
+        assert float(loss_flags(point)[-1]) == point.weight
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,15 @@ def test_random_pairs_have_the_mean_and_spread_over_pairs():
 def test_a_curve_is_judged_at_its_end():
     points = [s for step, f in ((50_000, 60.0), (4_000_000, 6.3)) for s in scored(f, step=step)]
     assert ours(CURVE, points, "fid").value == 6.3
+    assert verdict(CURVE, points, []) == "agrees, with settings guessed"
+
+
+def test_a_curve_that_has_not_come_to_its_end_is_not_judged():
+    """57.0 at 50K steps is the paper's own value there, and far from its 6.32 at the end."""
+    points = scored(57.0, step=50_000)
+    assert ours(CURVE, points, "fid") is None
+    said = "its value is that of step 4,000,000, which is not scored yet"
+    assert verdict(CURVE, points, []) == said
 
 
 def test_rows_without_a_value_of_their_own_have_none():
