@@ -7,6 +7,7 @@ The grid of `num_steps = N` is SiT's: N points, so N - 1 steps of a fixed-step O
 an SDE solver's last step comes on top.
 """
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -61,6 +62,7 @@ class Sampler:
         """
         check_choice("sampling_method", sampling_method, ODE_METHODS)
         check_steps(num_steps, 2)
+        check_tolerances(atol, rtol)
         t_0, t_1 = self.transport.ode_interval()
         solve = ode_solver(sampling_method, num_steps, atol, rtol)
         ends = (t_1, t_0) if reverse else (t_0, t_1)
@@ -94,6 +96,7 @@ class Sampler:
         """
         check_choice("sampling_method", sampling_method, ODE_METHODS)
         check_steps(num_steps, 2)
+        check_tolerances(atol, rtol)
         t_0, t_1 = self.transport.ode_interval()
         solve = ode_solver(sampling_method, num_steps, atol, rtol)
 
@@ -144,8 +147,10 @@ class Sampler:
                 f"last_step_size {last_step_size}: it must lie between 0 and 1; for none at all "
                 f"give last_step None"
             )
-        if diffusion_norm < 0:
-            raise ValueError(f"diffusion_norm must not be negative, got {diffusion_norm}")
+        if not 0 <= diffusion_norm < math.inf:
+            raise ValueError(
+                f"diffusion_norm must be finite and not negative, got {diffusion_norm}"
+            )
         last_size = last_step_size if last_step is not None else 0.0
         t_0, t_1 = self.transport.sde_interval(diffusion_form, last_size, sampling_method == "Heun")
         if not t_0 < t_1:
@@ -227,6 +232,14 @@ def step_too_small(error: AssertionError, method: str, atol: float, rtol: float)
         f"{method} cannot keep its error below atol {atol:g}, rtol {rtol:g}: its step shrank to "
         f"{float(said[1]):.1g}, less than the rounding of t"
     )
+
+
+def check_tolerances(atol: float, rtol: float) -> None:
+    # an error of 0 / 0 would be taken for the network's
+    if not (0 <= atol < math.inf and 0 <= rtol < math.inf and atol + rtol > 0):
+        raise ValueError(
+            f"atol {atol}, rtol {rtol}: tolerances must be finite and not negative, one above 0"
+        )
 
 
 def check_steps(num_steps: int, least: int) -> None:

@@ -204,9 +204,18 @@ def test_labels_reach_the_network():
 @pytest.mark.parametrize("method", ["sample_ode", "sample_ode_likelihood"])
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("sampling_method", "heun"), ("sampling_method", None), ("num_steps", 1), ("num_steps", -5)],
-)
+    [
+        ("sampling_method", "heun"), ("sampling_method", None), ("num_steps", 1), ("num_steps", -5),
+        ("atol", float("nan")), ("atol", -1e-6), ("rtol", -1.0), ("rtol", float("inf")),
+    ],
+)  # fmt: skip
 def test_bad_setting_is_refused_before_any_work(method, argument, value):
     with pytest.raises(ValueError) as error:
         getattr(Sampler(create_transport()), method)(**{argument: value})
     assert argument in str(error.value) and str(value) in str(error.value)
+
+
+def test_tolerances_of_nothing_are_refused():
+    """An error of 0 / 0 was said to be the network's."""
+    with pytest.raises(ValueError, match=r"atol 0, rtol 0: tolerances must be"):
+        Sampler(create_transport()).sample_ode(atol=0, rtol=0)

@@ -255,6 +255,7 @@ def test_leaving_out_the_trajectory_changes_no_bit(method, last_step, gaussian_f
         ("sampling_method", "euler"),
         ("diffusion_form", "inccreasing-decreasing"),
         ("diffusion_norm", -1.0),
+        ("diffusion_norm", float("nan")),
         ("last_step", "None"),
         ("last_step_size", 0.0),
         ("last_step_size", 1.5),
