@@ -25,7 +25,9 @@ from models.sit import SiT
 from models.zoo import build_model, describe_weights
 from transport.reversed_time import ReversedTime
 
-PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
+PREFIXES = re.compile(
+    r"(?:^|(?<=\.))(?:module|_orig_mod)\."
+)  # blocks compiled singly have it inside
 PROJECTORS = "projectors."  # REPA's alignment heads
 
 Kind = Literal["ema", "model"]
