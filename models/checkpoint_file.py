@@ -94,8 +94,8 @@ def read_safetensors(path: str | Path) -> dict:
         raise ValueError(f"checkpoint {path}: truncated, or not safetensors ({error})") from None
     turned = metadata.get("time") == "reversed"
     known = {"config": config} if config else {}
+    if metadata.get("weights") == "model":  # not an average, though it lies where readers look
+        known["kept"] = "model"
     if metadata.get("step", "").isdecimal():
         known["step"] = int(metadata["step"])
-    if metadata.get("weights") == "model":
-        known["weights_kind"] = "model"
     return {"ema": weights, "reversed_time": turned} | known

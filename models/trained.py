@@ -25,7 +25,9 @@ from models.sit import SiT
 from models.zoo import build_model, describe_weights
 from transport.reversed_time import ReversedTime
 
-PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
+PREFIXES = re.compile(
+    r"(?:^|(?<=\.))(?:module|_orig_mod)\."
+)  # blocks compiled singly have it inside
 PROJECTORS = "projectors."  # REPA's alignment heads
 
 Kind = Literal["ema", "model"]
@@ -37,7 +39,7 @@ class Trained:
 
     Args:
         path: where it was read, as it was given.
-        kind: which of the file's networks: "ema", the average, or "model", the one trained.
+        kind: which of the run's networks: "ema", the average, or "model", the one trained.
         arch: what rebuilds the network: name, input_size, in_channels, num_classes, learn_sigma,
             and class_dropout_prob 0 where it has no null label.
         settings: those of the training run under the names of train.py's flags, groups of them
@@ -96,22 +98,22 @@ def load_trained(path: str | Path, kind: Kind = "ema", num_classes: int | None =
     Args:
         path: a file, or another name that `read_checkpoint` knows: on the Hugging Face hub, or a
             published checkpoint's.
-        kind: which weights, where the file has both; a converted file says which it has.
+        kind: which weights, where the file has both.
         num_classes: tells a table of K labels from one of K - 1 and the null label, for files that
             do not say; without it a table is taken to have a null label.
 
     Raises `ValueError` for a file that is missing, damaged or of another network.
     """
     checkpoint = read_checkpoint(path, mmap=True)
-    known_kind = checkpoint.get(
-        "weights_kind"
-    )  # a converted file's one network, whatever was asked for
-    weights = weights_of(checkpoint, path, "ema" if known_kind else kind)
+    if checkpoint.get("kept") == "model":  # a file of one network, which says which it is
+        weights, kind = weights_of(checkpoint, path), "model"
+    else:
+        weights = weights_of(checkpoint, path, kind)
     settings = settings_of(checkpoint)
     classes = settings.get("num_classes", num_classes)
     return Trained(
         path=str(path),
-        kind=known_kind or kind,
+        kind=kind,
         arch=describe_weights(weights, classes, f"checkpoint {path}"),
         settings=settings,
         codec=settings.get("vae"),
@@ -188,8 +190,8 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path)
     model.load_state_dict(weights)
 
 
-def start_from_weights(model: nn.Module, path: str) -> None:
-    """Load the EMA weights of a file to start a new run from."""
+def start_from_weights(model: nn.Module, path: str) -> dict:
+    """Load the EMA weights of a file to start a new run from; return the settings in the file."""
     trained = load_trained(path)
     if trained.reversed_time:
         raise ValueError(
@@ -197,3 +199,4 @@ def start_from_weights(model: nn.Module, path: str) -> None:
             f"but a run that starts from it would have to unlearn that"
         )
     load_weights(model, trained.weights, path)
+    return trained.settings

@@ -63,6 +63,8 @@ def prepare_model(model: nn.Module, bf16: bool, compile: bool) -> nn.Module:
 
 def describe_dtype(bf16: bool, tf32: bool, device: torch.device) -> str:
     """Return the name of the arithmetic that a network is evaluated in."""
+    rounds = tf32 and device.type == "cuda"
     if bf16:
-        return "bfloat16 (autocast)"
-    return "float32 (TF32 products)" if tf32 and device.type == "cuda" else "float32"
+        whole = device.type == "cuda" and not tf32
+        return "bfloat16 (autocast), else float32" if whole else "bfloat16 (autocast)"
+    return "float32 (TF32 products)" if rounds else "float32"

@@ -39,6 +39,7 @@ def describe_images(maker: ImageMaker, drawn: dict) -> dict:
         "weights": maker.trained.kind,
         "step": maker.trained.step,
         **maker.settings,
+        **({"null_label": False} if not maker.trained.arch.get("class_dropout_prob", 1) else {}),
         "vae": codec.name,
         "vae_fingerprint": weights_fingerprint(codec.vae) if hasattr(codec, "vae") else None,
         "solver": solver_settings(c),

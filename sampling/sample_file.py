@@ -21,12 +21,15 @@ SAME = (
     "weights", "vae", "path_type", "prediction", "sample_eps", "cfg_scale", "cfg_channels",
     "guidance_interval", "label_sampling",
 )  # fmt: skip
+WITHOUT_TF32 = ("float32", "bfloat16 (autocast), else float32")
+"""Arithmetic on a GPU with --no-tf32, as a recipe calls it."""
 
 
 def settings_of_samples(content: dict) -> dict | None:
     """Return the flags that make a set of samples again from its recipe; None for another file.
 
-    The network's size and classes are left to the checkpoint.
+    The network's size and classes are left to the checkpoint, but for the classes of one without a
+    null label, which does not tell them.
     """
     recipe = content.get("recipe", content)  # in the metrics of an evaluation
     if not isinstance(recipe, dict) or "weights_sha256" not in recipe:
@@ -35,7 +38,11 @@ def settings_of_samples(content: dict) -> dict | None:
     settings = dict(solver) if isinstance(solver, dict) else {}
     settings |= {key: recipe[key] for key in SAME if key in recipe}
     settings |= {flag: recipe[key] for key, flag in RENAMED.items() if key in recipe}
+    if recipe.get("null_label") is False:
+        settings["num_classes"] = recipe["num_classes"]
     dtype = str(recipe.get("dtype", ""))
+    if recipe.get("device") == "cuda":
+        settings["tf32"] = dtype not in WITHOUT_TF32
     return settings | {"bf16": dtype.startswith("bfloat16")}
 
 

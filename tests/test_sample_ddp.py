@@ -20,6 +20,7 @@ from runtime import processes
 from runtime.command import RunError
 from runtime.randomness import image_streams
 from sampling.sample_config import ODE, SDE
+from sampling.sample_file import settings_of_samples
 
 COUNT, BATCH = 14, 4
 OF_A_LAUNCH = 22  # images, so that a kill finds it at work
@@ -379,7 +380,10 @@ def test_a_model_without_a_null_label_is_sampled_but_not_guided(tmp_path):
     with pytest.raises(ValueError, match="no null label"):
         sample_ddp.Sampling(config(ODE, tmp_path / "plain.pt", tmp_path / "a.npz", **settings))
     sample_here(config(ODE, tmp_path / "plain.pt", tmp_path / "a.npz", cfg_scale=1.0, **settings))
-    assert read_samples(tmp_path / "a.npz")[2]["num_classes"] == 5
+    recipe = read_samples(tmp_path / "a.npz")[2]
+    assert recipe["num_classes"] == 5
+    # the file alone tells of four and a null label
+    assert settings_of_samples(recipe)["num_classes"] == 5
 
 
 def test_wrong_settings_are_refused_before_sampling(checkpoint, tmp_path):

@@ -22,6 +22,7 @@ from models import SiT, find_model
 from models.compiling import can_compile, check_can_compile, compiled, needed_to_compile
 from models.trained import load_weights, start_from_weights
 from runtime.command import warn
+from runtime.flags import flag
 from runtime.locks import OutputLock
 from runtime.processes import told_by_first
 from training.checks import check_precision, check_train_config
@@ -110,7 +111,7 @@ def build_in(config: TrainConfig, folder: Path, lock: OutputLock) -> Built:
         warn_of_other_data(start, path, data_list)
         load_weights(network, start["model"], path)
     elif config.fine_tune and config.ckpt:
-        start_from_weights(network, config.ckpt)
+        say_other_transport(config, start_from_weights(network, config.ckpt))
     ema = deepcopy(network).eval().requires_grad_(False)
     parallel = Parallel(network, ema, accelerator, config.engine)
 
@@ -201,6 +202,22 @@ def describe_network(config: TrainConfig, encoding: Encoding) -> dict:
         num_classes=config.known_classes,
         learn_sigma=True,
     )
+
+
+def say_other_transport(config: TrainConfig, stored: dict) -> None:
+    """Warn where the weights that a run starts from were trained to predict something else.
+
+    Args:
+        stored: settings in their file.
+    """
+    there, here = stored.get("transport", {}), dataclasses.asdict(config.transport)
+    other = [
+        name for name in ("path_type", "prediction") if there.get(name, here[name]) != here[name]
+    ]
+    if other:
+        trained = ", ".join(f"{flag(name)} {there[name]}" for name in other)
+        own = ", ".join(f"{here[name]}" for name in other)
+        warn(f"checkpoint {config.ckpt} was trained with {trained}; this run has {own}")
 
 
 def make_draws(given: Materials, encoding: Encoding, regularizers: list[Regularizer]) -> StepDraws:

@@ -120,7 +120,18 @@ def find_latest(config: TrainConfig, folder: Path) -> Path | None:
 
 def different_settings(config: TrainConfig, stored: dict) -> list[str]:
     """Return where the settings of another start differ, both as they are in force."""
-    return differences(in_force(config), stored_in_force(stored))
+    before = stored_in_force(stored)
+    return differences(in_force(config), before) + other_beginning(config, before)
+
+
+def other_beginning(config: TrainConfig, stored: dict) -> list[str]:
+    """Return the difference between the weights that two fine-tuned runs began from, if any."""
+    now, before = config.ckpt, stored.get("ckpt")
+    if not (config.fine_tune and stored.get("fine_tune") and now and before) or now == before:
+        return []
+    if Path(now).resolve() == Path(before).resolve():
+        return []
+    return [f"--ckpt, which --fine-tune began from: {before} there, {now} here"]
 
 
 def read_config(path: Path) -> dict:
@@ -193,6 +204,11 @@ def check_start(
             f"images in the data: {checkpoint['data_length']} there, {data_length} here"
         )
     refuse_others(path, differing)
+    if checkpoint["step"] > last_step:
+        raise ValueError(
+            f"checkpoint {path}: it is of step {checkpoint['step']}, and this run is to end at "
+            f"step {last_step}; give larger --max-steps or --epochs, or another --run-name"
+        )
 
 
 def warn_of_other_data(checkpoint: dict, path: Path, data_list: str | None) -> None:

@@ -34,7 +34,7 @@ class Guidance:
         channels: int | None = 3,
         interval: tuple[float, float] | None = None,
     ):
-        if scale < 1:
+        if not scale >= 1:
             raise ValueError(f"guidance scale {scale}: 1 means no guidance, less is not defined")
         if interval and not 0 <= interval[0] < interval[1] <= 1:
             raise ValueError(f"guidance interval {interval}: it must be low < high within [0, 1]")

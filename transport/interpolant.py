@@ -108,7 +108,7 @@ class VP(Interpolant):
         return alpha, alpha * self.half_beta(t)
 
     def sigma(self, t):
-        squared = 1 - (2 * self.log_alpha(t)).exp()
+        squared = -torch.expm1(2 * self.log_alpha(t))  # 1 - alpha^2 has few digits near the data
         sigma = squared.sqrt()
         return sigma, (squared - 1) * self.half_beta(t) / sigma
 

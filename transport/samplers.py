@@ -7,6 +7,7 @@ The grid of `num_steps = N` is SiT's: N points, so N - 1 steps of a fixed-step O
 an SDE solver's last step comes on top.
 """
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -22,10 +23,15 @@ from transport.transport import Transport, check_choice
 FIXED_ODE_METHODS = ("euler", "midpoint", "heun2", "heun3", "rk4")
 ADAPTIVE_ODE_METHODS = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 ODE_METHODS = FIXED_ODE_METHODS + ADAPTIVE_ODE_METHODS
+HALF = (torch.bfloat16, torch.float16)
 
 
 class Sampler:
-    """Samplers of the flow that `transport` and a network define."""
+    """Samplers of the flow that `transport` and a network define.
+
+    Noise of half precision is solved in float32: the network gets x in the noise's precision and t
+    in float32, and what comes out has the noise's precision.
+    """
 
     def __init__(self, transport: Transport):
         self.transport = transport
@@ -56,16 +62,20 @@ class Sampler:
         """
         check_choice("sampling_method", sampling_method, ODE_METHODS)
         check_steps(num_steps, 2)
+        check_tolerances(atol, rtol)
         t_0, t_1 = self.transport.ode_interval()
         solve = ode_solver(sampling_method, num_steps, atol, rtol)
         ends = (t_1, t_0) if reverse else (t_0, t_1)
 
         @torch.no_grad()
         def sample(z: Tensor, model, **model_kwargs) -> list[Tensor]:
-            def velocity(t: Tensor, x: Tensor) -> Tensor:
-                return self.transport.velocity(model, x, t.expand(len(x)), **model_kwargs)
+            asked, dtype = in_float32(model, z), z.dtype
 
-            return list(solve(velocity, z, *ends, trajectory=trajectory))
+            def velocity(t: Tensor, x: Tensor) -> Tensor:
+                return self.transport.velocity(asked, x, t.expand(len(x)), **model_kwargs)
+
+            states = solve(velocity, state_of(z), *ends, trajectory=trajectory)
+            return [state.to(dtype) for state in states]
 
         return sample
 
@@ -86,14 +96,19 @@ class Sampler:
         """
         check_choice("sampling_method", sampling_method, ODE_METHODS)
         check_steps(num_steps, 2)
+        check_tolerances(atol, rtol)
         t_0, t_1 = self.transport.ode_interval()
         solve = ode_solver(sampling_method, num_steps, atol, rtol)
 
         def evaluate(x: Tensor, model, probe: Tensor | None = None, **model_kwargs):
-            def velocity(x: Tensor, t: Tensor) -> Tensor:
-                return self.transport.velocity(model, x, t.expand(len(x)), **model_kwargs)
+            asked, dtype = in_float32(model, x), x.dtype
 
-            return log_likelihood(velocity, x, t_0, t_1, solve, probe)
+            def velocity(x: Tensor, t: Tensor) -> Tensor:
+                return self.transport.velocity(asked, x, t.expand(len(x)), **model_kwargs)
+
+            probe = None if probe is None else state_of(probe)
+            density, noise = log_likelihood(velocity, state_of(x), t_0, t_1, solve, probe)
+            return density, noise.to(dtype)
 
         return evaluate
 
@@ -132,8 +147,10 @@ class Sampler:
                 f"last_step_size {last_step_size}: it must lie between 0 and 1; for none at all "
                 f"give last_step None"
             )
-        if diffusion_norm < 0:
-            raise ValueError(f"diffusion_norm must not be negative, got {diffusion_norm}")
+        if not 0 <= diffusion_norm < math.inf:
+            raise ValueError(
+                f"diffusion_norm must be finite and not negative, got {diffusion_norm}"
+            )
         last_size = last_step_size if last_step is not None else 0.0
         t_0, t_1 = self.transport.sde_interval(diffusion_form, last_size, sampling_method == "Heun")
         if not t_0 < t_1:
@@ -145,19 +162,37 @@ class Sampler:
 
         @torch.no_grad()
         def sample(z: Tensor, model, noise=None, **model_kwargs) -> list[Tensor]:
+            asked, dtype = in_float32(model, z), z.dtype
+
             def bound(x: Tensor, t: Tensor) -> Tensor:
-                return model(x, t, **model_kwargs)
+                return asked(x, t, **model_kwargs)
 
             sde = ReverseSDE(self.transport, diffusion_form, diffusion_norm, bound)
             grid = torch.linspace(t_0, t_1, num_steps, device=z.device)
-            dt, x, states = grid[1] - grid[0], z, []
+            dt, x, states = grid[1] - grid[0], state_of(z), []
             for i, t in enumerate(grid[:-1]):
-                x = step(sde, x, t, dt, torch.randn_like(z) if noise is None else noise(i))
+                draws = torch.randn_like(x) if noise is None else noise(i).to(x.dtype)
+                x = step(sde, x, t, dt, draws)
                 states.append(x)
             x = finish(sde, x, t_1, last_size) if finish else x
-            return [*states, x] if trajectory else [x]
+            return [state.to(dtype) for state in ([*states, x] if trajectory else [x])]
 
         return sample
+
+
+def state_of(z: Tensor) -> Tensor:
+    """Return z as a solver's state: in float32 where it is of half precision.
+
+    A solver takes times in its state's precision, and half of it tells few of them apart.
+    """
+    return z.float() if z.dtype in HALF else z
+
+
+def in_float32(model: Callable[..., Tensor], z: Tensor) -> Callable[..., Tensor]:
+    """Return the network for that state: it still sees numbers of z's own precision."""
+    if z.dtype not in HALF:
+        return model
+    return lambda x, t, **model_kwargs: model(x.to(z.dtype), t, **model_kwargs).float()
 
 
 def ode_solver(method: str, num_steps: int, atol: float, rtol: float) -> Callable:
@@ -197,6 +232,14 @@ def step_too_small(error: AssertionError, method: str, atol: float, rtol: float)
         f"{method} cannot keep its error below atol {atol:g}, rtol {rtol:g}: its step shrank to "
         f"{float(said[1]):.1g}, less than the rounding of t"
     )
+
+
+def check_tolerances(atol: float, rtol: float) -> None:
+    # an error of 0 / 0 would be taken for the network's
+    if not (0 <= atol < math.inf and 0 <= rtol < math.inf and atol + rtol > 0):
+        raise ValueError(
+            f"atol {atol}, rtol {rtol}: tolerances must be finite and not negative, one above 0"
+        )
 
 
 def check_steps(num_steps: int, least: int) -> None:

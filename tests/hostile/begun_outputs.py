@@ -195,6 +195,8 @@ def run_rows() -> list[Row]:
             r"results/run already holds a run, and \S+0000004\.pt is of another folder", run),
         Row("begun: a run that went on from there", f"{RESUME} --resume {earlier}",
             r"results/run holds later checkpoints than 0000002\.pt \(0000004\.pt\)", run),
+        Row("begun: a run that is past its end", f"{latest} --max-steps 3",
+            r"0000004\.pt: it is of step 4, and this run is to end at step 3; give larger", run),
         Row("begun: a run whose settings are cut", latest, r"run/config\.json",
             file("results/run/config.json", b'{"lr": 1')),
         Row("begun: a file in place of the link to the best", f"{latest} {best}",

@@ -70,6 +70,7 @@ HELD_BY_TESTS = {
     "runtime/stopping.py:signals_raise.stop": "tests/runtime/test_stopping.py::test_a_signal_is_one_line_and_an_exit_code",
     "transport/guidance.py:Guidance.__init__": "tests/transport/test_guidance.py::test_scale_below_1_is_refused tests/sampling/test_network.py::test_an_interval_that_is_none_is_refused",
     "transport/samplers.py:Sampler.sample_sde": "tests/transport/test_sde.py::test_bad_setting_is_refused_before_any_work",
+    "transport/samplers.py:check_tolerances": "tests/transport/test_samplers.py::test_tolerances_of_nothing_are_refused tests/transport/test_samplers.py::test_bad_setting_is_refused_before_any_work",
     "transport/samplers.py:check_steps": "tests/transport/test_sde.py::test_bad_setting_is_refused_before_any_work",
     "transport/transport.py:create_transport": "tests/transport/test_intervals.py::test_bad_argument_is_refused_by_name_and_value",
     "models/__init__.py:__getattr__": "tests/models/test_trained.py::test_names_that_the_package_has_not_are_attribute_errors",

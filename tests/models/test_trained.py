@@ -98,6 +98,19 @@ def test_an_optimizer_beside_the_weights_is_not_read(saved):
     assert trained.model is not None and resident() - before < 2**25
 
 
+@pytest.mark.parametrize("key", ["module.{}", "_orig_mod.module.{}", "blocks.{}._orig_mod.{}"])
+def test_names_that_ddp_and_compile_leave_are_the_networks(key, model, tmp_path):
+    def named(name: str) -> str:
+        if not key.startswith("blocks"):
+            return key.format(name)
+        return key.format(*name.split(".", 2)[1:]) if name.startswith("blocks.") else name
+
+    own = model.state_dict()
+    torch.save({"ema": {named(name): value for name, value in own.items()}}, tmp_path / "a.pt")
+    trained = load_trained(tmp_path / "a.pt")
+    assert trained.weights.keys() == own.keys() and trained.weights_sha256 == hash_weights(own)
+
+
 def test_a_table_without_a_null_label_is_known_by_the_settings_or_the_flag(tmp_path):
     plain = SiT_models["SiT-Ti/2"](8, in_channels=1, num_classes=10, class_dropout_prob=0)
     torch.save({"ema": plain.state_dict()}, tmp_path / "a.pt")

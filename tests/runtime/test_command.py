@@ -143,6 +143,8 @@ def test_ctrl_c_while_modules_are_loaded_is_one_line(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell's `&` has it ignored, in all that the shell starts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stdout.readline() == "loading\n"
     process.send_signal(signal.SIGINT)

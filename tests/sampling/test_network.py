@@ -4,7 +4,8 @@ import pytest
 import torch
 from random_sit import random_sit
 
-from sampling.network import Network, prepare_model
+from sampling.network import Network, describe_dtype, prepare_model
+from sampling.sample_file import settings_of_samples
 from transport import Guidance
 
 
@@ -77,3 +78,14 @@ def test_compiled_blocks_give_the_same(model, monkeypatch):
     torch._dynamo.reset()
     network = Network(prepare_model(model, bf16=False, compile=True))
     torch.testing.assert_close(network(x, t, y), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+@pytest.mark.parametrize("bf16", [True, False])
+def test_the_arithmetic_of_a_recipe_is_taken_from_it(bf16, tf32):
+    """The codec's products are TF32 or not beside a network in bfloat16 too."""
+    for device in ("cuda", "cpu"):
+        dtype = describe_dtype(bf16, tf32, torch.device(device))
+        taken = settings_of_samples({"weights_sha256": "0", "dtype": dtype, "device": device})
+        assert taken["bf16"] == bf16 and taken.get("tf32", tf32) == tf32
+        assert ("tf32" in taken) == (device == "cuda")

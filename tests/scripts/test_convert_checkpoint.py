@@ -33,6 +33,8 @@ def test_official_checkpoint_round_trip(tmp_path, weights, kind):
     again = weights_of(read_checkpoint(target), target)
     assert again.keys() == weights.keys()
     assert all(torch.equal(again[key], weights[key]) for key in weights)
+    assert load_trained(target).kind == kind  # which every record of its samples and scores holds
+    assert load_trained(target, kind).kind == kind
 
 
 @pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -200,6 +200,50 @@ def test_fine_tune_starts_from_ema_weights_with_a_new_optimizer(tmp_path, finish
         assert all(torch.equal(weights[key], shifted[key]) for key in shifted)
 
 
+def test_weights_that_were_trained_for_something_else_are_said(tmp_path, finished, capsys):
+    weights = read_checkpoint(finished.folder / "checkpoints" / "0000002.pt")["ema"]
+    stored = {"transport": {"path_type": "GVP", "prediction": "noise"}}
+    save_checkpoint(tmp_path / "w.pt", {"ema": weights, "config": stored})
+    tuned = config(tmp_path, ckpt=str(tmp_path / "w.pt"), fine_tune=True)
+    train.Training(dataclasses.replace(tuned, run_name="other"))
+    said = (
+        "w.pt was trained with --path-type GVP, --prediction noise; this run has Linear, velocity"
+    )
+    assert said in capsys.readouterr().err
+    same = TransportConfig(path_type="GVP", prediction="noise")
+    train.Training(dataclasses.replace(tuned, run_name="same", transport=same))
+    assert "was trained with" not in capsys.readouterr().err
+
+
+def test_a_fine_tuned_run_does_not_go_on_as_one_from_other_weights(tmp_path, finished):
+    """Its config.json would name weights that it did not begin from."""
+    path = finished.folder / "checkpoints" / "0000002.pt"
+    tuned = config(tmp_path, ckpt=str(path), fine_tune=True, run_name="tuned")
+    train.Training(tuned).run()
+    (tmp_path / "here").symlink_to(path.parent)
+    again = dataclasses.replace(tuned, resume="latest", ckpt=str(tmp_path / "here" / path.name))
+    assert train.Training(again).step == 2  # the same file by another name
+    save_checkpoint(tmp_path / "w.pt", {"ema": read_checkpoint(path)["ema"]})
+    other = dataclasses.replace(again, ckpt=str(tmp_path / "w.pt"))
+    with pytest.raises(
+        ValueError, match=r"--ckpt, which --fine-tune began from: \S+ there, \S+w.pt"
+    ):
+        train.Training(other)
+
+
+def test_a_run_does_not_end_before_the_step_it_goes_on_from(tmp_path):
+    """Its config.json would name fewer steps than made its weights."""
+    settings = config(tmp_path, run_name="run")
+    train.Training(settings).run()
+    record = tmp_path / "results" / "run" / "config.json"
+    before = record.read_bytes()
+    shorter = dataclasses.replace(settings, resume="latest", max_steps=1)
+    with pytest.raises(ValueError, match=r"of step 2, and this run is to end at step 1; give larg"):
+        train.Training(shorter)
+    assert record.read_bytes() == before
+    assert train.Training(dataclasses.replace(settings, resume="latest")).step == 2
+
+
 def test_checkpoint_is_complete(finished):
     state = read_checkpoint(finished.folder / "checkpoints" / "0000002.pt")
     assert state["step"] == 2 and state["data_length"] == 1797 and state["codec"] == "none"

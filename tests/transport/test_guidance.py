@@ -105,7 +105,7 @@ def test_sampling_undoubled_gives_the_samples_of_sits_doubled_batch(golden_model
     torch.testing.assert_close(ours, theirs[:4], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("scale", [0.0, 0.99, -1.0])
+@pytest.mark.parametrize("scale", [0.0, 0.99, -1.0, float("nan")])
 def test_scale_below_1_is_refused(scale, golden_model):
     with pytest.raises(ValueError, match=f"{scale}"):
         Guidance(golden_model, scale)

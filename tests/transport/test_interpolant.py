@@ -100,3 +100,10 @@ def test_times_take_the_dimensions_of_the_data(shape):
     t = torch.tensor([0.25, 0.75])
     assert like(t, torch.zeros(shape)).shape == (2, *[1] * (len(shape) - 1))
     assert like(t, torch.zeros(shape)).flatten().equal(t)
+
+
+def test_vp_sigma_keeps_its_digits_near_the_data():
+    """It is a difference of numbers near 1 there, and was off by 0.5 % at t = 1 - 1e-5."""
+    t = 1 - torch.tensor([1e-5, 1e-4, 1e-3], dtype=torch.float32)
+    for value, exact in zip(VP().sigma(t), VP().sigma(t.double()), strict=True):
+        torch.testing.assert_close(value.double(), exact, rtol=1e-6, atol=0)

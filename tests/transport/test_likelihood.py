@@ -39,6 +39,16 @@ def test_gaussian_flow_has_its_gaussian_density(path, prediction, method, gaussi
     torch.testing.assert_close(noise, flow.transported(x, t_1, t_0), rtol=0, atol=SOLVERS[method])
 
 
+def test_data_of_half_precision_has_the_density_of_float32(gaussian_flow):
+    flow = gaussian_flow("Linear", "velocity")
+    x = torch.linspace(-1, 2, 8).reshape(2, 1, 2, 2)
+    x, probe = x.bfloat16(), torch.ones_like(x).bfloat16()
+    log_density, noise = evaluate(flow.transport, x, flow.model, "dopri5", probe=probe)
+    expected = log_normal(x.float(), 0.5, 0.7)
+    torch.testing.assert_close(log_density, expected, rtol=0, atol=0.05)
+    assert noise.dtype == torch.bfloat16
+
+
 def test_density_of_the_data_itself_when_the_interval_is_whole(gaussian_flow):
     flow = gaussian_flow("Linear", "velocity")
     x = torch.linspace(-1, 2, 8, dtype=torch.float64).reshape(2, 1, 2, 2)

@@ -178,6 +178,23 @@ def test_heun_without_last_step_is_finite_at_the_end(path, form, golden_model, g
     assert end.isfinite().all()
 
 
+@pytest.mark.parametrize("method", ["Euler", "Heun"])
+def test_noise_of_half_precision_is_solved_in_float32(method, gaussian_flow):
+    """Times of eight bits reached t = 1, where the score is 0 / 0."""
+    flow = gaussian_flow("Linear", "velocity")
+    z = torch.linspace(-2, 2, 8).reshape(2, 1, 2, 2)
+    settings = dict(sampling_method=method, diffusion_form="sigma", last_step=None, num_steps=250)
+    ends = []
+    for dtype in (torch.float32, torch.bfloat16):
+        generator = torch.Generator().manual_seed(0)
+        draws = torch.randn(249, *z.shape, generator=generator).bfloat16()
+        solver = Sampler(flow.transport).sample_sde(**settings)
+        end = solver(z.to(dtype), flow.model, noise=lambda step, all=draws: all[step])[-1]
+        assert end.dtype == dtype
+        ends.append(end.float())
+    torch.testing.assert_close(ends[1], ends[0], rtol=0, atol=0.05)
+
+
 def test_no_diffusion_leaves_the_ode(gaussian_flow):
     flow = gaussian_flow("GVP", "velocity")
     z = torch.linspace(-2, 2, 8, dtype=torch.float64).reshape(2, 1, 2, 2)
@@ -238,6 +255,7 @@ def test_leaving_out_the_trajectory_changes_no_bit(method, last_step, gaussian_f
         ("sampling_method", "euler"),
         ("diffusion_form", "inccreasing-decreasing"),
         ("diffusion_norm", -1.0),
+        ("diffusion_norm", float("nan")),
         ("last_step", "None"),
         ("last_step_size", 0.0),
         ("last_step_size", 1.5),
