@@ -19,7 +19,7 @@ from evaluation.blocks.alignment_metrics import (
 )
 from evaluation.blocks.blocks_config import USUAL_SAMPLES
 from evaluation.blocks.experiments import Measured, Subject, checkpoint_name
-from evaluation.blocks.held_out import images_without_labels
+from evaluation.blocks.held_out import images_without_labels, lists_of
 from evaluation.blocks.image_encoder import ImageEncoder, resampled
 from evaluation.blocks.probed_checkpoint import ProbedCheckpoint
 from evaluation.blocks.tokens import Batch, TokenExtractor
@@ -175,6 +175,7 @@ class Alignment:
         return {
             "words": self.words,
             "images": len(self.images[id(subject)][1]),
+            "lists": lists_of(self.images[id(subject)][0]),
             "held_out": subject.config.val_data_path,
             "times": subject.times(),
             "against": {"encoder": o.encoder, **against},

@@ -7,6 +7,7 @@ import numpy as np
 
 from data.class_names import number_alike
 from data.source_protocol import IndexedSource
+from data.sources import known_list
 from evaluation.blocks.blocks_config import ALL, BlocksConfig, at_most
 from evaluation.blocks.experiments import Subject
 from evaluation.blocks.probed_checkpoint import ProbedCheckpoint, open_once
@@ -51,6 +52,11 @@ def images_without_labels(subject: Subject, usual: int) -> tuple[IndexedSource, 
         source, numbers = open_held_out(one, c, usual)
         return source, numbers.tolist()
     return one.source, some_images(len(one.source), at_most(c.samples, usual), c.seed).tolist()
+
+
+def lists_of(*sources: IndexedSource) -> list[str | None]:
+    """Return what changes in a recipe when other images, or labels, lie at the same place."""
+    return [known_list(source) for source in sources]
 
 
 def some_images(count: int, most: int | None, seed: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from data.source_protocol import IndexedSource
 from evaluation.blocks.blocks_config import ALL, USUAL_SAMPLES, at_most
 from evaluation.blocks.example_batches import label_target
 from evaluation.blocks.experiments import Measured, Subject, as_rows
-from evaluation.blocks.held_out import open_held_out
+from evaluation.blocks.held_out import lists_of, open_held_out
 from evaluation.blocks.linear_heads import NORMALISED, PRESETS, LinearHeads, judge_heads
 from evaluation.blocks.linear_probe import RIDGES, TopAccuracy
 from evaluation.blocks.probed_images import probe_images
@@ -70,6 +70,7 @@ class Linear:
             "form": self.options.linear,
             "classes": len(images.classes),
             "images": [len(images.fit), len(images.held_out)],
+            "lists": lists_of(images.source, images.held_out_source),
             "held_out": c.val_data_path or c.held_out,
             "times": subject.times(),
             **how,

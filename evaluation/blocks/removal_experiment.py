@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from evaluation.blocks.experiments import Measured, Subject, as_rows
-from evaluation.blocks.held_out import images_without_labels
+from evaluation.blocks.held_out import images_without_labels, lists_of
 from evaluation.blocks.removal import Run, runs_of, without
 from evaluation.blocks.tokens import Batch
 from evaluation.options import MetricOptions
@@ -44,6 +44,7 @@ class Removal:
         return {
             "run_lengths": o.run_lengths,
             "images": len(self.images[id(subject)][1]),
+            "lists": lists_of(self.images[id(subject)][0]),
             "held_out": c.val_data_path,
             "times": subject.times(),
             "sampled": sampled,

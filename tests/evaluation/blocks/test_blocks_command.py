@@ -10,7 +10,7 @@ from launching import check, run
 from PIL import Image
 from probing import FEW, config, measured, probe, save_network
 
-from data.sources import DigitsSource
+from data.sources import DigitsSource, list_fingerprint
 from data.tiny_imagenet import TinyValidation
 from evaluation.blocks.blocks_command import default_names, run_blocks
 from evaluation.blocks.blocks_config import (
@@ -40,6 +40,7 @@ def test_files_and_going_on(checkpoints, tmp_path, capsys):
     first, second = measured(out)
     assert (first["name"], second["name"]) == ("a", "b") and first["headline"] == "top1"
     assert np.array(first["values"]["top5"]).shape == (2, 3) and first["blocks"] == [2, 5, 8]
+    assert first["recipe"]["lists"] == [list_fingerprint(DigitsSource())] * 2
     assert first["recipe"]["images"] == [30, 30] and first["chance"] == pytest.approx(1 / 3)
     assert first["checkpoint"]["weights_sha256"] == load_trained(checkpoints[0]).weights_sha256
     assert (out / "summary.md").read_text().strip() in said
