@@ -25,6 +25,7 @@ def check_same_numbers(new, old, where: str) -> None:
         assert new == pytest.approx(old, rel=TOLERANCE), where
 
 
+@pytest.mark.slow
 def test_recorded_numbers_are_reproduced(tmp_path):
     check("scripts/digests.py", "--quick", "--record", tmp_path / "now.json")
     now = json.loads((tmp_path / "now.json").read_text())

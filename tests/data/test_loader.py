@@ -1,6 +1,7 @@
 """Steps as loaders give them: everything in one block, the same for any number of workers."""
 
 import errno
+import gc
 import pickle
 import resource
 from multiprocessing import AuthenticationError
@@ -149,11 +150,13 @@ class Large(torch.utils.data.Dataset):
         return Packed.of(number, {"images": torch.zeros(100_000)})
 
 
-def test_a_lack_of_shared_memory_is_said_and_nobody_waits():
+def test_a_lack_of_shared_memory_is_said_and_nobody_waits(monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
     with pytest.raises(
         RunError, match=r"no shared memory for a batch of 0\.4 MB \(.*give --num-wo"
     ):
         next(iter(make_whole(Large(), 1, sampler=range(3))))
+    gc.collect()  # the loader, which waits that long for its process
 
 
 PINNED = 'Caught EOFError in pin memory thread for device 0.\n  File "resource_sharer.py", line 57'

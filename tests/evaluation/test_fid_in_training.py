@@ -81,6 +81,7 @@ def test_fid_and_its_company(tmp_path, tiny_networks, images):
     assert evaluated(tmp_path / "run") == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_in_bf16_and_compiled_they_are_those_of_sampling_in_bf16_and_compiled(
     tmp_path, monkeypatch
 ):

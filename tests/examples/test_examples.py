@@ -91,6 +91,7 @@ def test_the_ways_are_measured_on_the_same_batches(smoothness, monkeypatch):
     assert all(-1 <= value <= 1 for way in ways for value in measured[way])
 
 
+@pytest.mark.slow
 def test_accelerate_loop_on_sd3_raises_the_similarity_and_resumes(tmp_path):
     settings = {"layersync_enabled": True, "layersync_student_block": 2}
     settings |= {"layersync_teacher_block": 5, "layersync_lambda": 5.0}
