@@ -10,6 +10,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
@@ -21,6 +22,7 @@ from layersync import Schedule, capture, find_blocks
 SCHEDULE = Schedule(0.5, similarity_threshold=2.0, convention="simpletuner")
 
 
+@pytest.mark.slow
 def test_two_processes_are_as_one_with_all_videos(tmp_path):
     from launching import ENVIRONMENT, ROOT, forked_python
 

@@ -4,6 +4,10 @@ Bytes are in closed form: a tensor of tokens (N, T, D) is read or written so man
 whole step are the best that was counted so far.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -11,9 +15,11 @@ from torch.utils._triton import has_triton
 
 from layersync.alignment import sample_cosine
 from models.sit import FinalLayer, SiTBlock
-from scripts.benchmarks.counted_graphs import Kernel, PlannedGraphs
 from scripts.benchmarks.counting import count_step
 from training.config import EngineConfig
+
+if TYPE_CHECKING:
+    from scripts.benchmarks.counted_graphs import Kernel
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(
@@ -27,6 +33,8 @@ MODULATION = 2 * N * 6 * D  # bytes of what adaLN's layer gives a block, in bf16
 
 @pytest.fixture
 def planned():
+    from scripts.benchmarks.counted_graphs import PlannedGraphs  # imports inductor, 3 s
+
     torch._dynamo.reset()
     here = has_triton()  # torch remembers what it is answered
     yield PlannedGraphs(lambda kernels, run: run())
@@ -38,6 +46,7 @@ def norms(kernels: list[Kernel]) -> list[Kernel]:
     return [k for k in kernels if k.own and "var_mean.correction" in k.operations]
 
 
+@pytest.mark.slow
 def test_a_layer_norm_and_its_modulation_are_one_kernel_that_reads_tokens_once(planned):
     with FakeTensorMode(), torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         block, final = SiTBlock(D, 2, 4.0), FinalLayer(D, 2, 8)
@@ -59,6 +68,7 @@ def test_a_layer_norm_and_its_modulation_are_one_kernel_that_reads_tokens_once(p
     assert sum(not k.own for k in whole) == 6  # four products, adaLN's, attention
 
 
+@pytest.mark.slow
 def test_the_cosine_of_layer_sync_reads_its_tokens_twice_and_makes_no_copies(planned):
     """Both tensors are read forward and backward, and the student's gradient is written."""
     with FakeTensorMode():

@@ -70,6 +70,7 @@ def flags(tmp_path, name, *more):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @needs_shards
 def test_sharded_run_equals_plain_one_and_each_resumes_the_other(tmp_path, plain):
     more = "--fsdp", "--max-grad-norm", 1e9, "--probe-every", 4, "--probe-samples", 40

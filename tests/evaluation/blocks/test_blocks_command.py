@@ -103,6 +103,7 @@ def test_samples_without_a_block_are_scored(checkpoints, tmp_path):
     assert np.array(loss["values"]["increase"])[:, 1] == pytest.approx(0, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_numbers(checkpoints, tmp_path):
     plain = ["--ckpt", checkpoints[0], "--dataset-name", "digits", "--image-size", "8", "--vae",
              "none", "--num-workers", "0", "--batch-size", "16", "--samples", "60", "--times",

@@ -59,6 +59,7 @@ def test_a_run_is_not_changed_by_it(tmp_path):
     assert [row["step"] for row in diagnoses(looked.folder)] == [2, 4]
 
 
+@pytest.mark.slow
 @needs_shards
 def test_sharded_processes_find_what_one_finds(tmp_path):
     alone = train.Training(config(tmp_path / "one", diagnose_every=4))
