@@ -9,9 +9,11 @@ continues.
 
 import os
 import signal
+import sys
 import threading
 import time
 from datetime import datetime
+from multiprocessing import AuthenticationError
 
 import torch
 
@@ -156,10 +158,25 @@ def say(text: str) -> None:
 
 def obey_parent_only(worker: int) -> None:
     """Let a data loading worker outlive a signal to the whole job: the run ends it."""
+    ignore_lost_connections()
     if not hasattr(signal, "sigwaitinfo"):  # macOS, which has no such schedulers either
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def ignore_lost_connections() -> None:
+    """Print no traceback where a run ends while this process hands a batch over to it.
+
+    The thread that does so calls `sys.excepthook` itself.
+    """
+    before = sys.excepthook
+
+    def hook(kind, error, trace):
+        if not issubclass(kind, EOFError | ConnectionError | AuthenticationError):
+            before(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def _wait_for_parent(parent: int) -> None:

@@ -36,10 +36,11 @@ LIBRARIES = [
     "torch", "torch.distributed.run", "torch.distributed.fsdp", "torch.utils.tensorboard",
     "accelerate", "timm", "torchvision.transforms", "torchdiffeq", "safetensors.torch",
     "matplotlib.pyplot", "scipy.linalg", "PIL.Image", "tqdm", "tyro", "tyro.extras",
-    "matplotlib.backends.backend_agg", "PIL.features", "torch.utils.serialization.config",
+    "matplotlib.backends.backend_agg", "PIL.features",
     "tensorboard.plugins.hparams.metadata", "encodings.cp437",
     "diffusers.models.autoencoders.autoencoder_kl", "datasets", "sklearn.datasets",
 ]  # fmt: skip
+NEWER = ["torch.utils.serialization.config"]  # which torch 2.6 does not have
 PROJECT = [  # and what they import
     "training.loop", "sampling.run", "sampling.sample_file", "evaluation.scoring",
     "evaluation.make_reference", "evaluation.blocks.blocks_command",
@@ -258,6 +259,9 @@ def main() -> None:
     try:
         for name in [*LIBRARIES, *PROJECT]:
             importlib.import_module(name)
+        for name in NEWER:
+            with contextlib.suppress(ModuleNotFoundError):
+                importlib.import_module(name)
         warming.warm_up(ROOT)
         warming.settle()
         if (threads := len(psutil.Process().threads())) > 1:

@@ -4,7 +4,9 @@ import math
 import os
 import re
 import signal
+import sys
 import time
+from multiprocessing import AuthenticationError
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from runtime import signals
 from runtime.job_time import job_end
-from runtime.signals import MARGIN_SECONDS, SIGNALS, StopRequest
+from runtime.signals import MARGIN_SECONDS, SIGNALS, StopRequest, ignore_lost_connections
 from scripts.benchmarks.counted_operations import Counting
 from training.checkpoint import latest_checkpoint
 
@@ -181,3 +183,12 @@ def test_a_second_signal_ends_at_once_without_a_checkpoint(
     assert re.search(first, process.stderr)
     assert ("again: ended at once" in process.stderr) == (code < 0)
     assert bool(latest_checkpoint(tmp_path / "run" / "checkpoints")) == (code == 75)
+
+
+def test_a_lost_connection_of_a_loading_process_is_no_traceback(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "excepthook", lambda *error: told.append(error[0]))
+    ignore_lost_connections()
+    for kind in (EOFError, BrokenPipeError, ConnectionResetError, AuthenticationError, ValueError):
+        sys.excepthook(kind, kind(), None)
+    assert told == [ValueError]
