@@ -17,7 +17,7 @@ def number_alike(source: IndexedSource, trained_on: Source, given: str) -> Index
     """Return `source` with the numbers that classes of these names have in `trained_on`.
 
     It is returned as it is where one of the two does not name its classes, with a warning if it has
-    fewer of them.
+    fewer of them, and with one where as many have no name in common.
 
     Args:
         given: the flag and the name of `source` in errors.
@@ -34,6 +34,13 @@ def number_alike(source: IndexedSource, trained_on: Source, given: str) -> Index
             )
         return source
     if theirs == ours:
+        return source
+    if len(theirs) == len(ours) and not set(theirs) & set(ours):
+        # tench and n01440764 are one class, which the names do not tell
+        warn(
+            f"{given}: its classes ({theirs[0]}, ...) have none of the names of those that are "
+            f"trained on ({ours[0]}, ...): they are taken to be in the same order"
+        )
         return source
     number = {name: n for n, name in enumerate(ours)}
     if unknown := [name for name in theirs if name not in number]:

@@ -57,6 +57,17 @@ def test_a_class_that_training_has_not_is_refused(tmp_path):
         number_alike(val, training, "--val-data-path val")
 
 
+def test_other_names_for_all_classes_keep_their_order(tmp_path, capsys):
+    """ImageNet's classes are tench on the hub and n01440764 in folders."""
+    training = folder(tmp_path / "train", "tench", "whale")
+    val = folder(tmp_path / "val", "n01", "n02")
+    assert number_alike(val, training, "--val-data-path val") is val
+    said = "--val-data-path val: its classes (n01, ...) have none of the names of those that are"
+    assert said in capsys.readouterr().err
+    with pytest.raises(ValueError, match="1 of its 1 classes"):  # which of the two?
+        number_alike(folder(tmp_path / "one", "n01"), training, "--val-data-path one")
+
+
 def test_classes_without_names_stay_as_they_are(tmp_path, capsys):
     named, digits = folder(tmp_path / "train", "a", "b"), opened_digits()
     assert number_alike(digits, named, "") is digits and number_alike(named, digits, "") is named
