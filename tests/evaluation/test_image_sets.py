@@ -245,7 +245,7 @@ def test_sources_that_do_not_fit_are_refused(tmp_path, images):
 
 
 def test_names_that_are_not_utf8_are_hashed_as_their_bytes(tmp_path):
-    """Of archives of the last century, on file systems that take any byte."""
+    """Archives of the last century have such names; file systems take any byte."""
     for name in (b"caf\xe9.png", b"caf\xe8.png"):
         folder = tmp_path / str(name[3])
         folder.mkdir()

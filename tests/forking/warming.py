@@ -1,4 +1,4 @@
-"""What the fork server does once so that each forked process has less to do.
+"""Preparations of the fork server, so that each forked process has less to do.
 
 Parsers of the commands' flags are made, which takes a command three times as long as to parse; and
 what a fork copies and the end of a process gives back is kept small.

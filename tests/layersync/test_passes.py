@@ -286,7 +286,7 @@ def test_another_stream_may_be_changed_in_place():
 
 
 class State:
-    """What a library of its own may hand from block to block."""
+    """Stand for an object that a library hands from block to block."""
 
     def __init__(self, tokens):
         self.tokens = tokens

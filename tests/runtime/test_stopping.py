@@ -107,7 +107,7 @@ def test_a_sampling_run_says_what_stopped_it_and_continues(fork_server, tmp_path
 
 
 def test_who_waits_for_others_in_a_library_is_killed_at_once():
-    """Where no handler of Python's is called: torch waits an hour for others."""
+    """torch waits an hour for others, and no handler of Python's is called then."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
